@@ -47,12 +47,11 @@ impl TerminalJobEvent {
     }
 
     /// The end of a job that is no longer stored.
-    pub(crate) fn forgotten(id: JobId) -> Self {
+    pub(crate) fn forgotten(id: JobId, now: Millis) -> Self {
         let id = id.to_string();
         let mut data = ObjectWriter::default();
         data.text("job_id", &id);
-        let now = time::format(store::local_now());
-        Self::new("job.forgotten", &id, &now, &data.finish())
+        Self::new("job.forgotten", &id, &time::format(now), &data.finish())
     }
 
     fn new(kind: &'static str, id: &str, at: &str, data: &str) -> Self {

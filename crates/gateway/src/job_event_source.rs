@@ -65,7 +65,7 @@ impl JobEventSource {
         let (jobs, id) = self.job.as_ref()?;
         match jobs.locate(*id).await.ok()? {
             Some(located) => TerminalJobEvent::for_job(&located),
-            None => Some(TerminalJobEvent::forgotten(*id)),
+            None => Some(TerminalJobEvent::forgotten(*id, jobs.estimated_now())),
         }
     }
 }

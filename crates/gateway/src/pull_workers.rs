@@ -8,7 +8,7 @@ use std::{
 
 use common::{name::WorkerId, time};
 use store::{
-    StoreResult, local_now,
+    StoreResult,
     workers::{Directive, IssuedDirective, RunningJob, WorkerAction, WorkerKey, WorkerRecord, WorkerState, Workers},
 };
 
@@ -141,6 +141,7 @@ async fn report(
     record: &WorkerRecord,
     action: WorkerAction,
 ) -> StoreResult<Option<IssuedDirective>> {
+    let record = &WorkerRecord { last_seen_at: time::format(workers.estimated_now()), ..record.clone() };
     workers.report_worker(&WorkerKey::for_pull_worker(worker), record, REPORT_TTL, Some(most), action).await
 }
 
@@ -173,7 +174,8 @@ impl PullWorkerEntry {
             active_jobs: beat.active_jobs,
             jobs: beat.jobs,
             started_at: None,
-            last_seen_at: time::format(local_now()),
+            // Set when it is sent
+            last_seen_at: String::new(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Reads an endpoint's answer: a result, a refusal, or too much.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, UNIX_EPOCH};
 
 use http::{
     HeaderMap,
@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::{RawValue, to_raw_value};
 
-use common::{json, json_repair};
+use common::{json, json_repair, time::Millis};
 
 /// Maximum delay that a receiver can ask for.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
@@ -97,14 +97,15 @@ pub(super) fn format_excerpt<'a>(bytes: &[u8], hidden: impl IntoIterator<Item = 
 }
 
 /// The delay that the receiver asks for: seconds, or a date by its own clock, which its `Date` shows. Only without one
-/// is it compared with `now`. A past date is ignored.
-pub(super) fn parse_retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+/// is it compared with the time of the request. A past date is ignored.
+pub(super) fn parse_retry_after(headers: &HeaderMap, sent_at: Millis) -> Option<Duration> {
+    let sent_at = UNIX_EPOCH + Duration::from_millis(u64::try_from(sent_at).unwrap_or_default());
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         Duration::from_secs(text.parse().unwrap_or(u64::MAX))
     } else {
         let date = headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
-        httpdate::parse_http_date(text).ok()?.duration_since(date.unwrap_or(now)).ok()?
+        httpdate::parse_http_date(text).ok()?.duration_since(date.unwrap_or(sent_at)).ok()?
     };
     (!wait.is_zero()).then_some(wait.min(MAX_RETRY_AFTER))
 }
@@ -157,7 +158,7 @@ mod tests {
 
     #[test]
     fn retry_after_is_seconds_or_a_date_and_at_most_a_day() {
-        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").expect("a date");
+        let now = 784_111_777_000; // Sun, 06 Nov 1994 08:49:37 GMT
         for (text, seconds) in [
             ("120", Some(120)),
             (" 1 ", Some(1)),
@@ -181,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_date_to_retry_after_is_compared_with_the_date_of_the_answer_whatever_this_clock_says() {
-        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 10:49:37 GMT").expect("a date");
+        let now = 784_111_777_000 + 7_200_000; // Sun, 06 Nov 1994 10:49:37 GMT
         let header = |text: &str| text.parse().expect("a value");
         let headers = HeaderMap::from_iter([
             (RETRY_AFTER, header("Sun, 06 Nov 1994 08:50:37 GMT")),

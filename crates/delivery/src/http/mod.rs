@@ -28,10 +28,11 @@ mod subscription_target;
 use std::{
     fmt,
     sync::{Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use common::time::Millis;
 use http::Response;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -151,14 +152,19 @@ impl Endpoint {
             let message = format!("{} requests are under way already", self.settings.concurrency);
             return Err(PushFailure::new(PushErrorKind::ConcurrencyLimit, message));
         };
-        let built = request::build(request, &self.settings, SystemTime::now())?;
+        let built = request::build(request, &self.settings)?;
         let admitted = self.admit()?;
-        let answered = self.exchange(built, deadline).await;
+        let answered = self.exchange(built, request.sent_at, deadline).await;
         admitted.record(&answered);
         answered
     }
 
-    async fn exchange(&self, built: http::Request<Full<Bytes>>, deadline: Instant) -> Result<PushAnswer, PushFailure> {
+    async fn exchange(
+        &self,
+        built: http::Request<Full<Bytes>>,
+        sent_at: Millis,
+        deadline: Instant,
+    ) -> Result<PushAnswer, PushFailure> {
         let path = built.uri().path_and_query().map(|path| path.as_str().to_owned()).unwrap_or_default();
         let query = built.uri().query().map(str::to_owned).unwrap_or_default();
         let response = match timeout_at(deadline, self.client.request(built)).await {
@@ -168,7 +174,7 @@ impl Endpoint {
         };
         let status = response.status();
         if !status.is_success() {
-            return Err(self.read_refusal(response, deadline, [path, query]).await);
+            return Err(self.read_refusal(response, sent_at, deadline, [path, query]).await);
         }
         let reading = answer::read_result(response.into_body(), self.settings.answer_limit_bytes);
         let result = timeout_at(deadline, reading).await;
@@ -177,9 +183,15 @@ impl Endpoint {
     }
 
     /// The failure of a status other than 2xx. The body is only shown to people, so a missing one is harmless.
-    async fn read_refusal(&self, response: Response<Incoming>, deadline: Instant, sent: [String; 2]) -> PushFailure {
+    async fn read_refusal(
+        &self,
+        response: Response<Incoming>,
+        sent_at: Millis,
+        deadline: Instant,
+        sent: [String; 2],
+    ) -> PushFailure {
         let status = response.status().as_u16();
-        let wait = answer::parse_retry_after(response.headers(), SystemTime::now());
+        let wait = answer::parse_retry_after(response.headers(), sent_at);
         let mut bytes = Vec::new();
         // On a timeout use what was read so far
         let _ = timeout_at(deadline, answer::read_excerpt(response.into_body(), &mut bytes)).await;

@@ -1,11 +1,9 @@
 //! Builds one HTTP request.
 
-use std::{
-    borrow::Cow,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::borrow::Cow;
 
 use bytes::Bytes;
+use common::time::Millis;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method,
     header::{ACCEPT, CONTENT_TYPE, USER_AGENT},
@@ -39,13 +37,14 @@ pub struct PushRequest<'a> {
     pub headers: &'a [(&'a str, &'a str)],
     /// The body, signed and sent unchanged.
     pub body: Bytes,
+    /// When it is sent, for `webhook-timestamp`: by Redis's clock, because this process's may be wrong.
+    pub sent_at: Millis,
 }
 
-/// Builds the request; its signatures are valid from this moment.
+/// Builds the request; its signatures are valid from its time on.
 pub(super) fn build(
     request: &PushRequest<'_>,
     settings: &EndpointSettings,
-    now: SystemTime,
 ) -> Result<http::Request<Full<Bytes>>, PushFailure> {
     let invalid = |message: String| PushFailure::new(PushErrorKind::RequestInvalid, message);
     let uri = settings.url.expand(request.values).map_err(|error| invalid(error.to_string()))?;
@@ -60,7 +59,7 @@ pub(super) fn build(
     for (name, value) in settings.headers.map() {
         headers.insert(name, value.clone());
     }
-    add_signature(headers, request, settings, now).map_err(invalid)?;
+    add_signature(headers, request, settings).map_err(invalid)?;
     Ok(built)
 }
 
@@ -87,7 +86,6 @@ fn add_signature(
     headers: &mut HeaderMap,
     request: &PushRequest<'_>,
     settings: &EndpointSettings,
-    now: SystemTime,
 ) -> Result<(), String> {
     let id = request.id;
     // A full stop could move the border between id and timestamp in the signed text
@@ -98,7 +96,7 @@ fn add_signature(
             common::name::quoted(id)
         ));
     }
-    let timestamp = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let timestamp = u64::try_from(request.sent_at / 1000).unwrap_or_default();
     let mut insert = |name: &'static str, value: &str| {
         let value = HeaderValue::from_str(value).map_err(|error| error.to_string())?;
         headers.insert(HeaderName::from_static(name), value);
@@ -121,9 +119,8 @@ mod tests {
     fn headers(id: &str, given: &[(&str, &str)]) -> Result<HeaderMap, String> {
         let mut settings = EndpointSettings::new(UrlTemplate::parse("http://a.test/", &[]).expect("allowed"));
         settings.headers = FixedHeaders::parse([("authorization", "Bearer x")]).expect("allowed");
-        let request = PushRequest { id, values: &[], headers: given, body: Bytes::new() };
-        let now = UNIX_EPOCH + std::time::Duration::from_millis(5_999);
-        build(&request, &settings, now).map(|built| built.headers().clone()).map_err(|failure| failure.message)
+        let request = PushRequest { id, values: &[], headers: given, body: Bytes::new(), sent_at: 5_999 };
+        build(&request, &settings).map(|built| built.headers().clone()).map_err(|failure| failure.message)
     }
 
     #[test]

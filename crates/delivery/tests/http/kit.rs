@@ -1,5 +1,7 @@
 //! Endpoints and networks for tests, and the receiver that they are pushed to.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use bytes::Bytes;
 use delivery::http::{
     DnsResolver, Endpoint, EndpointSettings, Network, PushAnswer, PushError, PushRequest, ScriptedDns, Secret,
@@ -43,10 +45,16 @@ pub(crate) fn endpoint(url: &str) -> Endpoint {
     Endpoint::new(settings(url), &system_network()).expect("allowed")
 }
 
+/// The time by the clock of this machine.
+pub(crate) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    i64::try_from(since.as_millis()).expect("before the year 292 million")
+}
+
 /// Sends something.
 pub(crate) async fn post(endpoint: &Endpoint) -> Result<PushAnswer, PushError> {
     let body = Bytes::from_static(br#"{"args":[1]}"#);
-    endpoint.post(PushRequest { id: "job-1", values: &[("type", "a.b")], headers: &[], body }).await
+    endpoint.post(PushRequest { id: "job-1", values: &[("type", "a.b")], headers: &[], body, sent_at: now_ms() }).await
 }
 
 /// Sends something that is not answered with 2xx.

@@ -13,7 +13,7 @@ use delivery::http::{
 };
 use serde_json::json;
 
-use crate::kit::{ReceivedRequest, SECRET, Server, WebhookReply, secret, settings, system_network};
+use crate::kit::{ReceivedRequest, SECRET, Server, WebhookReply, now_ms, secret, settings, system_network};
 
 const NEW: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
@@ -23,7 +23,10 @@ async fn received(secrets: Vec<Secret>) -> ReceivedRequest {
     let endpoint = Endpoint::new(settings, &system_network()).expect("allowed");
     let headers = [("ce-type", "a.b"), ("ce-subject", "饭 \"1\""), ("traceparent", "00-1-2-01")];
     let body = Bytes::from_static(b"{\"n\": 1.0}\xff");
-    endpoint.post(PushRequest { id: "job-1", values: &[], headers: &headers, body }).await.expect("a success");
+    endpoint
+        .post(PushRequest { id: "job-1", values: &[], headers: &headers, body, sent_at: now_ms() })
+        .await
+        .expect("a success");
     server.requests().remove(0)
 }
 

@@ -1,11 +1,14 @@
 //! The clock of the Redis host is set, and the clocks of processes are wrong.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use testkit::{AdjustableClock, RedisServer, eventually};
+use testkit::{AdjustableClock, RedisServer, ServiceProcess, WebhookReceiver, WebhookReply, eventually};
 
-use crate::kit::{GalleyKit, SHORT_LEASE};
+use crate::{
+    kit::{GalleyKit, RULES_VARIABLE, SHORT_LEASE, TestFolder},
+    push_handlers::rule,
+};
 
 const HOUR: Duration = Duration::from_hours(1);
 const WORK: (&str, &str) = ("GALLEY__QUEUE_WORKER__QUEUES", "work");
@@ -114,4 +117,56 @@ async fn the_clock_of_a_worker_or_a_gateway_decides_nothing() {
     let listed: Value = kit.get("/ojs/v1/dead-letter").await.json().await.expect("JSON");
     assert_eq!(listed["jobs"].as_array().map(Vec::len), Some(1), "{listed}");
     drop(worker);
+}
+
+#[tokio::test]
+async fn times_that_leave_a_process_are_by_the_clock_of_redis() {
+    let (clock, redis) = (AdjustableClock::new(), RedisServer::start());
+    clock.set_ahead(24 * 60 * HOUR);
+    let variables = clock.variables();
+    let kit = GalleyKit::start_with(redis, &variables).await;
+    let receiver = WebhookReceiver::start([WebhookReply::ok("1")]).await;
+    let folder = TestFolder::with_rules(&rule("pushed", &receiver, ""));
+    let rules = folder.path_text("rules.toml");
+    let _worker = kit.start_worker(&[WORK, variables[0], variables[1], (RULES_VARIABLE, &rules)]).await;
+    let deliverer = ServiceProcess::start("pubsub-worker", &kit.redis, &variables).await;
+    deliverer.wait_until_ready().await;
+
+    // A receiver refuses a signature that is five minutes away
+    let id = kit.enqueue(&json!({ "type": "pushed", "args": [], "queue": "work" })).await;
+    kit.wait_for_state(&id, "completed").await;
+    let subscription =
+        json!({ "channels": ["c"], "deliver": { "http": { "url": receiver.url("/"), "allow_private": true } } });
+    let put = kit.http.put(kit.gateway.url("/v1/subscriptions/s")).header("content-type", "application/json");
+    assert_eq!(put.body(subscription.to_string()).send().await.expect("an answer").status(), 201);
+    assert_eq!(kit.post("/v1/channels/c/messages", &json!({})).await.status(), 201);
+    receiver.wait_for_requests(2).await;
+    for request in receiver.requests() {
+        let sent_at: u64 = request.header("webhook-timestamp").expect("a time").parse().expect("a number");
+        assert!(sent_at.abs_diff(seconds_now()) < 300, "{sent_at} in {}", request.head);
+    }
+
+    // What observers see. Redis decides when an hour is over
+    let later = kit.enqueue(&json!({ "type": "a", "args": [], "scheduled_at": "+PT1H" })).await;
+    let in_an_hour = kit.job(&later).await["scheduled_at"].as_str().expect("a time").to_owned();
+    let fetch = json!({ "queues": ["work"], "worker_id": "w" });
+    assert_eq!(kit.post("/ojs/v1/workers/fetch", &fetch).await.status(), 200);
+    let shown = eventually("the worker is listed", || async {
+        let shown: Value = kit.get("/ojs/v1/workers/w").await.json().await.ok()?;
+        shown["worker"]["last_seen_at"].as_str().map(ToOwned::to_owned)
+    })
+    .await;
+    let events = eventually("events", || async {
+        let page: Value = kit.get("/ojs/v1/events").await.json().await.ok()?;
+        page["events"].as_array().filter(|events| events.len() >= 2).cloned()
+    })
+    .await;
+    let times = events.iter().map(|event| event["time"].as_str().expect("a time").to_owned());
+    for time in times.chain([shown]) {
+        assert!(time < in_an_hour, "{time} is not before {in_an_hour}");
+    }
+}
+
+fn seconds_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
 }

@@ -33,7 +33,7 @@ switch (library) {
   }
   case "event-source-polyfill": {
     const { EventSourcePolyfill } = require("event-source-polyfill");
-    follow(new EventSourcePolyfill(url, { lastEventIdQueryParameterName: "last_event_id" }));
+    follow(new EventSourcePolyfill(url));
     break;
   }
   case "@microsoft/fetch-event-source": {

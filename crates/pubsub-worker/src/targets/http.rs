@@ -1,6 +1,10 @@
 //! Delivers to an HTTP endpoint. `docs/subscriptions.md` describes the request, `docs/push.md` the answers.
 
-use common::{id::JobId, json::Object, time};
+use common::{
+    id::JobId,
+    json::Object,
+    time::{self, Millis},
+};
 use delivery::http::{Endpoint, PushRequest, PushRetry};
 use model::{job::RetryAdvice, message::cloud_event, subscription::Subscription};
 
@@ -15,6 +19,7 @@ pub(super) async fn deliver(
     subscription: &Subscription,
     endpoint: &Endpoint,
     delivery: DeliveryAttempt<'_>,
+    now: Millis,
 ) -> Result<(), DeliveryError> {
     let DeliveryAttempt { channel, message, .. } = delivery;
     let headers = build_headers(subscription, delivery);
@@ -24,6 +29,7 @@ pub(super) async fn deliver(
         values: &[("subscription", subscription.name.as_str()), ("channel", channel.as_str())],
         headers: &headers,
         body: message.body.clone().into(),
+        sent_at: now,
     };
     match endpoint.post(request).await {
         Ok(_) => Ok(()),

@@ -94,6 +94,7 @@ impl DeliveryError {
 pub(crate) struct Deliverer {
     subscription: Arc<Subscription>,
     client: TargetClient,
+    jobs: Jobs,
 }
 
 enum TargetClient {
@@ -126,7 +127,7 @@ impl Deliverer {
             SubscriptionTarget::Command(name) => TargetClient::Command(name.clone(), context.commands.clone()),
             SubscriptionTarget::Log {} => TargetClient::Log,
         };
-        Ok(Self { subscription: subscription.clone(), client: live })
+        Ok(Self { subscription: subscription.clone(), client: live, jobs: context.jobs.clone() })
     }
 
     /// Maximum number of messages in delivery at a time.
@@ -156,7 +157,8 @@ impl Deliverer {
         let deadline = Duration::from_millis(self.subscription.ack_deadline_ms);
         match &self.client {
             TargetClient::Http(endpoint) => {
-                with_deadline(deadline, abandon, http::deliver(&self.subscription, endpoint, delivery)).await
+                let now = self.jobs.estimated_now();
+                with_deadline(deadline, abandon, http::deliver(&self.subscription, endpoint, delivery, now)).await
             }
             TargetClient::Queue(queue) => {
                 with_deadline(deadline, abandon, queue.deliver(&self.subscription, delivery)).await

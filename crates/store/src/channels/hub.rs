@@ -34,7 +34,7 @@ use super::{
 use crate::{
     StoreResult,
     connection::notifier::{EventReceiver, Notifier, SubscriberEvent, TopicFilter, Topics},
-    keys, local_now, log_interruption, next_reconnect_delay,
+    keys, log_interruption, next_reconnect_delay,
     reader_limiter::ReaderLimiter,
     reconnect_delays,
 };
@@ -277,7 +277,7 @@ impl ChannelHubInner {
         else {
             return;
         };
-        let json = plain_to_json(&followed.name, payload, local_now());
+        let json = plain_to_json(&followed.name, payload, self.channels.redis.estimated_now());
         followed.ring().push(Arc::new(EncodedMessage::new(followed.name.clone(), None, &json)));
         followed.wake_readers();
     }

@@ -30,11 +30,12 @@ const ENTRY_OVERHEAD_BYTES: usize = 96;
 /// How long an event waits for others to share its entry.
 const BATCH_LINGER: Duration = Duration::from_millis(20);
 
-/// An event that waits to be written.
+/// An event to record.
 #[derive(Debug)]
 pub struct JobEvent {
     kind: &'static str,
-    at: Millis,
+    /// When it happened; none: when it is recorded.
+    at: Option<Millis>,
     /// The job and the numbers of the event, as JSON. Each job has several events, so the JSON is built once, directly.
     data: String,
 }
@@ -43,8 +44,21 @@ impl JobEvent {
     /// Something happened that is no change of one job: its data as a JSON object.
     #[must_use]
     pub fn new(kind: &'static str, at: Millis, data: String) -> Self {
+        Self { kind, at: Some(at), data }
+    }
+
+    /// A change of a job: its data as a JSON object. Without a time it happened when it is recorded.
+    pub(crate) fn of_job(kind: &'static str, at: Option<Millis>, data: String) -> Self {
         Self { kind, at, data }
     }
+}
+
+/// An event that waits to be written.
+#[derive(Debug)]
+struct RecordedEvent {
+    kind: &'static str,
+    at: Millis,
+    data: String,
 }
 
 /// The type of the event of a job that ended in that state.
@@ -66,8 +80,11 @@ pub fn is_terminal_kind(kind: &str) -> bool {
 }
 
 /// Where events go. Clone it freely; recording never waits.
-#[derive(Debug, Clone)]
-pub struct EventLog(Arc<mpsc::Sender<JobEvent>>);
+#[derive(Clone)]
+pub struct EventLog {
+    sender: Arc<mpsc::Sender<RecordedEvent>>,
+    redis: Redis,
+}
 
 impl EventLog {
     /// Starts writing events until `stop` is cancelled and the last ones are written.
@@ -75,18 +92,24 @@ impl EventLog {
     pub fn start(redis: &Redis, events_max: u64, stop: CancellationToken) -> (Self, tokio::task::JoinHandle<()>) {
         let (sender, receiver) = mpsc::channel(BUFFER);
         let task = tokio::spawn(write(redis.clone(), events_max, receiver, stop));
-        (Self(Arc::new(sender)), task)
+        (Self { sender: Arc::new(sender), redis: redis.clone() }, task)
     }
 
     /// Records an event.
     pub fn record(&self, event: JobEvent) {
-        if self.0.try_send(event).is_err() {
+        let at = event.at.unwrap_or_else(|| self.redis.estimated_now());
+        if self.sender.try_send(RecordedEvent { kind: event.kind, at, data: event.data }).is_err() {
             metrics::counter!("galley_events_dropped_total").increment(1);
         }
     }
 }
 
-async fn write(mut redis: Redis, events_max: u64, mut receiver: mpsc::Receiver<JobEvent>, stop: CancellationToken) {
+async fn write(
+    mut redis: Redis,
+    events_max: u64,
+    mut receiver: mpsc::Receiver<RecordedEvent>,
+    stop: CancellationToken,
+) {
     let mut batch = Vec::with_capacity(BATCH);
     let mut per_entry = 1;
     loop {
@@ -129,7 +152,7 @@ async fn write(mut redis: Redis, events_max: u64, mut receiver: mpsc::Receiver<J
 }
 
 /// How many of these events share the next entry: as many as fit, but at least one.
-fn fitting_count(events: &[JobEvent]) -> usize {
+fn fitting_count(events: &[RecordedEvent]) -> usize {
     let mut bytes = 0;
     let fit = events.iter().take_while(|event| {
         bytes += event.data.len() + ENTRY_OVERHEAD_BYTES;
@@ -139,7 +162,7 @@ fn fitting_count(events: &[JobEvent]) -> usize {
 }
 
 /// A JSON array of events.
-fn render_batch(batch: &[JobEvent]) -> String {
+fn render_batch(batch: &[RecordedEvent]) -> String {
     let mut text = String::with_capacity(batch.iter().map(|event| event.data.len() + ENTRY_OVERHEAD_BYTES).sum());
     text.push('[');
     // Under load many events share a millisecond
@@ -166,7 +189,7 @@ mod tests {
 
     #[test]
     fn events_of_a_batch_are_one_json_array() {
-        let event = |kind, at, data: &str| JobEvent { kind, at, data: data.to_owned() };
+        let event = |kind, at, data: &str| RecordedEvent { kind, at, data: data.to_owned() };
         let batch = [event("job.enqueued", 5, r#"{"a":"\n"}"#), event("job.completed", 5, "{}"), event("x", 7, "{}")];
         let read: serde_json::Value = serde_json::from_str(&render_batch(&batch)).expect("JSON");
         assert_eq!(read[0]["data"]["a"], "\n");
@@ -177,10 +200,10 @@ mod tests {
 
     #[test]
     fn an_entry_is_closed_when_it_is_large_and_has_one_event_at_least() {
-        let event = |bytes: usize| JobEvent { kind: "x", at: 0, data: format!("\"{}\"", "x".repeat(bytes)) };
+        let event = |bytes: usize| RecordedEvent { kind: "x", at: 0, data: format!("\"{}\"", "x".repeat(bytes)) };
         assert_eq!(fitting_count(&[event(10), event(10)]), 2);
         assert_eq!(fitting_count(&[event(ENTRY_BYTES), event(10)]), 1);
-        let many: Vec<JobEvent> = (0..100).map(|_| event(4000)).collect();
+        let many: Vec<RecordedEvent> = (0..100).map(|_| event(4000)).collect();
         let first = fitting_count(&many);
         assert!(first > 10 && render_batch(&many[..first]).len() <= ENTRY_BYTES);
     }

@@ -1,10 +1,7 @@
 //! Builds the events of jobs.
 
 use super::{claim::ClaimedJob, record::JobRecord};
-use crate::{
-    connection::clock::local_now,
-    events::{JobEvent, terminal_kind},
-};
+use crate::events::{JobEvent, terminal_kind};
 use common::{json::ObjectWriter, name::WorkerId, time::Millis};
 use model::job::{AttemptError, JobState};
 
@@ -12,7 +9,7 @@ impl JobEvent {
     /// A job was stored.
     #[must_use]
     pub fn enqueued(job: &JobRecord, state: JobState) -> Self {
-        about("job.enqueued", job, local_now(), |data| {
+        about("job.enqueued", job, None, |data| {
             data.text("state", state.as_str());
         })
     }
@@ -20,7 +17,7 @@ impl JobEvent {
     /// An attempt started.
     #[must_use]
     pub fn started(claimed: &ClaimedJob, worker: Option<&WorkerId>) -> Self {
-        about("job.started", &claimed.job, local_now(), |data| {
+        about("job.started", &claimed.job, None, |data| {
             data.number("attempt", claimed.job.history.current_attempt());
             if let Some(worker) = worker {
                 data.text("worker_id", worker.as_str());
@@ -31,7 +28,7 @@ impl JobEvent {
     /// A job succeeded.
     #[must_use]
     pub fn completed(job: &JobRecord, started_at: Millis, ended_at: Millis) -> Self {
-        about("job.completed", job, ended_at, |data| {
+        about("job.completed", job, Some(ended_at), |data| {
             data.number("attempt", job.history.current_attempt()).number("duration_ms", (ended_at - started_at).max(0));
         })
     }
@@ -39,19 +36,19 @@ impl JobEvent {
     /// An attempt failed and another follows. The failure is in the job's history already.
     #[must_use]
     pub fn failed(job: &JobRecord) -> Self {
-        about("job.failed", job, local_now(), |data| write_failure(data, job))
+        about("job.failed", job, None, |data| write_failure(data, job))
     }
 
     /// The last attempt failed. The failure is in the job's history already.
     #[must_use]
     pub fn discarded(job: &JobRecord, at: Millis) -> Self {
-        about("job.discarded", job, at, |data| write_failure(data, job))
+        about("job.discarded", job, Some(at), |data| write_failure(data, job))
     }
 
     /// An attempt reported progress: a JSON object of members to show.
     #[must_use]
     pub fn progress(job: &JobRecord, shown: &str) -> Self {
-        about("job.progress", job, local_now(), |data| {
+        about("job.progress", job, None, |data| {
             data.splice(shown);
         })
     }
@@ -59,19 +56,19 @@ impl JobEvent {
     /// A job ended, but not by an attempt.
     #[must_use]
     pub fn ended(job: &JobRecord, state: JobState, at: Millis) -> Self {
-        about(terminal_kind(state), job, at, |data| {
+        about(terminal_kind(state), job, Some(at), |data| {
             data.number("attempt", job.history.attempts);
         })
     }
 }
 
-fn about(kind: &'static str, job: &JobRecord, at: Millis, more: impl FnOnce(&mut ObjectWriter)) -> JobEvent {
+fn about(kind: &'static str, job: &JobRecord, at: Option<Millis>, more: impl FnOnce(&mut ObjectWriter)) -> JobEvent {
     let mut data = ObjectWriter::with_capacity(192);
     data.text("job_id", &job.id.to_string())
         .text("job_type", job.summary.job_type.as_str())
         .text("queue", job.queue.as_str());
     more(&mut data);
-    JobEvent::new(kind, at, data.finish())
+    JobEvent::of_job(kind, at, data.finish())
 }
 
 fn write_failure(data: &mut ObjectWriter, job: &JobRecord) {

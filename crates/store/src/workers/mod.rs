@@ -12,7 +12,7 @@ pub use key::WorkerKey;
 pub use report::{Directive, IssuedDirective, RunningDetails, RunningJob, WorkerAction, WorkerRecord, WorkerState};
 
 use crate::{Redis, StoreResult, connection::notification::Notification, keys, script};
-use common::json::ObjectWriter;
+use common::{json::ObjectWriter, time::Millis};
 
 /// How long a directive waits for its worker; a quiet directive is stored as long as the worker reports.
 const DIRECTIVE_TTL: Duration = Duration::from_hours(1);
@@ -77,6 +77,12 @@ impl Workers {
     #[must_use]
     pub fn new(redis: &Redis) -> Self {
         Self { redis: redis.clone() }
+    }
+
+    /// The time by Redis's clock, as far as this process knows.
+    #[must_use]
+    pub fn estimated_now(&self) -> Millis {
+        self.redis.estimated_now()
     }
 
     /// Stores a worker's report, valid for `ttl`, and returns its directive. The directive to terminate is for the process

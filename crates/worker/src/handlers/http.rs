@@ -105,6 +105,7 @@ impl HttpRule {
             values: &[("type", job_type), ("queue", queue)],
             headers: &headers,
             body: context.job_json(Some(&token)).into(),
+            sent_at: context.jobs().estimated_now(),
         };
         let answer = match self.endpoint.post(request).await {
             Ok(answer) => answer,
