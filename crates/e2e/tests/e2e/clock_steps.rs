@@ -8,6 +8,7 @@ use testkit::{AdjustableClock, RedisServer, ServiceProcess, WebhookReceiver, Web
 use crate::{
     kit::{GalleyKit, RULES_VARIABLE, SHORT_LEASE, TestFolder},
     push_handlers::rule,
+    subscriptions_delivery::PRIVATE,
 };
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -124,6 +125,7 @@ async fn times_that_leave_a_process_are_by_the_clock_of_redis() {
     let (clock, redis) = (AdjustableClock::new(), RedisServer::start());
     clock.set_ahead(24 * 60 * HOUR);
     let variables = clock.variables();
+    let variables = [variables[0], variables[1], PRIVATE];
     let kit = GalleyKit::start_with(redis, &variables).await;
     let receiver = WebhookReceiver::start([WebhookReply::ok("1")]).await;
     let folder = TestFolder::with_rules(&rule("pushed", &receiver, ""));
@@ -135,8 +137,7 @@ async fn times_that_leave_a_process_are_by_the_clock_of_redis() {
     // A receiver refuses a signature that is five minutes away
     let id = kit.enqueue(&json!({ "type": "pushed", "args": [], "queue": "work" })).await;
     kit.wait_for_state(&id, "completed").await;
-    let subscription =
-        json!({ "channels": ["c"], "deliver": { "http": { "url": receiver.url("/"), "allow_private": true } } });
+    let subscription = json!({ "channels": ["c"], "deliver": { "http": { "url": receiver.url("/") } } });
     let put = kit.http.put(kit.gateway.url("/v1/subscriptions/s")).header("content-type", "application/json");
     assert_eq!(put.body(subscription.to_string()).send().await.expect("an answer").status(), 201);
     assert_eq!(kit.post("/v1/channels/c/messages", &json!({})).await.status(), 201);

@@ -129,8 +129,10 @@ async fn both_shapes_of_a_request_are_understood_and_what_is_shown_can_be_sent_b
     });
     let nested = kit.register(&nested).await;
     let flat = kit.register(&flat).await;
-    for member in ["type", "args", "options", "job_template"] {
-        assert_eq!(nested[member], flat[member], "{member}");
+    assert_eq!(nested["job_template"], flat["job_template"]);
+    assert_eq!(flat["expression"], "@daily");
+    for again in ["cron", "type", "args", "options"] {
+        assert!(flat.get(again).is_none() && nested.get(again).is_none(), "{again} is in expression or job_template");
     }
     assert_eq!((&flat["next_run_at"], &flat["run_count"], &flat["enabled"]), (&json!(null), &json!(0), &json!(false)));
     let again = kit.post("/ojs/v1/cron", &nested).await;

@@ -191,12 +191,28 @@ async fn metrics_and_health_are_there_on_every_service() {
 }
 
 #[tokio::test]
-async fn a_failed_job_of_the_default_policy_is_retried_and_why_it_is_not_listed_is_said() {
+async fn a_failed_job_of_the_default_policy_is_listed_and_retried_and_why_it_is_no_dead_letter_is_said() {
     let kit = GalleyKit::start().await;
     let worker = kit.start_worker(&[]).await;
     let id = kit.enqueue(&json!({ "type": "test.fail_always", "args": [], "retry": { "max_attempts": 1 } })).await;
     kit.wait_for_state(&id, "discarded").await;
     drop(worker);
+    let listed = async |query: &str| -> Vec<String> {
+        let page: Value = kit.get(&format!("/ojs/v1/admin/jobs?{query}")).await.json().await.expect("JSON");
+        let jobs = page["jobs"].as_array().unwrap_or_else(|| panic!("{query}: {page}"));
+        jobs.iter().map(|job| job["id"].as_str().expect("an id").to_owned()).collect()
+    };
+    for (query, expected) in [
+        ("state=discarded", vec![id.clone()]),
+        ("state=discarded&queue=default&type=test.*&since=-PT1H", vec![id.clone()]),
+        ("state=discarded&type=other", vec![]),
+    ] {
+        assert_eq!(listed(query).await, expected, "{query}");
+    }
+    for query in ["", "?state=completed"] {
+        let refused = kit.get(&format!("/ojs/v1/admin/jobs{query}")).await;
+        assert_eq!(refused.status(), 400, "{query}");
+    }
     let not_listed = kit.get(&format!("/ojs/v1/dead-letter/{id}")).await;
     assert_eq!(not_listed.status(), 404);
     let error: Value = not_listed.json().await.expect("JSON");
@@ -208,6 +224,7 @@ async fn a_failed_job_of_the_default_policy_is_retried_and_why_it_is_not_listed_
         let answer: Value = retried.json().await.expect("JSON");
         assert_eq!((&answer["job"]["state"], &answer["job"]["attempt"]), (&json!("available"), &json!(0)));
         assert_eq!(kit.post(&path, &json!({})).await.status(), 409, "it waits");
+        assert_eq!(listed("state=discarded").await, Vec::<String>::new());
         kit.cancel(&id).await;
     }
     let scheduled = kit.enqueue(&json!({ "type": "a", "args": [], "scheduled_at": "+PT1H" })).await;

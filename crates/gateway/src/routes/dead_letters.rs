@@ -1,4 +1,4 @@
-//! Dead letters: list, look up, retry, delete; one, or all that pass a filter.
+//! Dead letters: list, look up, retry, delete; one, or all that pass a filter. Lists other discarded jobs too.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use common::{
 use model::job::JobState;
 use serde::Deserialize;
 use serde_json::json;
-use store::jobs::{DeadLetterCursor, DeadLetterFilter};
+use store::jobs::{DiscardedCursor, DiscardedFilter, DiscardedList};
 
 use super::{
     ApiResult, job_json,
@@ -41,7 +41,7 @@ struct DeadLetterFilterRequest {
 }
 
 impl DeadLetterFilterRequest {
-    async fn validate(self, services: &Services) -> Result<DeadLetterFilter, ApiError> {
+    async fn validate(self, services: &Services) -> Result<DiscardedFilter, ApiError> {
         let now = if self.since.is_some() || self.until.is_some() { services.jobs.now().await? } else { 0 };
         let moment = |name: &str, given: Option<String>| -> Result<Option<Millis>, ApiError> {
             let time = given.map(|text| time::parse_time(&text, now)).transpose();
@@ -57,7 +57,7 @@ impl DeadLetterFilterRequest {
             Some(name) => Some(known_queue(services, &name).await?),
             None => None,
         };
-        Ok(DeadLetterFilter {
+        Ok(DiscardedFilter {
             queue,
             job_type: pattern("type", self.job_type)?,
             error_type: pattern("error_type", self.error_type)?,
@@ -68,7 +68,8 @@ impl DeadLetterFilterRequest {
 }
 
 #[derive(Deserialize)]
-pub(super) struct ListDeadLettersQuery {
+pub(super) struct ListDiscardedQuery {
+    state: Option<String>,
     queue: Option<String>,
     #[serde(rename = "type")]
     job_type: Option<String>,
@@ -79,19 +80,33 @@ pub(super) struct ListDeadLettersQuery {
     after: Option<String>,
 }
 
-pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListDeadLettersQuery>) -> ApiResult {
-    let ListDeadLettersQuery { queue, job_type, error_type, since, until, limit, after } = query.into_inner();
+pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListDiscardedQuery>) -> ApiResult {
+    list_page(&services, DiscardedList::DeadLetters, query.into_inner()).await
+}
+
+/// Jobs by their state. Only discarded ones are listed.
+pub(super) async fn list_jobs(services: web::Data<Services>, query: web::Query<ListDiscardedQuery>) -> ApiResult {
+    let query = query.into_inner();
+    if query.state.as_deref() != Some(JobState::Discarded.as_str()) {
+        let given = query.state.map_or_else(|| "none".to_owned(), |state| quoted(&state));
+        return Err(ApiError::invalid(format!("state must be discarded, got {given}")));
+    }
+    list_page(&services, DiscardedList::All, query).await
+}
+
+async fn list_page(services: &Services, list: DiscardedList, query: ListDiscardedQuery) -> ApiResult {
+    let ListDiscardedQuery { state: _, queue, job_type, error_type, since, until, limit, after } = query;
     let limit = parse_bounded("limit", limit.as_deref(), 100, MAX_DEAD_LETTERS)?;
     let after = parse_cursor(after)?;
-    let filter = DeadLetterFilterRequest { queue, job_type, error_type, since, until }.validate(&services).await?;
-    let letters = services.jobs.list_dead_letters(&filter, after.as_ref(), limit).await?;
-    let jobs: Vec<String> = letters.jobs.into_iter().map(|(_, json)| json).collect();
-    let next = json!(letters.next.map(|next| next.to_string()));
+    let filter = DeadLetterFilterRequest { queue, job_type, error_type, since, until }.validate(services).await?;
+    let page = services.jobs.list_discarded(list, &filter, after.as_ref(), limit).await?;
+    let jobs: Vec<String> = page.jobs.into_iter().map(|(_, json)| json).collect();
+    let next = json!(page.next.map(|next| next.to_string()));
     Ok(ojs_response(StatusCode::OK, format!("{{\"jobs\":[{}],\"next\":{next}}}", jobs.join(","))))
 }
 
 /// The cursor of the next page.
-fn parse_cursor(after: Option<String>) -> Result<Option<DeadLetterCursor>, ApiError> {
+fn parse_cursor(after: Option<String>) -> Result<Option<DiscardedCursor>, ApiError> {
     let read = |text: String| {
         let refused = |()| ApiError::invalid(format!("after must be the next of an answer, got {}", quoted(&text)));
         text.parse().map_err(refused)
@@ -130,7 +145,8 @@ async fn no_dead_letter(services: &Services, id: JobId) -> Result<ApiError, ApiE
     let Some(located) = services.jobs.locate(id).await? else { return Ok(job_not_found(&id.to_string())) };
     let why = match located.state() {
         JobState::Discarded | JobState::Cancelled => {
-            "its on_exhaustion did not ask for that (jobs.on_exhaustion sets the default); POST .../retry runs it again"
+            "its on_exhaustion did not ask for that (jobs.on_exhaustion sets the default); GET /ojs/v1/admin/jobs?state=discarded \
+             lists those that failed, POST .../retry runs it again"
         }
         _ => "only jobs that failed for good are",
     };
@@ -166,7 +182,7 @@ struct BulkDeadLetterRequest {
 /// The dead letters that a request is about, the next cursor if more may follow, and whether to change nothing.
 struct MatchedDeadLetters {
     ids: Vec<JobId>,
-    next: Option<DeadLetterCursor>,
+    next: Option<DiscardedCursor>,
     dry_run: bool,
 }
 
@@ -182,7 +198,7 @@ async fn match_dead_letters(services: &Services, body: &JsonBody) -> Result<Matc
     }
     let after = parse_cursor(after)?;
     let filter = filter.validate(services).await?;
-    let letters = services.jobs.list_dead_letters(&filter, after.as_ref(), limit).await?;
+    let letters = services.jobs.list_discarded(DiscardedList::DeadLetters, &filter, after.as_ref(), limit).await?;
     let ids = letters.jobs.into_iter().map(|(id, _)| id).collect();
     Ok(MatchedDeadLetters { ids, next: letters.next, dry_run })
 }

@@ -97,6 +97,7 @@ pub(crate) fn configure(config: &mut web::ServiceConfig, origins: &[Origin]) {
         .service(web::resource("/ojs/v1/queues/{queue}/drain").route(web::post().to(queues::drain)))
         .service(web::resource("/ojs/v1/queues/{queue}/limits").route(web::put().to(queues::set_limits)))
         .service(web::resource("/ojs/v1/queues/{queue}/jobs").route(web::delete().to(queues::purge)))
+        .service(read_only_resource("/ojs/v1/admin/jobs", dead_letters::list_jobs))
         .service(
             read_only_resource("/ojs/v1/admin/fsck", consistency_check::report)
                 .route(web::post().to(consistency_check::repair)),

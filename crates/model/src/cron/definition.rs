@@ -1,7 +1,7 @@
 //! A request to register a cron entry, checked member by member.
 //!
 //! The job is in `job_template` or flat beside the other members. The expression is in `expression` or `cron`. The view
-//! of an entry has both, and is a valid request.
+//! of an entry has `expression` and `job_template`, and is a valid request.
 
 use serde::{Deserialize, Serialize};
 

@@ -162,11 +162,11 @@ impl CronEntry {
         !self.waiting.is_empty()
     }
 
-    /// The entry as clients see it, with the names of the conformance suites and of the specification.
+    /// The entry as clients see it, each thing once, with the names of the conformance suites.
     #[must_use]
     pub fn to_json(&self) -> String {
-        let mut out = ObjectWriter::with_capacity(2 * self.template.as_str().len() + 512);
-        out.text("name", self.name.as_str()).text("expression", &self.expression).text("cron", &self.expression);
+        let mut out = ObjectWriter::with_capacity(self.template.as_str().len() + 512);
+        out.text("name", self.name.as_str()).text("expression", &self.expression);
         out.text("timezone", &self.timezone);
         out.raw("overlap_policy", &serde_json::to_string(&self.overlap_policy).unwrap_or_default());
         out.raw("enabled", if self.enabled { "true" } else { "false" });
@@ -175,9 +175,6 @@ impl CronEntry {
             None => out.raw("description", "null"),
         };
         out.raw("job_template", self.template.as_str());
-        for (name, absent) in [("type", "null"), ("args", "[]"), ("options", "{}")] {
-            out.raw(name, self.template.member(name).map_or(absent, |value| value.get()));
-        }
         for (name, at) in [("next_run_at", self.next_run_at), ("last_run_at", self.last_run_at)] {
             match at {
                 Some(at) => out.text(name, &time::format(at)),
@@ -256,12 +253,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_has_the_names_of_the_suites_and_of_the_specification_and_can_be_sent_back() {
+    fn what_is_shown_says_each_thing_once_and_can_be_sent_back() {
         let entry = CronEntry::new(definition(r#","options":{"queue":"q"}"#, 5), 5);
         let json = entry.to_json();
         let shown: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-        assert_eq!((&shown["expression"], &shown["cron"]), (&"@hourly".into(), &"@hourly".into()));
-        assert_eq!((&shown["type"], &shown["job_template"]["options"]["queue"]), (&"a".into(), &"q".into()));
+        assert_eq!((&shown["expression"], &shown["job_template"]["type"]), (&"@hourly".into(), &"a".into()));
+        assert_eq!(shown["job_template"]["options"]["queue"], "q");
+        for again in ["cron", "type", "args", "options"] {
+            assert_eq!(shown.get(again), None, "{again} is in expression or job_template");
+        }
         assert_eq!(
             (&shown["overlap_policy"], &shown["next_run_at"]),
             (&"skip".into(), &"1970-01-01T01:00:00.000Z".into())

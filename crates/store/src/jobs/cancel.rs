@@ -69,6 +69,7 @@ impl Jobs {
             .key(keys.key_queue(&key))
             .key(keys.admitted(&key))
             .key(keys.stats())
+            .key(keys.discarded())
             .arg(&located.seen_args())
             .arg(job.id.to_string())
             .arg(ended.state.as_str())
@@ -79,6 +80,8 @@ impl Jobs {
             .arg(Notification::JobCancelled(job.id).encode())
             .arg(keys.finished())
             .arg(Notification::DueChanged(job.queue.clone()).encode())
+            .arg(self.store.settings.jobs.discarded_max)
+            .arg(self.discarded_list_ttl_ms())
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         if answer != "done" {

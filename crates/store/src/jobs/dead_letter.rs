@@ -18,7 +18,9 @@ impl Jobs {
         // Only the caller that removes it from the list deletes the rest; after a crash here the result expires by its
         // TTL
         if removed == 1 {
-            redis::cmd("DEL").arg(keys.result(&id)).exec_async(&mut redis).await?;
+            let mut rest = redis::pipe();
+            rest.cmd("DEL").arg(keys.result(&id)).cmd("ZREM").arg(keys.discarded()).arg(id.to_string());
+            rest.exec_async(&mut redis).await?;
         }
         Ok(removed == 1)
     }

@@ -37,6 +37,7 @@ impl Jobs {
                 continue;
             }
             let mut call = script::DROP_DEAD_LETTERS.key(keys.dead_letters());
+            call.key(keys.discarded());
             for id in &ids {
                 call.key(keys.result(id)).arg(id.to_string());
             }

@@ -29,6 +29,7 @@
 //! | `follow_up` | what follows the end of a job |
 //! | `redrive` | runs ended jobs again, and waiting ones now |
 //! | `dead_letter`, `dead_letters` | one dead letter; many at once |
+//! | `discarded_jobs` | lists of discarded jobs, dead letters among them |
 //! | `job_events` | events of jobs, for observers |
 
 mod attempt;
@@ -45,6 +46,7 @@ mod create;
 mod dead_letter;
 mod dead_letter_limits;
 mod dead_letters;
+mod discarded_jobs;
 mod enqueue;
 mod enqueue_all;
 mod enqueue_each;
@@ -86,7 +88,8 @@ pub use claim_directly::JobSizes;
 pub use compact_result::JobResult;
 pub use complete_batch::{Completion, FollowUps};
 pub use consumer::{Consumer, PULL_CONSUMER};
-pub use dead_letters::{DeadLetterCursor, DeadLetterFilter, DeadLetterPage, DeadLetterStats};
+pub use dead_letters::DeadLetterStats;
+pub use discarded_jobs::{DiscardedCursor, DiscardedFilter, DiscardedList, DiscardedPage};
 pub(super) use enqueue::new_job_record;
 pub use enqueue::{EnqueueRefusal, EnqueuedJob};
 pub use enqueue_all::BatchRefusal;

@@ -145,6 +145,7 @@ impl Jobs {
         let mut call = script::DELETE_QUEUE.prepare_invoke();
         call.key(keys.priorities()).key(keys.due()).key(keys.pending()).key(keys.timers()).key(keys.dead_letters());
         call.key(keys.active()).key(keys.leases()).key(keys.stats()).key(keys.control()).key(keys.waiting_keys());
+        call.key(keys.discarded());
         for priority in self.priorities(queue).await? {
             call.key(keys.stream(priority));
         }

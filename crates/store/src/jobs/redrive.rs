@@ -150,6 +150,7 @@ impl Jobs {
             .key(keys.timers())
             .key(keys.stats())
             .key(keys.uniqueness(unique.map_or("-", |unique| unique.fingerprint.as_str())))
+            .key(keys.discarded())
             .arg(job.id.to_string())
             .arg(job.priority.get())
             .arg(state.as_str())

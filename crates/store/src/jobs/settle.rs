@@ -99,6 +99,7 @@ impl Jobs {
             .key(keys.stats())
             .key(keys.timers())
             .key(keys.admitted(&LimitKey::or_placeholder(job.limit_key())))
+            .key(keys.discarded())
             .arg(ended.state.as_str())
             .arg(text)
             .arg(ttl.as_millis().to_string())
@@ -109,6 +110,8 @@ impl Jobs {
             .arg(NOTE_TTL_MS)
             .arg(keys::NOTIFICATIONS)
             .arg(Notification::DueChanged(job.queue.clone()).encode())
+            .arg(self.store.settings.jobs.discarded_max)
+            .arg(self.discarded_list_ttl_ms())
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         let settled = Settled::parse(&answer);

@@ -13,7 +13,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 51] = [
+pub const KEY_PATTERNS: [&str; 52] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -24,6 +24,7 @@ pub const KEY_PATTERNS: [&str; 51] = [
     "galley:{<queue>}:r:<id>",
     "galley:{<queue>}:completed:<priority>:<entry>:<n>",
     "galley:{<queue>}:dead",
+    "galley:{<queue>}:discarded",
     "galley:{<queue>}:stats",
     "galley:{<queue>}:timers",
     "galley:{<queue>}:pending",
@@ -239,6 +240,7 @@ mod tests {
             keys.result(&id),
             keys.completed_batch(Priority::default(), common::id::EntryId { milliseconds: 1, sequence: 0 }, 1),
             keys.dead_letters(),
+            keys.discarded(),
             keys.stats(),
             keys.timers(),
             keys.pending(),

@@ -83,6 +83,12 @@ impl QueueKeys {
         self.key("dead")
     }
 
+    /// The newest discarded jobs, dead letters among them: a sorted set of ids by the time of their end.
+    #[must_use]
+    pub fn discarded(&self) -> String {
+        self.key("discarded")
+    }
+
     /// Totals: a hash of counters.
     #[must_use]
     pub fn stats(&self) -> String {

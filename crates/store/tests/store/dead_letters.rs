@@ -1,6 +1,6 @@
 use common::id::JobId;
 use model::job::{AttemptError, RetryAdvice};
-use store::jobs::{Claimant, DeadLetterFilter, Settled};
+use store::jobs::{Claimant, DiscardedFilter, DiscardedList, Settled};
 use store::local_now;
 use testkit::eventually;
 
@@ -21,8 +21,8 @@ async fn die(kit: &StoreKit, queue: &str, job_type: &str, error_type: &str) -> J
     id
 }
 
-async fn found(kit: &StoreKit, filter: DeadLetterFilter) -> Vec<JobId> {
-    let letters = kit.jobs.list_dead_letters(&filter, None, 100).await.expect("redis runs");
+async fn found(kit: &StoreKit, filter: DiscardedFilter) -> Vec<JobId> {
+    let letters = kit.jobs.list_discarded(DiscardedList::DeadLetters, &filter, None, 100).await.expect("redis runs");
     let mut ids: Vec<JobId> = letters.jobs.into_iter().map(|(id, _)| id).collect();
     ids.sort_unstable();
     ids
@@ -34,19 +34,19 @@ async fn dead_letters_are_found_by_what_they_have_in_common() {
     let mail = die(&kit, "mail", "email.send", "Smtp.Timeout").await;
     let other_mail = die(&kit, "mail", "email.receive", "Imap.Timeout").await;
     let bill = die(&kit, "billing", "invoice.send", "Smtp.Refused").await;
-    let by = |queue: Option<&str>, job_type: Option<&str>, error_type: Option<&str>| DeadLetterFilter {
+    let by = |queue: Option<&str>, job_type: Option<&str>, error_type: Option<&str>| DiscardedFilter {
         queue: queue.map(|queue| queue.parse().expect("a name")),
         job_type: job_type.map(ToOwned::to_owned),
         error_type: error_type.map(ToOwned::to_owned),
-        ..DeadLetterFilter::default()
+        ..DiscardedFilter::default()
     };
     assert_eq!(found(&kit, by(Some("mail"), None, None)).await, [mail, other_mail]);
     assert_eq!(found(&kit, by(None, Some("email.*"), None)).await, [mail, other_mail]);
     assert_eq!(found(&kit, by(None, None, Some("Smtp.*"))).await, [mail, bill]);
     assert_eq!(found(&kit, by(Some("mail"), Some("email.send"), Some("Smtp.Refused"))).await, []);
-    let later = DeadLetterFilter { since: Some(local_now() + 60_000), ..DeadLetterFilter::default() };
+    let later = DiscardedFilter { since: Some(local_now() + 60_000), ..DiscardedFilter::default() };
     assert_eq!(found(&kit, later).await, []);
-    let before = DeadLetterFilter { until: Some(local_now() + 60_000), ..DeadLetterFilter::default() };
+    let before = DiscardedFilter { until: Some(local_now() + 60_000), ..DiscardedFilter::default() };
     assert_eq!(found(&kit, before).await, [mail, other_mail, bill]);
     let stats = kit.jobs.dead_letter_stats().await.expect("redis runs");
     assert_eq!(stats.by_queue.into_values().collect::<Vec<_>>(), [1, 2]);
@@ -64,8 +64,11 @@ async fn a_list_goes_on_where_it_stopped_though_letters_die_and_go_meanwhile() {
     }
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
-        let letters =
-            kit.jobs.list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), 7).await.expect("redis runs");
+        let letters = kit
+            .jobs
+            .list_discarded(DiscardedList::DeadLetters, &DiscardedFilter::default(), after.as_ref(), 7)
+            .await
+            .expect("redis runs");
         assert!(letters.jobs.len() <= 7);
         seen.extend(letters.jobs.iter().map(|(id, _)| *id));
         // The last one that was seen goes, and a new one dies: neither may make the list skip or repeat any
@@ -94,8 +97,11 @@ async fn dead_letters_of_one_millisecond_are_listed_once_though_the_last_one_see
     }
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
-        let page =
-            kit.jobs.list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), 7).await.expect("redis runs");
+        let page = kit
+            .jobs
+            .list_discarded(DiscardedList::DeadLetters, &DiscardedFilter::default(), after.as_ref(), 7)
+            .await
+            .expect("redis runs");
         seen.extend(page.jobs.iter().map(|(id, _)| *id));
         kit.jobs.delete_dead_letter(*seen.last().expect("some")).await.expect("redis runs");
         after = page.next;
@@ -117,7 +123,12 @@ async fn many_dead_letters_are_tried_again_at_once_and_keep_their_errors() {
     assert_eq!((job["state"].as_str(), job["attempt"].as_u64()), (Some("available"), Some(0)));
     assert_eq!(job["errors"][0]["type"], "E");
     die(&kit, "q", "x", "F").await;
-    let letters = kit.jobs.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.expect("redis runs").jobs;
+    let letters = kit
+        .jobs
+        .list_discarded(DiscardedList::DeadLetters, &DiscardedFilter::default(), None, 10)
+        .await
+        .expect("redis runs")
+        .jobs;
     let left: Vec<JobId> = letters.into_iter().map(|(id, _)| id).collect();
     assert_eq!(kit.jobs.delete_dead_letters(&left).await.expect("redis runs"), left.len());
     assert!(kit.jobs.dead_letter_stats().await.expect("redis runs").by_queue.is_empty());
@@ -143,10 +154,14 @@ async fn a_list_that_finds_little_among_much_stops_and_says_where_to_go_on() {
             .await
             .expect("redis runs");
     }
-    let filter = DeadLetterFilter { job_type: Some("wanted".to_owned()), ..DeadLetterFilter::default() };
-    let first = kit.jobs.list_dead_letters(&filter, None, 10).await.expect("redis runs");
+    let filter = DiscardedFilter { job_type: Some("wanted".to_owned()), ..DiscardedFilter::default() };
+    let first = kit.jobs.list_discarded(DiscardedList::DeadLetters, &filter, None, 10).await.expect("redis runs");
     assert!(first.jobs.is_empty() && first.next.is_some(), "40 MB are more than it looks through");
-    let second = kit.jobs.list_dead_letters(&filter, first.next.as_ref(), 10).await.expect("redis runs");
+    let second = kit
+        .jobs
+        .list_discarded(DiscardedList::DeadLetters, &filter, first.next.as_ref(), 10)
+        .await
+        .expect("redis runs");
     assert_eq!(second.jobs.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [wanted]);
     assert_eq!(second.next, None);
 }

@@ -1,9 +1,9 @@
 use std::{cell::Cell, time::Duration};
 
-use common::rate::Rate;
+use common::{id::JobId, rate::Rate};
 use model::job::RetryAdvice;
 use store::{
-    jobs::{ClaimAvailability, ClaimBatch, Claimant},
+    jobs::{ClaimAvailability, ClaimBatch, Claimant, ClaimedJob},
     maintenance,
 };
 
@@ -13,6 +13,10 @@ use crate::kit::{JOB_BODY, StoreKit, consumer, failure, fence, queue};
 
 fn keyed(key: &str, limit: &str) -> String {
     format!(r#"{{"type":"a","args":[],"rate_limit":{{"key":"{key}",{limit}}}}}"#)
+}
+
+fn ids(claimed: &[ClaimedJob]) -> Vec<JobId> {
+    claimed.iter().map(|claimed| claimed.job.id).collect()
 }
 
 async fn step(kit: &StoreKit) {
@@ -206,6 +210,27 @@ async fn a_strict_rate_of_a_key_counts_from_the_claim() {
         }
         assert_eq!(kit.claim(&worker, 10).await.len(), more, "after {minutes} minutes");
     }
+}
+
+#[tokio::test]
+async fn a_job_without_room_holds_up_those_of_its_key_behind_it_but_none_before_it_by_priority() {
+    let kit = StoreKit::start();
+    let strict = r#""rate":{"limit":1,"period":"PT1H","strict":true}"#;
+    let first = kit.enqueue(&keyed("a", strict)).await;
+    let second = kit.enqueue(&keyed("a", strict)).await;
+    kit.enqueue(&keyed("a", r#""concurrency":9"#)).await;
+    let other = kit.enqueue(&keyed("b", r#""concurrency":9"#)).await;
+    let worker = consumer();
+    assert_eq!(ids(&kit.claim(&worker, 10).await), [first, other], "a key holds up no other");
+    // It has room by its own limit, and keeps its place: jobs of a key start in order
+    step(&kit).await;
+    assert_eq!(kit.claim(&worker, 10).await.len(), 0);
+    let urgent = r#"{"type":"a","args":[],"priority":5,"rate_limit":{"key":"a","concurrency":9}}"#;
+    let urgent = kit.enqueue(urgent).await;
+    assert_eq!(ids(&kit.claim(&worker, 10).await), [urgent]);
+    kit.jobs.cancel(second).await.expect("redis runs").expect("it waits");
+    step(&kit).await;
+    assert_eq!(kit.claim(&worker, 10).await.len(), 1, "nothing is in front of the last one");
 }
 
 #[tokio::test]

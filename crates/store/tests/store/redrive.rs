@@ -1,6 +1,7 @@
 use common::id::JobId;
 use model::job::{JobState, RetryAdvice};
-use store::jobs::{DeadLetterFilter, JobTransitionError};
+use store::jobs::{DiscardedFilter, DiscardedList, JobTransitionError};
+use testkit::eventually;
 
 use crate::kit::{StoreKit, consumer, failure, fence, queue};
 
@@ -52,6 +53,44 @@ async fn a_discarded_or_cancelled_job_is_retried_though_it_is_no_dead_letter_and
     assert!(matches!(refused, JobTransitionError::Conflict(conflict) if conflict.state == JobState::Completed));
 }
 
+async fn listed(kit: &StoreKit) -> Vec<JobId> {
+    let page = kit.jobs.list_discarded(DiscardedList::All, &DiscardedFilter::default(), None, 10).await;
+    page.expect("redis runs").jobs.into_iter().map(|(id, _)| id).collect()
+}
+
+#[tokio::test]
+async fn discarded_jobs_are_listed_whatever_their_policy_until_they_are_retried() {
+    let kit = StoreKit::with_variables(&[("GALLEY__JOBS__DISCARDED_MAX", "3")]);
+    let mut failed = Vec::new();
+    for more in ["", r#","on_exhaustion":"dead_letter""#, "", ""] {
+        let policy = format!(r#"{{"type":"a","args":[],"retry":{{"max_attempts":1{more}}}}}"#);
+        failed.push(kit.enqueue(&policy).await);
+        fail_waiting(&kit).await;
+    }
+    let cancelled = kit.enqueue(r#"{"type":"a","args":[2]}"#).await;
+    kit.jobs.cancel(cancelled).await.expect("redis runs").expect("it waits");
+    assert_eq!(listed(&kit).await, [failed[3], failed[2], failed[1]], "the newest three, newest first");
+
+    redrive(&kit, failed[3]).await.expect("it failed");
+    assert_eq!(listed(&kit).await, [failed[2], failed[1]]);
+    fail_waiting(&kit).await;
+    assert_eq!(listed(&kit).await, [failed[3], failed[2], failed[1]], "it failed again, last");
+    assert!(kit.jobs.delete_dead_letter(failed[1]).await.expect("redis runs"));
+    assert_eq!(listed(&kit).await, [failed[3], failed[2]]);
+    assert!(kit.jobs.delete_queue(&queue()).await.expect("redis runs"), "a list of the past is no job");
+    assert_eq!(kit.redis_command(&["EXISTS", "galley:{default}:discarded"]).await, redis::Value::Int(0));
+}
+
+#[tokio::test]
+async fn a_job_that_expired_is_listed_too() {
+    let kit = StoreKit::start();
+    let maintenance = kit.start_maintenance();
+    let id = kit.enqueue(r#"{"type":"a","args":[],"expires_at":"+PT0.1S"}"#).await;
+    eventually("it is discarded", || async { (kit.state(id).await == "discarded").then_some(()) }).await;
+    maintenance.stop().await;
+    assert_eq!(listed(&kit).await, [id]);
+}
+
 #[tokio::test]
 async fn the_setting_decides_about_jobs_whose_policy_does_not() {
     let kit = StoreKit::with_variables(&[("GALLEY__JOBS__ON_EXHAUSTION", "dead_letter")]);
@@ -59,7 +98,12 @@ async fn the_setting_decides_about_jobs_whose_policy_does_not() {
     let not_wanted = r#"{"type":"a","args":[],"retry":{"max_attempts":1,"on_exhaustion":"discard"}}"#;
     kit.enqueue(not_wanted).await;
     fail_waiting(&kit).await;
-    let letters = kit.jobs.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.expect("redis runs").jobs;
+    let letters = kit
+        .jobs
+        .list_discarded(DiscardedList::DeadLetters, &DiscardedFilter::default(), None, 10)
+        .await
+        .expect("redis runs")
+        .jobs;
     assert_eq!(letters.into_iter().map(|(id, _)| id).collect::<Vec<_>>(), [listed]);
 }
 

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use model::job::RetryAdvice;
 use store::jobs::Attempt;
-use store::jobs::{Consumer, DeadLetterFilter, FailureOutcome, Fence, JobTransitionError, Settled};
+use store::jobs::{Consumer, DiscardedFilter, DiscardedList, FailureOutcome, Fence, JobTransitionError, Settled};
 use testkit::eventually;
 
 use crate::kit::{JOB_BODY, StoreKit, consumer, failure, fence, normal_priority, queue};
@@ -130,7 +130,12 @@ async fn a_failure_sets_the_next_attempt_and_the_last_one_discards() {
     assert_eq!(job["errors"].as_array().map(Vec::len), Some(3));
     assert!(job["completed_at"].is_string() && job["discarded_at"].is_string());
     assert!(
-        kit.jobs.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.expect("redis runs").jobs.is_empty(),
+        kit.jobs
+            .list_discarded(DiscardedList::DeadLetters, &DiscardedFilter::default(), None, 10)
+            .await
+            .expect("redis runs")
+            .jobs
+            .is_empty(),
         "on_exhaustion is discard"
     );
 }
@@ -174,7 +179,12 @@ async fn crashes_spend_the_crash_budget_and_not_the_retries() {
     }
     let job = kit.job(id).await;
     assert_eq!(job["error"]["code"], "crash_budget_exhausted");
-    let listed = kit.jobs.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.expect("redis runs").jobs;
+    let listed = kit
+        .jobs
+        .list_discarded(DiscardedList::DeadLetters, &DiscardedFilter::default(), None, 10)
+        .await
+        .expect("redis runs")
+        .jobs;
     assert_eq!(listed.len(), 1, "its policy asks for dead letters");
 }
 
@@ -223,7 +233,12 @@ async fn a_dead_letter_is_listed_and_can_be_tried_again_as_new_or_deleted() {
     let worker = consumer();
     let claimed = kit.claim_one(&worker).await;
     kit.jobs.fail(&claimed, &fence(&worker), failure(1), RetryAdvice::ByPolicy).await.expect("redis runs");
-    let listed = kit.jobs.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.expect("redis runs").jobs;
+    let listed = kit
+        .jobs
+        .list_discarded(DiscardedList::DeadLetters, &DiscardedFilter::default(), None, 10)
+        .await
+        .expect("redis runs")
+        .jobs;
     assert!(listed.len() == 1 && listed[0].1.contains(&id.to_string()), "{listed:?}");
 
     let job = kit.jobs.redrive(id).await.expect("redis runs").expect("a dead letter");
