@@ -19,7 +19,7 @@ pub(super) fn registration_ttl(settings: &ChannelSettings) -> Duration {
 
 impl Channels {
     /// Adds or refreshes a channel; false if it is new and the maximum is reached.
-    pub(super) async fn register_channel(&self, channel: &ChannelName) -> StoreResult<bool> {
+    pub(crate) async fn register_channel(&self, channel: &ChannelName) -> StoreResult<bool> {
         let mut call = script::REGISTER_CHANNEL.key(keys::CHANNELS);
         call.arg(channel.as_str())
             .arg(self.settings.max_channels)

@@ -6,8 +6,10 @@
 //! | file | what it does |
 //! |---|---|
 //! | `mod` | registers, shows, enables and removes entries; triggers a job by hand |
+//! | `next_runs` | restores next runs that are missing |
 //! | `runs` | creates the jobs of due runs |
 
+mod next_runs;
 mod runs;
 
 use redis::Value;

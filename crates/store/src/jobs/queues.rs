@@ -211,7 +211,17 @@ impl Jobs {
         let mut command = redis::cmd("ZSCORE");
         command.arg(keys::QUEUES).arg(queue.as_str());
         let score: Option<f64> = command.query_async(&mut self.store.redis.clone()).await?;
-        Ok(score.is_some())
+        if score.is_some() {
+            return Ok(true);
+        }
+        // The list is not trusted
+        let mut command = redis::cmd("EXISTS");
+        command.arg(QueueKeys::new(queue).lasting());
+        let held: u64 = command.query_async(&mut self.store.redis.clone()).await?;
+        if held > 0 {
+            self.add_to_registry(queue).await?;
+        }
+        Ok(held > 0)
     }
 
     /// Registers a queue. Comes before any other write, so that no queue is invisible.

@@ -4,8 +4,10 @@
 //! A queue's keys have its name as hash tag, so that in a cluster they share a slot and one script may use them.
 
 mod queue;
+mod stored_key;
 
 pub use self::queue::{QueueKeys, attempt_name, parse_attempt_name};
+pub(crate) use self::stored_key::StoredKey;
 use crate::workers::key::WorkerKey;
 use common::{
     id::{JobId, WorkflowId},

@@ -24,6 +24,17 @@ impl QueueKeys {
         &self.prefix
     }
 
+    /// Names of keys that only a queue that exists has.
+    pub(crate) const LASTING: [&str; 9] =
+        ["priorities", "due", "pending", "waiting_keys", "timers", "dead", "control", "active", "stats"];
+
+    /// The keys that only a queue that exists has.
+    #[must_use]
+    pub fn lasting(&self) -> Vec<String> {
+        let names = Self::LASTING.iter().map(|name| self.key(name));
+        names.chain(Priority::all().map(|priority| self.stream(priority))).collect()
+    }
+
     fn key(&self, name: &str) -> String {
         [&self.prefix, name].concat()
     }

@@ -4,21 +4,16 @@
 //! by a script that also repairs it: a job may just be moving. Only repairs that neither lose nor duplicate a job are
 //! made; other violations are reported.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{candidates::Candidate, check_cursor::CheckCursor};
-use crate::{
-    StoreResult,
-    jobs::Jobs,
-    keys::{self, QueueKeys},
-    script,
-};
+use crate::{StoreResult, jobs::Jobs, keys::QueueKeys, script};
 use common::{name::QueueName, rotation::Rotation};
 
 /// How long an item must look wrong.
-const RECHECK_DELAY: Duration = Duration::from_millis(100);
+pub(super) const RECHECK_DELAY: Duration = Duration::from_millis(100);
 /// Concurrent checks: their scripts pipeline on the shared connection.
 const MAX_CONCURRENT_CHECKS: usize = 32;
 /// A step that finds little costs a command too: it counts as that many items, so that empty queues cost little.
@@ -62,7 +57,7 @@ impl Jobs {
     ) -> StoreResult<ConsistencyReport> {
         let mut report = ConsistencyReport::default();
         if cursor == CheckCursor::start() {
-            report.violations.extend(self.check_queue_registered(queue, repair).await?);
+            report.violations.extend(self.check_queues_listed(std::slice::from_ref(queue), repair).await?);
             report.violations.extend(self.check_key_waiting_count(queue, repair).await?);
         }
         let mut cursor = Some(cursor);
@@ -106,33 +101,6 @@ impl Jobs {
         Ok(seen.into_iter().flatten().collect())
     }
 
-    /// A queue that has data but is not in the registry is invisible to everything else.
-    async fn check_queue_registered(&self, queue: &QueueName, repair: bool) -> StoreResult<Option<Violation>> {
-        let is_out_of_sight = async || -> StoreResult<bool> {
-            let keys = QueueKeys::new(queue);
-            let (known, held): (Option<f64>, u64) = redis::pipe()
-                .cmd("ZSCORE")
-                .arg(keys::QUEUES)
-                .arg(queue.as_str())
-                .cmd("EXISTS")
-                .arg(&[keys.priorities(), keys.due(), keys.pending(), keys.waiting_keys()])
-                .query_async(&mut self.store.redis.clone())
-                .await?;
-            Ok(known.is_none() && held > 0)
-        };
-        if !is_out_of_sight().await? {
-            return Ok(None);
-        }
-        tokio::time::sleep(RECHECK_DELAY).await;
-        if !is_out_of_sight().await? {
-            return Ok(None);
-        }
-        if repair {
-            self.add_to_registry(queue).await?;
-        }
-        Ok(Some(Violation { kind: "queue_unregistered".into(), location: queue.to_string(), is_repaired: repair }))
-    }
-
     /// The counter of jobs that wait for their key.
     async fn check_key_waiting_count(&self, queue: &QueueName, repair: bool) -> StoreResult<Option<Violation>> {
         let keys = QueueKeys::new(queue);
@@ -152,49 +120,22 @@ impl Jobs {
         let location = "jobs in key queues".to_owned();
         Ok((is_right == 0).then(|| Violation { kind: "key_waiting_counter".into(), location, is_repaired: repair }))
     }
-
-    /// Searches a bounded number of keys for queues that are not in the registry, which lists `known`; returns where to
-    /// continue, 0 at the end.
-    ///
-    /// # Errors
-    /// Redis is unavailable.
-    pub async fn check_registry(
-        &self,
-        from: u64,
-        limit: usize,
-        known: &[QueueName],
-    ) -> StoreResult<(u64, Vec<Violation>)> {
-        let mut command = redis::cmd("SCAN");
-        command.arg(from).arg("MATCH").arg("galley:{*}:*").arg("COUNT").arg(limit);
-        let (next, found): (u64, Vec<String>) = command.query_async(&mut self.store.redis.clone()).await?;
-        let name = |key: &String| -> Option<QueueName> {
-            let (name, what) = key.strip_prefix("galley:{")?.split_once("}:")?;
-            if ["priorities", "due", "pending", "waiting_keys"].contains(&what) { name.parse().ok() } else { None }
-        };
-        let mut queues: Vec<QueueName> = found.iter().filter_map(name).collect();
-        queues.sort_unstable();
-        queues.dedup();
-        let known: HashSet<&QueueName> = known.iter().collect();
-        queues.retain(|queue| !known.contains(queue));
-        let mut violations = Vec::new();
-        for queue in queues {
-            let found = self.check_queue_registered(&queue, true).await?;
-            log_violations(&queue, found.as_slice());
-            violations.extend(found);
-        }
-        Ok((next, violations))
-    }
 }
 
 /// Counts and logs the violations.
 fn log_violations(queue: &QueueName, violations: &[Violation]) {
-    for Violation { kind, location: what, is_repaired } in violations {
-        tracing::warn!(%queue, kind, what, is_repaired, "stored data is inconsistent");
-        metrics::counter!("galley_invariant_violations_total", "queue" => queue.to_string(), "kind" => kind.clone())
-            .increment(1);
-        if *is_repaired {
-            metrics::counter!("galley_invariant_repairs_total").increment(1);
-        }
+    for violation in violations {
+        log_violation(queue.as_str(), violation);
+    }
+}
+
+/// Counts and logs a violation, of a queue or of none.
+pub(super) fn log_violation(queue: &str, Violation { kind, location: what, is_repaired }: &Violation) {
+    tracing::warn!(queue, kind, what, is_repaired, "stored data is inconsistent");
+    metrics::counter!("galley_invariant_violations_total", "queue" => queue.to_owned(), "kind" => kind.clone())
+        .increment(1);
+    if *is_repaired {
+        metrics::counter!("galley_invariant_repairs_total").increment(1);
     }
 }
 
@@ -204,13 +145,11 @@ pub(super) struct CheckRound {
     rotation: Rotation,
     /// The queue whose check is not done, and where it goes on.
     under_way: Option<(QueueName, CheckCursor)>,
-    registry_cursor: u64,
 }
 
 impl CheckRound {
-    /// Checks one slice of one queue, and a slice of all keys for unregistered queues.
+    /// Checks one slice of one queue.
     pub(super) async fn check_slice(&mut self, jobs: &Jobs, queues: &[QueueName], limit: usize) -> StoreResult<()> {
-        (self.registry_cursor, _) = jobs.check_registry(self.registry_cursor, limit, queues).await?;
         // Taken: if the check fails, the queue starts again on the next round
         let under_way = self.under_way.take().filter(|(queue, _)| queues.contains(queue));
         let next = || self.rotation.next(queues, 1).pop().map(|queue| (queue, CheckCursor::start()));

@@ -55,6 +55,10 @@ struct NextDue {
 }
 
 impl NextDue {
+    fn unread() -> Self {
+        Self { told: Some(0), ..Self::default() }
+    }
+
     fn wait_for(&self, task: QueueTask, now: Millis) -> Option<Duration> {
         let (at, not_before) = self.tasks[task as usize];
         at.map(|at| wait_until(at, not_before, now))
@@ -100,7 +104,8 @@ impl DueTimes {
 
     /// Something in a queue is due at that time, says a notification.
     pub(super) fn note_due(&mut self, queue: &QueueName, at: Millis) {
-        let told = &mut self.queues.entry(queue.clone()).or_default().told;
+        // A new queue is read at once: it may have more
+        let told = &mut self.queues.entry(queue.clone()).or_insert_with(NextDue::unread).told;
         *told = Some(told.map_or(at, |known| known.min(at)));
     }
 

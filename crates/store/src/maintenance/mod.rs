@@ -16,6 +16,7 @@
 //! | `worker_reaper` | reclaims jobs of dead queue-workers, deletes old dead letters |
 //! | `history_trimmer` | trims histories of channels |
 //! | `consistency_checker`, `candidates`, `check_cursor` | find and repair contradictions in stored data |
+//! | `index_checker` | rebuilds lists of queues, workflows, channels and cron runs from what exists |
 //! | `sweep` | looks at a few queues in turn, and at those of silent workers |
 //! | `silent_workers` | which workers stopped reporting |
 //! | `memory_watch`, `memory_survey` | read how full Redis is, and what each kind of data takes, in every process |
@@ -30,6 +31,7 @@ mod consistency_checker;
 mod cron;
 mod due_times;
 mod history_trimmer;
+mod index_checker;
 mod leadership;
 mod lease_reaper;
 mod memory_survey;
@@ -47,7 +49,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use due_times::{DueTimes, QueueTask};
-use leadership::{Leadership, acquire_leadership, resign_leadership};
+use leadership::{UnhealedSteps, acquire_leadership, resign_leadership};
 use outage_grace::OutageGrace;
 use sweep::PeriodicSweep;
 
@@ -86,14 +88,25 @@ async fn lead(jobs: &Jobs, settings: MaintenanceSettings, stop: &CancellationTok
     // One for the timers, one for the sweep that runs beside them
     let (mut outage_grace, mut sweep_grace) =
         (OutageGrace::new(&jobs.store.redis, grace), OutageGrace::new(&jobs.store.redis, grace));
+    let mut unhealed = UnhealedSteps::default();
     while !stop.is_cancelled() {
-        let result = match outage_grace.observe(acquire_leadership(jobs, &leader_id, settings.leader_lease)).await {
-            Ok(Leadership { is_held: true, since_last_leader }) => {
+        let asked = async {
+            // First: a step is seen before the answer says up to when a leader has healed
+            jobs.now().await?;
+            let steps = jobs.store.redis.clock().steps();
+            acquire_leadership(jobs, &leader_id, settings.leader_lease, None).await.map(|answer| (answer, steps))
+        };
+        let result = match outage_grace.observe(asked).await {
+            Ok((leadership, steps)) if leadership.is_held => {
                 let sweep = PeriodicSweep::new(jobs, &mut sweep_grace);
-                let leader = Leader::new(jobs, &settings, &leader_id, &mut outage_grace);
-                Box::pin(leader.work(sweep, since_last_leader, stop)).await
+                let healed_steps = std::mem::take(&mut unhealed).look(leadership.healed_until, steps);
+                let leader = Leader::new(jobs, &settings, &leader_id, &mut outage_grace, healed_steps);
+                Box::pin(leader.work(sweep, leadership.since_last_leader, stop)).await
             }
-            Ok(_) => Ok(()),
+            Ok((leadership, steps)) => {
+                unhealed.look(leadership.healed_until, steps);
+                Ok(())
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = result {
@@ -145,9 +158,14 @@ struct Leader<'a> {
 }
 
 impl<'a> Leader<'a> {
-    fn new(jobs: &'a Jobs, settings: &'a MaintenanceSettings, holder: &'a str, grace: &'a mut OutageGrace) -> Self {
+    fn new(
+        jobs: &'a Jobs,
+        settings: &'a MaintenanceSettings,
+        holder: &'a str,
+        grace: &'a mut OutageGrace,
+        healed_steps: ClockSteps,
+    ) -> Self {
         let (due_times, cron) = (DueTimes::default(), cron::CronTimer::default());
-        let healed_steps = jobs.store.redis.clock().steps();
         Self { jobs, settings, holder, grace, due_times, cron, healed_steps }
     }
 
@@ -173,6 +191,10 @@ impl<'a> Leader<'a> {
             // Nobody led for long, or the clock was set forward meanwhile
             self.grace.start_over();
             sweep.grace.start_over();
+        }
+        // Steps that this process saw while nobody led
+        if !self.heal_clock_steps().await? {
+            return Ok(());
         }
         self.heal_clock_set_back(since_last_leader).await?;
         let channels = Channels::new(&self.jobs.store.redis, &self.jobs.store.settings.channels);
@@ -203,9 +225,10 @@ impl<'a> Leader<'a> {
     }
 
     async fn renew_leadership(&mut self) -> StoreResult<bool> {
-        let leadership =
-            self.grace.observe(acquire_leadership(self.jobs, self.holder, self.settings.leader_lease)).await?;
-        Ok(leadership.is_held)
+        let has_healed_all = self.jobs.store.redis.clock().steps().count == self.healed_steps.count;
+        let expected_now = has_healed_all.then(|| self.now());
+        let asked = acquire_leadership(self.jobs, self.holder, self.settings.leader_lease, expected_now);
+        Ok(self.grace.observe(asked).await?.is_held)
     }
 
     /// Heals what steps of Redis's clock left behind since the last call; false if the leader lease is lost.

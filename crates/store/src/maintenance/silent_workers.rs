@@ -49,6 +49,11 @@ impl SilentWorkers {
         Ok(self.update(&listed, Instant::now()))
     }
 
+    /// The queues of workers on the list.
+    pub(super) fn queues(&self) -> impl Iterator<Item = &QueueName> {
+        self.known.values().flat_map(|worker| &worker.queues)
+    }
+
     /// Whether a worker is on the list and its queues are known, as far as the last look told.
     pub(super) fn is_known(&self, consumer: &Consumer) -> bool {
         self.known.contains_key(consumer.name())

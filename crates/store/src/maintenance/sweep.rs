@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    OutageGrace, consistency_checker::CheckRound, pause_on_error, silent_workers::SilentWorkers, worker_reaper,
+    OutageGrace, consistency_checker::CheckRound, index_checker::IndexChecker, pause_on_error,
+    silent_workers::SilentWorkers, worker_reaper,
 };
 use crate::{StoreError, StoreResult, jobs::Jobs, workflows::Workflows};
 use common::{name::QueueName, rotation::Rotation};
@@ -26,6 +27,7 @@ pub(super) struct PeriodicSweep<'a> {
     jobs: &'a Jobs,
     pub(super) grace: &'a mut OutageGrace,
     check_round: CheckRound,
+    index_checker: IndexChecker,
     silent_workers: SilentWorkers,
     rotation: Rotation,
     prune_rotation: Rotation,
@@ -40,6 +42,7 @@ impl<'a> PeriodicSweep<'a> {
             jobs,
             grace,
             check_round: CheckRound::default(),
+            index_checker: IndexChecker::default(),
             silent_workers: SilentWorkers::default(),
             rotation: Rotation::default(),
             prune_rotation: Rotation::default(),
@@ -71,6 +74,12 @@ impl<'a> PeriodicSweep<'a> {
         for queue in self.prune_rotation.next(&queues, 1) {
             let pruned = worker_reaper::prune_queue(self.jobs, &queue).await;
             pause_on_error(&queue, pruned.map(|()| Duration::ZERO))?;
+        }
+        let restored = self.index_checker.check_slice(self.jobs, &queues, self.silent_workers.queues()).await;
+        match restored {
+            Err(error @ StoreError::Unavailable(_)) => return Err(error),
+            Err(error) => tracing::error!(%error, "the check of lists failed"),
+            Ok(()) => {}
         }
         match self.check_round.check_slice(self.jobs, &queues, CHECKED_PER_SLICE).await {
             Err(error @ StoreError::Unavailable(_)) => return Err(error),

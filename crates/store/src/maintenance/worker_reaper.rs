@@ -45,8 +45,9 @@ pub(super) async fn reap_queue(
     Ok(holders)
 }
 
-/// Deletes what is old: streams and consumers without jobs, dead letters.
+/// Finds streams that are on no list; deletes what is old: streams and consumers without jobs, dead letters.
 pub(super) async fn prune_queue(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
+    jobs.check_streams_listed(queue).await?;
     let priorities = jobs.priorities(queue).await?;
     remove_idle_streams(jobs, queue, &priorities).await?;
     for priority in priorities {

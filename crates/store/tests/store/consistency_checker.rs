@@ -203,9 +203,50 @@ async fn a_queue_that_is_not_in_the_registry_is_registered_again() {
     kit.redis_command(&["DEL", "galley:queues"]).await;
     is_mended(&kit, &["queue_unregistered"]).await;
     kit.redis_command(&["DEL", "galley:queues"]).await;
-    let (_, found) = kit.jobs.check_registry(0, 1000, &[]).await.expect("redis runs");
+    let (_, found) = kit.jobs.check_lists(0, 1000).await.expect("redis runs");
     assert_eq!(found.len(), 1, "without being asked for it by name");
     assert_eq!(kit.jobs.list_queues().await.expect("redis runs"), [queue()]);
+}
+
+#[tokio::test]
+async fn what_is_on_no_list_is_listed_again() {
+    let kit = StoreKit::with_variables(&[("GALLEY__MAINTENANCE__SWEEP_MS", "50")]);
+    kit.enqueue(r#"{"type":"a","args":[],"priority":7}"#).await;
+    kit.jobs.set_queue_paused(&"other".parse().expect("a name"), true).await.expect("redis runs").expect("a queue");
+    let workflow = crate::workflows::start(&kit, &crate::workflows::chain(2)).await.to_string();
+    crate::channels::publish(&kit, &"c".parse().expect("a name"), b"a").await;
+    let now = kit.jobs.now().await.expect("redis runs");
+    let entry = r#"{"name":"nightly","cron":"0 3 * * *","type":"a","args":[]}"#;
+    let definition = model::cron::CronDefinition::parse(&serde_json::from_str(entry).expect("JSON"), now);
+    kit.jobs.cron().register(&definition.expect("valid"), now).await.expect("redis runs").expect("room");
+    let workflow = ["galley:workflows", &workflow];
+    let lists = [["galley:queues", "other"], workflow, ["galley:channels", "c"], ["galley:{cron}:next", "nightly"]];
+    for [list, member] in lists {
+        assert_eq!(kit.redis_command(&["ZREM", list, member]).await, redis::Value::Int(1), "{list}");
+    }
+    assert_eq!(kit.redis_command(&["SREM", &key("priorities"), "7"]).await, redis::Value::Int(1));
+    let maintenance = kit.start_maintenance();
+    for [list, member] in lists {
+        eventually(list, || async {
+            (kit.redis_command(&["ZSCORE", list, member]).await != redis::Value::Nil).then_some(())
+        })
+        .await;
+    }
+    eventually("the priority", || async {
+        (kit.redis_command(&["SISMEMBER", &key("priorities"), "7"]).await == redis::Value::Int(1)).then_some(())
+    })
+    .await;
+    maintenance.stop().await;
+}
+
+#[tokio::test]
+async fn a_queue_that_is_on_no_list_exists_all_the_same() {
+    let kit = StoreKit::start();
+    kit.enqueue(SCHEDULED).await;
+    kit.redis_command(&["DEL", "galley:queues"]).await;
+    assert!(kit.jobs.has_queue(&queue()).await.expect("redis runs"));
+    assert_eq!(kit.jobs.list_queues().await.expect("redis runs"), [queue()]);
+    assert!(!kit.jobs.has_queue(&"other".parse().expect("a name")).await.expect("redis runs"));
 }
 
 #[tokio::test]

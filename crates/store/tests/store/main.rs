@@ -21,6 +21,7 @@ mod events;
 mod faults;
 mod idempotency;
 mod kit;
+mod leader_change;
 mod limits;
 mod memory;
 mod model;
