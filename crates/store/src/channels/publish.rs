@@ -43,6 +43,8 @@ struct KnownHistory {
     redis_time: Millis,
     asked: Instant,
     remaining: u32,
+    /// Whether a message runs the script already.
+    is_renewing: bool,
 }
 
 impl KnownHistory {
@@ -71,7 +73,13 @@ impl KnownHistories {
     fn take_one(&self, connection: u64, channel: &ChannelName, time: Duration) -> Option<KnownHistory> {
         let mut histories = self.histories();
         let known = histories.get_mut(&(connection, channel.clone()))?;
-        if known.remaining == 0 || known.asked.elapsed() >= time {
+        let elapsed = known.asked.elapsed();
+        if known.remaining == 0 || elapsed >= time {
+            return None;
+        }
+        // One message runs the script while others may still do without: else all that are on their way would run it
+        let is_half_over = known.remaining <= MAX_FOLLOWING_MESSAGES / 2 || elapsed >= time / 2;
+        if is_half_over && !std::mem::replace(&mut known.is_renewing, true) {
             return None;
         }
         known.remaining -= 1;
@@ -173,7 +181,8 @@ impl Channels {
             && asked.elapsed() < MAX_CLOCK_UNCERTAINTY
             && let Ok(Position { epoch, .. }) = position.parse()
         {
-            let known = KnownHistory { epoch, redis_time, asked, remaining: MAX_FOLLOWING_MESSAGES };
+            let known =
+                KnownHistory { epoch, redis_time, asked, remaining: MAX_FOLLOWING_MESSAGES, is_renewing: false };
             self.known_histories.note(id, channel, known);
         }
         Ok(Some(ScriptOutcome { position, plain_subscribers, must_register }))

@@ -154,3 +154,18 @@ async fn publishing_goes_on_at_once_when_redis_comes_back() {
     eventually("redis answers again", || async { kit.redis.ping().await.ok() }).await;
     publish(&kit, &c, b"y").await;
 }
+
+#[tokio::test]
+async fn of_many_messages_at_once_few_run_the_script() {
+    let kit = StoreKit::start();
+    let c = channel("c");
+    publish(&kit, &c, b"first").await;
+    let before = calls(&kit, "evalsha").await;
+    for _ in 0..20 {
+        futures_util::future::join_all((0..30).map(|_| publish(&kit, &c, b"x"))).await;
+    }
+    let scripts = calls(&kit, "evalsha").await - before;
+    assert!(scripts < 100, "{scripts} scripts for 600 messages");
+    let kept = kit.redis_command(&["XLEN", "galley:{ch:c}:m"]).await;
+    assert_eq!(kept, redis::Value::Int(601));
+}
