@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
     task::JoinHandle,
     time::Instant,
 };
@@ -11,8 +12,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Signals this soon after the first are the same request: a supervisor and the process group may each send one.
 const SAME_REQUEST: Duration = Duration::from_secs(1);
-/// How long a process may take to release its work after the request not to wait any longer.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum number of signals that were not looked at.
+const SIGNAL_BUFFER: usize = 16;
 
 /// What the signals of a process ask for.
 #[derive(Debug, Clone, Default)]
@@ -25,33 +26,44 @@ pub struct StopSignals {
 
 impl StopSignals {
     /// Follows SIGTERM and SIGINT. The first cancels `stop`; one that comes more than a second later cancels `end_grace`
-    /// too. The third such signal ends the process at once, and so does the time that releasing may take.
+    /// too: the process releases its work, which may take as long as programs need to stop, and then ends. The third such
+    /// signal ends it at once.
     ///
     /// # Errors
     /// The process cannot receive the signals.
     pub fn listen() -> std::io::Result<Self> {
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (sender, received) = mpsc::channel(SIGNAL_BUFFER);
+        tokio::spawn(async move {
+            loop {
+                let name = tokio::select! {
+                    _ = terminate.recv() => "SIGTERM",
+                    _ = interrupt.recv() => "SIGINT",
+                };
+                // A full buffer has enough of them
+                let _ = sender.try_send(name);
+            }
+        });
         let signals = Self::default();
-        let mut received = ReceivedSignals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        };
         let follower = signals.clone();
         tokio::spawn(async move {
-            let name = received.next().await;
-            tracing::info!(event = "process.stopping", signal = name, "stopping; a later signal ends the grace");
-            follower.stop.cancel();
-            let name = received.next_request().await;
-            tracing::warn!(
-                event = "process.grace_ended",
-                signal = name,
-                "a second signal: work in progress is released"
-            );
-            follower.end_grace.cancel();
-            let name = tokio::time::timeout(RELEASE_TIMEOUT, received.next_request()).await.unwrap_or("none");
-            tracing::warn!(event = "process.stopped_at_once", signal = name, "stopped at once");
-            std::process::exit(130);
+            if let Some(name) = follower.follow(ReceivedSignals(received)).await {
+                tracing::warn!(event = "process.stopped_at_once", signal = name, "stopped at once");
+                std::process::exit(130);
+            }
         });
         Ok(signals)
+    }
+
+    /// Passes on what the signals ask for. Returns the one that asks to stop at once.
+    async fn follow(&self, mut received: ReceivedSignals) -> Option<&'static str> {
+        let name = received.next().await?;
+        tracing::info!(event = "process.stopping", signal = name, "stopping; a later signal ends the grace");
+        self.stop.cancel();
+        let name = received.next_request().await?;
+        tracing::warn!(event = "process.grace_ended", signal = name, "a second signal: work in progress is released");
+        self.end_grace.cancel();
+        received.next_request().await
     }
 
     /// A child of `stop` in place of it: cancelling it does not count as a signal.
@@ -61,26 +73,21 @@ impl StopSignals {
     }
 }
 
-struct ReceivedSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
+struct ReceivedSignals(mpsc::Receiver<&'static str>);
 
 impl ReceivedSignals {
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
+    /// None if nothing can come any more.
+    async fn next(&mut self) -> Option<&'static str> {
+        self.0.recv().await
     }
 
     /// The next signal that does not belong to the request before.
-    async fn next_request(&mut self) -> &'static str {
+    async fn next_request(&mut self) -> Option<&'static str> {
         let since = Instant::now();
         loop {
-            let name = self.next().await;
+            let name = self.next().await?;
             if since.elapsed() >= SAME_REQUEST {
-                return name;
+                return Some(name);
             }
             tracing::debug!(signal = name, "a repeated signal");
         }
@@ -134,6 +141,25 @@ pub async fn drain(tasks: &TaskTracker, limit: Duration, end: &CancellationToken
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_second_signal_only_a_third_one_ends_the_process_however_long_releasing_takes() {
+        let (sender, received) = mpsc::channel(SIGNAL_BUFFER);
+        let signals = StopSignals::default();
+        let mut following = Box::pin(signals.follow(ReceivedSignals(received)));
+        let expected = [(true, false), (true, false), (true, true), (true, true)];
+        let pauses = [Duration::ZERO, SAME_REQUEST / 2, SAME_REQUEST, SAME_REQUEST / 2];
+        for ((stop, end_grace), pause) in expected.into_iter().zip(pauses) {
+            tokio::time::advance(pause).await;
+            sender.try_send("SIGTERM").expect("room");
+            assert!(tokio::time::timeout(Duration::from_millis(1), &mut following).await.is_err());
+            assert_eq!((signals.stop.is_cancelled(), signals.end_grace.is_cancelled()), (stop, end_grace));
+        }
+        let releasing = tokio::time::timeout(Duration::from_hours(1), &mut following).await;
+        assert!(releasing.is_err(), "programs may take long to stop");
+        sender.try_send("SIGINT").expect("room");
+        assert_eq!(following.await, Some("SIGINT"));
+    }
 
     #[tokio::test]
     async fn a_part_that_ends_too_soon_ends_the_process_and_says_how() {

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use serde::Deserialize;
@@ -42,6 +43,12 @@ impl Commands {
     #[must_use]
     pub fn get(&self, name: &CommandName) -> Option<Arc<Command>> {
         self.0.get(name).cloned()
+    }
+
+    /// The longest time from a stop to the end of a run of any of them.
+    #[must_use]
+    pub fn max_stop_duration(&self) -> Duration {
+        self.0.values().map(|command| command.max_stop_duration()).max().unwrap_or_default()
     }
 
     /// The number of commands.

@@ -35,7 +35,7 @@ pub(crate) use runner::{MAX_CONCURRENT_REDIS_READS, MEMORY_BUDGET_KIB, PubsubPro
 const LIST_INTERVAL: Duration = Duration::from_secs(15);
 /// Attempts to clean up after a removed subscription, with pauses of up to a second.
 const MAX_CLEANUP_ATTEMPTS: usize = 60;
-/// After the shutdown grace: time to release the messages in flight.
+/// After the shutdown grace: time to release the messages in flight, besides what programs need to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Delivers subscriptions until a signal to stop, then finishes or releases the messages in flight.
@@ -72,7 +72,8 @@ pub(crate) async fn run(process: Arc<PubsubProcess>, grace: Duration, signals: S
     if !matches!(in_time, Ok(Some(()))) {
         tracing::warn!("the shutdown grace is over, releasing messages");
         process.hard_shutdown.cancel();
-        if tokio::time::timeout(DRAIN_TIMEOUT, ending).await.is_err() {
+        let release_timeout = process.delivery_context.commands.current().max_stop_duration() + DRAIN_TIMEOUT;
+        if tokio::time::timeout(release_timeout, ending).await.is_err() {
             tracing::error!("messages could not be released in time: they wait for their deadline");
         }
     }
