@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 import uuid
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 __all__ = ["Client", "Context", "GalleyError", "JobFailed", "NoRetry", "Retry", "Unavailable", "Worker"]
@@ -377,6 +377,7 @@ class Worker:
 
     def _fetch(self) -> None:
         pause = _pauses()
+        warned: Set[str] = set()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._stops > 0 or (self._free > 0 and not self._is_quiet))
@@ -385,7 +386,13 @@ class Worker:
                 free = self._free
             try:
                 body = self._wanted(free, MAX_WAIT_S)
-                jobs = self._fetching.call("POST", "/ojs/v1/workers/fetch", body, MAX_WAIT_S)["jobs"]
+                answer = self._fetching.call("POST", "/ojs/v1/workers/fetch", body, MAX_WAIT_S)
+                jobs = answer["jobs"]
+                for warning in answer.get("warnings", []):
+                    # Such as a queue with a misspelt name: said once
+                    if warning not in warned:
+                        warned.add(warning)
+                        log.warning("%s", warning)
                 pause = _pauses()
             except GalleyError as error:
                 if self._stops == 0:

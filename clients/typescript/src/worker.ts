@@ -139,6 +139,7 @@ export class Worker {
   private async fetch(): Promise<void> {
     const { signal } = this.stopping;
     let pause = pauses();
+    const warned = new Set<string>();
     while (!signal.aborted) {
       const free = Math.min(this.concurrency - this.active.size, MAX_FETCHED);
       if (free <= 0 || this.isQuiet) {
@@ -148,8 +149,14 @@ export class Worker {
       try {
         const path = "/ojs/v1/workers/fetch";
         const body = this.wanted(free, WAIT_MS);
-        const { jobs } = await this.gateway.call<{ jobs: Job[] }>({ method: "POST", path, body, waitMs: WAIT_MS, signal });
+        const request = { method: "POST", path, body, waitMs: WAIT_MS, signal } as const;
+        const { jobs, warnings = [] } = await this.gateway.call<{ jobs: Job[]; warnings?: string[] }>(request);
         jobs.forEach((job) => this.start(job));
+        // Such as a queue with a misspelt name: said once
+        for (const warning of warnings.filter((warning) => !warned.has(warning))) {
+          warned.add(warning);
+          console.warn(`galley: ${warning}`);
+        }
         pause = pauses();
       } catch (error) {
         if (signal.aborted) return;

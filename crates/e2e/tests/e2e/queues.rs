@@ -286,3 +286,35 @@ async fn the_limits_of_a_queue_can_be_set_as_they_are_shown() {
         assert_eq!(set(&wrong).await.0, 400, "{wrong}");
     }
 }
+
+#[tokio::test]
+async fn a_fetch_and_events_of_a_queue_that_does_not_exist_work_and_say_which_name_was_perhaps_meant() {
+    let kit = GalleyKit::start().await;
+    kit.enqueue(&json!({ "type": "x", "args": [], "queue": "billing" })).await;
+    let fetch = async |queues: &[&str]| -> Value {
+        let response = kit.post("/ojs/v1/workers/fetch", &json!({ "queues": queues })).await;
+        assert_eq!(response.status(), 200);
+        response.json().await.expect("JSON")
+    };
+    let meant = json!(["queue \"biling\" does not exist before its first job, did you mean \"billing\"?"]);
+    let answer = fetch(&["biling"]).await;
+    assert_eq!((&answer["jobs"], &answer["warnings"]), (&json!([]), &meant));
+    let answer = fetch(&["tomorrow"]).await;
+    assert_eq!(answer["warnings"], json!(["queue \"tomorrow\" does not exist before its first job"]));
+    for path in ["/ojs/v1/events?queues=biling,billing", "/ojs/v1/queues/biling/events"] {
+        let request = kit.http.get(kit.gateway.url(path)).header("accept", "application/json");
+        let answer: Value = request.send().await.expect("an answer").json().await.expect("JSON");
+        assert_eq!(answer["warnings"], meant, "{path}");
+    }
+    // What exists, and what is found, needs no warning
+    assert_eq!(fetch(&["biling", "billing"]).await["jobs"][0]["queue"], "billing");
+    assert_eq!(fetch(&["billing"]).await, json!({ "jobs": [] }));
+    // The first job may come later than its worker
+    let waiting = json!({ "queues": ["tomorrow"], "wait_ms": 60_000 });
+    let waiting = async {
+        let answer: Value = kit.post("/ojs/v1/workers/fetch", &waiting).await.json().await.expect("JSON");
+        answer["jobs"][0]["type"].clone()
+    };
+    let first = json!({ "type": "y", "args": [], "queue": "tomorrow" });
+    assert_eq!(tokio::join!(waiting, kit.enqueue(&first)).0, "y");
+}

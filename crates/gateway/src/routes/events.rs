@@ -20,6 +20,8 @@ use super::{
     ApiResult,
     jobs::{job_not_found, parse_job_id},
     ojs_response, parse_bounded,
+    queues::unknown_queue_warnings,
+    with_warnings,
 };
 use crate::{
     error::{ApiError, ErrorCode},
@@ -115,8 +117,9 @@ pub(super) async fn list(
         return stream(request, services, query).await;
     }
     check_list_query(&request)?;
-    let events = services.redis.events(&query.filter()?, EventPosition::START.entry, query.limit()?).await?;
-    Ok(events_response(&events))
+    let filter = query.filter()?;
+    let events = services.redis.events(&filter, EventPosition::START.entry, query.limit()?).await?;
+    Ok(events_response(&events, &unknown_queue_warnings(&services, &filter.queues).await))
 }
 
 /// A stream of all events.
@@ -139,7 +142,8 @@ pub(super) async fn queue_events(
     let filter = EventFilter { queues: vec![queue.parse()?], ..query.filter()? };
     if wants_list(&request) {
         check_list_query(&request)?;
-        return Ok(events_response(&services.redis.events(&filter, EventPosition::START.entry, query.limit()?).await?));
+        let events = services.redis.events(&filter, EventPosition::START.entry, query.limit()?).await?;
+        return Ok(events_response(&events, &unknown_queue_warnings(&services, &filter.queues).await));
     }
     let start = query.resume_position(&request)?.map_or(EventStart::Now, EventStart::After);
     stream_response(&services, filter, start).await
@@ -162,7 +166,7 @@ pub(super) async fn job_events(
     let since = u64::try_from(created_at(&located)).unwrap_or_default().saturating_sub(MAX_CLOCK_SKEW_MS);
     let first = EntryId { milliseconds: since, sequence: 0 };
     if wants_list(&request) {
-        return Ok(events_response(&services.redis.events(&filter, first, limit).await?));
+        return Ok(events_response(&services.redis.events(&filter, first, limit).await?, &[]));
     }
     if located.state().is_terminal() {
         return finished_job_events(&services, &located, (job, first), &filter, after).await;
@@ -212,7 +216,8 @@ async fn stream_response(services: &Services, filter: EventFilter, start: EventS
     Ok(sse::stream_response(source, settings.event_keep_alive))
 }
 
-fn events_response(events: &[ReadEvent]) -> actix_web::HttpResponse {
+fn events_response(events: &[ReadEvent], warnings: &[String]) -> actix_web::HttpResponse {
     let events: Vec<&str> = events.iter().map(|event| event.json.as_str()).collect();
-    ojs_response(StatusCode::OK, format!("{{\"events\":[{}]}}", events.join(",")))
+    let answer = format!("{{\"events\":[{}]}}", events.join(","));
+    ojs_response(StatusCode::OK, with_warnings(answer, warnings))
 }

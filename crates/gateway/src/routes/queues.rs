@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use actix_web::{http::StatusCode, web};
-use common::{json::Object, name::QueueName, time};
+use common::{json::Object, known_names::nearest, name::QueueName, time};
 use model::{
-    job::{JobState, limit},
+    job::{DEFAULT_QUEUE, JobState, limit},
     subscription::subscription_of_queue,
 };
 use serde::Deserialize;
@@ -75,6 +75,24 @@ pub(super) async fn known_queue(services: &Services, name: &str) -> Result<Queue
     let known: Vec<&str> = names.iter().map(QueueName::as_str).take(MAX_COMPARED_NAMES).collect();
     let hint = "its first job creates it, and so does create=true where that is a parameter";
     Err(ApiError::unknown_name("queue", queue.as_str(), &known, hint))
+}
+
+/// What to say about those of these queues that do not exist. They are no error where a program may come before the first
+/// job; a misspelt name should be noticed all the same.
+pub(super) async fn unknown_queue_warnings(services: &Services, queues: &[QueueName]) -> Vec<String> {
+    // Without Redis there is nothing to say
+    let Ok(mut unknown) = services.jobs.unknown_queues(queues).await else { return Vec::new() };
+    unknown.retain(|queue| queue.as_str() != DEFAULT_QUEUE && subscription_of_queue(queue).is_none());
+    if unknown.is_empty() {
+        return Vec::new();
+    }
+    let names = services.jobs.list_some_queues(MAX_COMPARED_NAMES).await.unwrap_or_default();
+    let known: Vec<&str> = names.iter().map(QueueName::as_str).collect();
+    let warning = |queue: &QueueName| {
+        let meant = nearest(queue.as_str(), &known).map(|meant| format!(", did you mean {meant:?}?"));
+        format!("queue {:?} does not exist before its first job{}", queue.as_str(), meant.unwrap_or_default())
+    };
+    unknown.into_iter().map(warning).collect()
 }
 
 /// Whether a queue is that of a subscription, which has no job before the first message that fails.

@@ -44,6 +44,31 @@ impl Jobs {
         Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
     }
 
+    /// Up to `max` queues, in no particular order.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn list_some_queues(&self, max: usize) -> StoreResult<Vec<QueueName>> {
+        let mut command = redis::cmd("ZRANGE");
+        command.arg(keys::QUEUES).arg(0).arg(max.saturating_sub(1));
+        let names: Vec<String> = command.query_async(&mut self.store.redis.clone()).await?;
+        Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Those of these queues that do not exist.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn unknown_queues<'q>(&self, queues: &'q [QueueName]) -> StoreResult<Vec<&'q QueueName>> {
+        if queues.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut command = redis::cmd("ZMSCORE");
+        command.arg(keys::QUEUES).arg(queues.iter().map(QueueName::as_str).collect::<Vec<_>>());
+        let scores: Vec<Option<f64>> = command.query_async(&mut self.store.redis.clone()).await?;
+        Ok(queues.iter().zip(scores).filter_map(|(queue, score)| score.is_none().then_some(queue)).collect())
+    }
+
     /// Pauses a queue, which then hands out no jobs, or resumes it. Workers learn of it within milliseconds.
     ///
     /// # Errors
@@ -80,7 +105,7 @@ impl Jobs {
     /// Changes a queue's controls and notifies its workers.
     async fn update_control(&self, queue: &QueueName, removed: &[&str], set: &[(&str, String)]) -> StoreResult<()> {
         let mut call = script::SET_CONTROL.key(QueueKeys::new(queue).control());
-        call.arg(keys::NOTIFICATIONS).arg(Notification::StreamCreated(queue.clone()).encode());
+        call.arg(self.store.redis.topics().notifications()).arg(Notification::StreamCreated(queue.clone()).encode());
         call.arg(removed.len()).arg(removed);
         for (field, value) in set {
             call.arg(*field).arg(value);
@@ -183,7 +208,7 @@ impl Jobs {
             .key(keys.priorities())
             .key(keys.stream(priority))
             .arg(priority.get())
-            .arg(keys::NOTIFICATIONS)
+            .arg(self.store.redis.topics().notifications())
             .arg(Notification::StreamCreated(queue.clone()).encode())
             .invoke_async(&mut self.store.redis.clone())
             .await?;
@@ -275,7 +300,7 @@ impl Jobs {
         for priority in Priority::all() {
             call.key(keys.stream(priority));
         }
-        call.arg(keys::NOTIFICATIONS).arg(Notification::StreamCreated(queue.clone()).encode());
+        call.arg(self.store.redis.topics().notifications()).arg(Notification::StreamCreated(queue.clone()).encode());
         call.arg(Priority::default().get());
         for priority in Priority::all() {
             call.arg(priority.get());

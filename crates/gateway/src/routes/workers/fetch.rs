@@ -21,7 +21,12 @@ use super::{
     nack, parse_worker_id,
     settle::{self, MAX_SETTLED},
 };
-use crate::{body::ReportBody, error::ApiError, routes::ApiResult, services::Services};
+use crate::{
+    body::ReportBody,
+    error::ApiError,
+    routes::{ApiResult, queues::unknown_queue_warnings, with_warnings},
+    services::Services,
+};
 
 const MAX_QUEUES: usize = 100;
 const MAX_FETCHED_JOBS: usize = 100;
@@ -42,8 +47,9 @@ struct FetchRequest<'a> {
 pub(in crate::routes) async fn fetch(services: web::Data<Services>, body: ReportBody) -> ApiResult {
     let request: FetchRequest = body.parse()?;
     let worker = parse_worker_id(request.worker_id.clone())?;
+    let queues = parse_queues(&request.queues)?;
     let wanted = FetchParams {
-        queues: parse_queues(&request.queues)?,
+        queues: queues.clone(),
         count: parse_count(request.count)?,
         worker: worker.clone(),
         lease: request.visibility_timeout_ms.map(parse_lease).transpose()?,
@@ -74,7 +80,8 @@ pub(in crate::routes) async fn fetch(services: web::Data<Services>, body: Report
     let views: Vec<String> = jobs.iter().map(|claimed| fetched_job_json(claimed, worker.as_ref())).collect();
     members.push(format!("\"jobs\":[{}]", views.join(",")));
     members.extend(settled);
-    Ok(jobs.into_response(format!("{{{}}}", members.join(","))))
+    let warnings = if views.is_empty() { unknown_queue_warnings(&services, &queues).await } else { Vec::new() };
+    Ok(jobs.into_response(with_warnings(format!("{{{}}}", members.join(",")), &warnings)))
 }
 
 /// Records the outcomes in the request. Returns a member of the answer for `acks` and for `nacks`, if it has them.
