@@ -13,9 +13,12 @@ use std::{
 use common::{id::JobId, name::QueueName};
 use store::{
     StoreError, StoreResult,
-    connection::notifier::{EventReceiver, Notifier, SubscriberEvent, Topics},
+    connection::{
+        hint_pace::FruitlessLooks,
+        notifier::{EventReceiver, Notifier, SubscriberEvent, Topics},
+    },
     jobs::{Jobs, LocatedJob},
-    keys::QueueKeys,
+    keys::TopicNames,
 };
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +31,8 @@ const NOTIFICATION_BUFFER: usize = 4096;
 const RECHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// The same after Redis did not answer.
 const REDIS_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// The longest pause after notifications of an end that were false.
+const MAX_FRUITLESS_PAUSE: Duration = Duration::from_secs(2);
 /// How long a channel stays subscribed without a waiter: the next one often comes soon.
 const UNSUBSCRIBE_DELAY: Duration = Duration::from_secs(30);
 
@@ -36,6 +41,7 @@ const UNSUBSCRIBE_DELAY: Duration = Duration::from_secs(30);
 pub(crate) struct JobWaiters {
     shared: Arc<SharedWaiters>,
     channels: Topics,
+    topic_names: TopicNames,
     max_waiters: usize,
     stop: CancellationToken,
 }
@@ -65,9 +71,9 @@ struct QueueWaiterCount {
 
 impl WaiterRegistry {
     /// Wakes the waiters of queues whose channels are subscribed again.
-    fn wake_waiters(&self, channels: &[String]) {
+    fn wake_waiters(&self, channels: &[String], topics: &TopicNames) {
         let channels: HashSet<&str> = channels.iter().map(String::as_str).collect();
-        let is_subscribed = |queue: &&QueueName| channels.contains(QueueKeys::new(queue).finished().as_str());
+        let is_subscribed = |queue: &&QueueName| channels.contains(topics.finished_jobs(queue).as_str());
         let queues: HashSet<&QueueName> = self.queues.keys().filter(is_subscribed).collect();
         let affected = self.jobs.values().filter(|awaited| queues.contains(&awaited.queue));
         affected.for_each(|awaited| awaited.ended.notify_waiters());
@@ -124,8 +130,9 @@ impl JobWaiters {
     pub(crate) fn start(notifier: &Notifier, max_waiters: usize, stop: CancellationToken) -> Self {
         let (topics, events) = notifier.subscribe(NOTIFICATION_BUFFER);
         let shared: Arc<SharedWaiters> = Arc::default();
-        tokio::spawn(listen(shared.clone(), topics.clone(), events, stop.clone()));
-        Self { shared, channels: topics, max_waiters, stop }
+        let topic_names = notifier.topic_names().clone();
+        tokio::spawn(listen(shared.clone(), topics.clone(), topic_names.clone(), events, stop.clone()));
+        Self { shared, channels: topics, topic_names, max_waiters, stop }
     }
 
     /// Waits for a job to end, but no longer than `limit`. Returns the job as it is then; none if no job has that id.
@@ -146,6 +153,7 @@ impl JobWaiters {
         waiter: &JobWaiter<'_>,
         deadline: Instant,
     ) -> StoreResult<Option<LocatedJob>> {
+        let mut looks = FruitlessLooks::new(MAX_FRUITLESS_PAUSE);
         loop {
             let ended = waiter.ended.notified();
             tokio::pin!(ended);
@@ -162,7 +170,7 @@ impl JobWaiters {
                 return job;
             }
             tokio::select! {
-                () = ended => {}
+                () = async { ended.await; looks.wait().await } => looks.found_nothing(),
                 () = tokio::time::sleep_until(deadline.min(Instant::now() + pause)) => {}
                 () = self.stop.cancelled() => {}
             }
@@ -193,7 +201,7 @@ impl JobWaiters {
             waiting.queues.entry(queue.clone()).or_insert(QueueWaiterCount { waiters: 0, idle_since: Instant::now() });
         queue_waiters.waiters += 1;
         drop(waiting);
-        self.channels.add(QueueKeys::new(&queue).finished());
+        self.channels.add(self.topic_names.finished_jobs(&queue));
         Ok(JobWaiter { permit, id, queue, ended })
     }
 }
@@ -202,6 +210,7 @@ impl JobWaiters {
 async fn listen(
     shared: Arc<SharedWaiters>,
     channels: Topics,
+    topics: TopicNames,
     mut notifications: EventReceiver,
     stop: CancellationToken,
 ) {
@@ -210,7 +219,7 @@ async fn listen(
         let event = tokio::select! {
             () = stop.cancelled() => return,
             _ = cleanup.tick() => {
-                unsubscribe_idle_queues(&shared, &channels);
+                unsubscribe_idle_queues(&shared, &channels, &topics);
                 continue;
             }
             event = notifications.recv() => event,
@@ -224,7 +233,7 @@ async fn listen(
                 }
             }
             // Jobs may have ended before the subscription
-            Some(SubscriberEvent::Subscribed(channels)) => shared.lock().wake_waiters(&channels),
+            Some(SubscriberEvent::Subscribed(channels)) => shared.lock().wake_waiters(&channels, &topics),
             Some(SubscriberEvent::ConnectionLost) => {}
             None => return,
         }
@@ -232,11 +241,11 @@ async fn listen(
 }
 
 /// Unsubscribes from queues for which nobody has waited for a while.
-fn unsubscribe_idle_queues(shared: &SharedWaiters, channels: &Topics) {
+fn unsubscribe_idle_queues(shared: &SharedWaiters, channels: &Topics, topics: &TopicNames) {
     shared.lock().queues.retain(|queue, queue_waiters| {
         let stays = queue_waiters.waiters > 0 || queue_waiters.idle_since.elapsed() < UNSUBSCRIBE_DELAY;
         if !stays {
-            channels.remove(&QueueKeys::new(queue).finished());
+            channels.remove(&topics.finished_jobs(queue));
         }
         stays
     });

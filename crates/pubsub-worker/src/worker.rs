@@ -102,9 +102,10 @@ async fn deliver_subscriptions(
     // The long poll continues until the last delivery has ended
     let after_last_delivery = CancellationToken::new();
     let _end = after_last_delivery.clone().drop_guard();
+    let store = Subscriptions::new(&jobs);
     let process = PubsubProcess {
-        store: Subscriptions::new(&jobs),
-        notifier: MessageNotifier::start(jobs.store().notifier()),
+        notifier: MessageNotifier::start(jobs.store().notifier(), store.channels().clone()),
+        store,
         long_poll: LongPoll::start(&jobs, after_last_delivery),
         instance: worker.name.clone(),
         consumer: unique_consumer_name(&worker.name),

@@ -77,6 +77,7 @@ script!(RESCHEDULE, "workflows/reschedule.lua", with CLOCK);
 script!(CANCEL_BEFORE_CREATE, "workflows/cancel_before_create.lua");
 script!(PUBLISH, "channels/publish.lua", with CLOCK, LAST_ID);
 script!(SETTLE_EPOCH, "connection/settle_epoch.lua", with CLOCK);
+script!(LEAVE_CHANNEL, "channels/leave_channel.lua");
 script!(READ_PAGE, "channels/read_page.lua", with LAST_ID);
 script!(FIND_POSITION_AT, "channels/find_position_at.lua", with SEEK);
 script!(TRIM_CHANNEL, "channels/trim_channel.lua", with CLOCK, GROUPS, LAST_ID, SEEK);

@@ -107,6 +107,11 @@ impl InFlightJobs {
         }
     }
 
+    /// Whether an attempt of that job runs here.
+    pub(crate) fn contains_job(&self, id: JobId) -> bool {
+        self.lock().values().any(|held| held.id == id)
+    }
+
     /// Renews the lease of a job at once, which stops its attempt if it is not ours any more. A hint says that it was
     /// cancelled; only Redis knows.
     pub(crate) fn check_job(&self, id: JobId) {

@@ -1,12 +1,12 @@
 //! Wakeups: they end the claim loop's blocking read early and stop a running job.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use common::name::QueueName;
-use store::{
-    connection::{notification::Notification, notifier::SubscriberEvent},
-    keys,
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
+
+use common::{id::JobId, name::QueueName};
+use store::connection::{hint_pace::PacedHints, notification::Notification, notifier::SubscriberEvent};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +14,21 @@ use crate::{queue_states::ChangedQueues, shared::WorkerShared};
 
 /// Maximum number of unread notifications.
 const NOTIFICATION_BUFFER: usize = 1024;
+
+/// How often notifications may cause a look at Redis.
+const HINT_INTERVAL: Duration = Duration::from_millis(50);
+const HINT_BURST: u32 = 20;
+
+/// What may have changed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Hint {
+    /// A queue of this process.
+    Queue(QueueName),
+    /// Its directive.
+    Directive,
+    /// A job that it runs.
+    Job(JobId),
+}
 
 /// Interrupts the claim loop while it waits.
 #[derive(Default)]
@@ -60,10 +75,17 @@ impl Wakeup {
     /// Receives notifications until `stop` is cancelled; then wakes the loop a last time.
     pub(crate) async fn listen(self: Arc<Self>, shared: Arc<WorkerShared>, stop: CancellationToken) {
         let (topics, mut notifications) = shared.jobs.store().notifier().subscribe(NOTIFICATION_BUFFER);
-        topics.add(keys::NOTIFICATIONS.to_owned());
+        topics.add(shared.jobs.redis().topics().notifications());
+        let mut hints = PacedHints::new(HINT_BURST, HINT_INTERVAL);
         loop {
             let event = tokio::select! {
                 () = stop.cancelled() => break,
+                ready = hints.ready(usize::MAX) => {
+                    for hint in ready {
+                        self.look_into(&shared, &hint);
+                    }
+                    continue;
+                }
                 event = notifications.recv() => event,
             };
             match event {
@@ -71,12 +93,14 @@ impl Wakeup {
                     Some(Notification::StreamCreated(queue))
                         if shared.settings.queue_worker.queues.contains(&queue) =>
                     {
-                        self.wake_for(&queue);
+                        hints.add(Hint::Queue(queue));
                     }
                     Some(Notification::DirectiveChanged(worker)) if worker == shared.worker_key() => {
-                        shared.heartbeat_state.report_now.notify_one();
+                        hints.add(Hint::Directive);
                     }
-                    Some(Notification::JobCancelled(id)) => shared.in_flight.check_job(id),
+                    Some(Notification::JobCancelled(id)) if shared.in_flight.contains_job(id) => {
+                        hints.add(Hint::Job(id));
+                    }
                     _ => {}
                 },
                 // Notifications may have been missed
@@ -87,5 +111,14 @@ impl Wakeup {
         }
         stop.cancelled().await;
         self.wake();
+    }
+
+    /// Looks: a notification may be false.
+    fn look_into(&self, shared: &WorkerShared, hint: &Hint) {
+        match hint {
+            Hint::Queue(queue) => self.wake_for(queue),
+            Hint::Directive => shared.heartbeat_state.report_now.notify_one(),
+            Hint::Job(id) => shared.in_flight.check_job(*id),
+        }
     }
 }

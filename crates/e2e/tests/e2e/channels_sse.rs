@@ -162,7 +162,7 @@ async fn two_hundred_readers_of_a_channel_cost_one_subscription() {
         redis::cmd("CLIENT").arg("LIST").query_async(&mut kit.redis.connection().await).await.expect("redis runs");
     let subscribed = |line: &&str| line.split(' ').any(|word| word.starts_with("sub=") && word != "sub=0");
     let clients: Vec<&str> = list.lines().filter(subscribed).filter(|line| line.contains("subscribe")).collect();
-    let counts = kit.redis_command(&["PUBSUB", "NUMSUB", "galley:{ch:orders}:live"]).await;
+    let counts = kit.redis_command(&["PUBSUB", "NUMSUB", "galley:5:{ch:orders}:live"]).await;
     assert!(format!("{counts:?}").contains("int(1)"), "{counts:?} {clients:#?}");
     let shown: Value = kit.get("/v1/channels/orders").await.json().await.expect("JSON");
     assert_eq!(shown["channel"]["readers"], 200);
@@ -315,7 +315,7 @@ async fn plain_publishers_are_heard_once_beside_messages_with_positions() {
     let mut stream = ChannelEventsClient::open(kit.gateway.url("/v1/channels/task:pubsub:channel/stream"), None).await;
     // Until then what is published comes out of the history, and what is not kept does not come
     eventually("both are heard", || async {
-        let live = "galley:{ch:task:pubsub:channel}:live";
+        let live = "galley:5:{ch:task:pubsub:channel}:live";
         let counts = kit.redis_command(&["PUBSUB", "NUMSUB", "task:pubsub:channel", live]).await;
         (format!("{counts:?}").matches("int(1)").count() == 2).then_some(())
     })

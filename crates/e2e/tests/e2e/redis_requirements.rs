@@ -6,6 +6,7 @@ use testkit::{RedisPersistence, RedisServer, ServiceProcess, TEST_TIMEOUT, binar
 use crate::{
     http_client::CheckedClient,
     kit::{GalleyKit, job_body},
+    sse::ChannelEventsClient,
 };
 
 const SERVICES: [&str; 3] = ["gateway", "queue-worker", "pubsub-worker"];
@@ -30,8 +31,18 @@ async fn set_user(redis: &RedisServer, rules: &[String]) -> String {
 
 #[tokio::test]
 async fn a_user_with_the_documented_permissions_and_without_info_is_served_and_ready() {
+    assert_served(&documented_rules()).await;
+}
+
+#[tokio::test]
+async fn a_user_whose_channels_are_those_of_the_database_is_served_and_ready() {
+    let narrow = |rule: String| if rule == "&galley:*" { "&galley:5:*".to_owned() } else { rule };
+    assert_served(&documented_rules().into_iter().map(narrow).collect::<Vec<_>>()).await;
+}
+
+async fn assert_served(rules: &[String]) {
     let redis = RedisServer::start();
-    let url = set_user(&redis, &documented_rules()).await;
+    let url = set_user(&redis, rules).await;
     let start = async |name| ServiceProcess::start_with_redis_url(name, &url, &[]).await;
     let (gateway, worker, listener) =
         (start("gateway").await, start("queue-worker").await, start("pubsub-worker").await);
@@ -60,8 +71,7 @@ async fn a_user_with_the_documented_permissions_and_without_info_is_served_and_r
     let url = kit.gateway.url("/v1/subscriptions/billing");
     let put = kit.http.put(url).header("content-type", "application/json").body(subscription.to_string());
     assert!(put.send().await.expect("the gateway answers").status().is_success());
-    kit.post("/v1/channels/orders/messages", &json!("paid")).await;
-    listener.wait_for_logged_body("\"paid\"").await;
+    assert_processes_tell_each_other(&kit, &worker, &listener).await;
     kit.get("/prodcons").await;
     eventually("the list is emptied", || async { (!worker.tasks().is_empty()).then_some(()) }).await;
     for path in ["/ojs/v1/queues", "/ojs/v1/workers", "/ojs/v1/dead-letter", "/v1/channels", "/v1/subscriptions"] {
@@ -80,6 +90,25 @@ async fn a_user_with_the_documented_permissions_and_without_info_is_served_and_r
         .collect();
     let optional = ["client|unblock", "config|get", "info", "orders"].map(str::to_owned);
     assert!(refused.iter().all(|object| optional.contains(object)), "{refused:?}");
+}
+
+/// Everything that one process tells another over pub/sub.
+async fn assert_processes_tell_each_other(kit: &GalleyKit, worker: &ServiceProcess, listener: &ServiceProcess) {
+    let mut streams = Vec::new();
+    for path in ["/v1/channels/orders/stream", "/v1/stream?channel=ord*"] {
+        streams.push(ChannelEventsClient::open(kit.gateway.url(path), None).await);
+    }
+    kit.post("/v1/channels/orders/messages", &json!("paid")).await;
+    listener.wait_for_logged_body("\"paid\"").await;
+    for stream in &mut streams {
+        assert_eq!(stream.expect("message").await["data"], "paid");
+    }
+    let running = kit.enqueue(&job_body("test.slow", &json!([600_000]))).await;
+    kit.wait_for_state(&running, "active").await;
+    let path = format!("/ojs/v1/jobs/{running}?wait_ms=20000");
+    let (shown, ()) = tokio::join!(kit.get(&path), kit.cancel(&running));
+    assert_eq!(shown.json::<Value>().await.expect("JSON")["job"]["state"], "cancelled");
+    eventually("the attempt stops", || async { (!worker.events("attempt.lost").is_empty()).then_some(()) }).await;
 }
 
 /// Starts a service that must stop by itself; gives what it says on stderr.
@@ -117,7 +146,7 @@ async fn a_redis_that_can_never_work_stops_every_service_with_one_line_that_says
     let url = set_user(&server, &without("-xadd")).await;
     assert_refused(&url, "may not use xadd: allow what docs/redis.md#permissions lists").await;
     let url = set_user(&server, &without("resetchannels")).await;
-    assert_refused(&url, "the channel galley:*").await;
+    assert_refused(&url, "the channel galley:5:*").await;
     let url = set_user(&server, &without("resetkeys")).await;
     assert_refused(&url, "the key galley:*").await;
     redis::cmd("CONFIG").arg("SET").arg("requirepass").arg("secret").exec_async(&mut admin).await.expect("it is set");

@@ -371,3 +371,25 @@ async fn a_lost_group_is_made_again_where_it_was_and_a_gap_is_told() {
     let gap = worker.wait_for_event("subscription.gap").await;
     assert!(gap["gap"].as_str().is_some_and(|gap| gap.contains(r#""count":2"#)), "{gap}");
 }
+
+#[tokio::test]
+async fn two_workers_of_one_name_that_share_the_positions_of_a_broadcast_say_so() {
+    let kit = GalleyKit::start().await;
+    let name = [("GALLEY__PUBSUB_WORKER__NAME", "twin")];
+    put(&kit, "s", &json!({ "channels": ["c"], "deliver": { "log": {} }, "mode": "broadcast" })).await;
+    let before = worker(&kit, &name).await;
+    publish(&kit, "c", "text/plain", "0").await;
+    before.wait_for_logged_body("0").await;
+    assert!(before.events("subscription.name_shared").is_empty());
+    assert!(before.terminate().await.success());
+    let one = worker(&kit, &name).await;
+    publish(&kit, "c", "text/plain", "1").await;
+    one.wait_for_logged_body("1").await;
+    assert!(one.events("subscription.name_shared").is_empty(), "the one before it is gone");
+    let _two = worker(&kit, &name).await;
+    eventually("it is noticed", || async {
+        publish(&kit, "c", "text/plain", "more").await;
+        (!one.events("subscription.name_shared").is_empty()).then_some(())
+    })
+    .await;
+}

@@ -24,6 +24,9 @@ impl Position {
     /// Before every message: `0-0`.
     pub const START: Self = Self { epoch: 0, sequence: 0 };
 
+    /// After every message.
+    pub const MAX: Self = Self { epoch: u64::MAX, sequence: u64::MAX };
+
     /// The position of the next message in the same epoch.
     #[must_use]
     pub fn next(self) -> Self {

@@ -29,22 +29,6 @@ pub struct StoredMessage {
 }
 
 impl StoredMessage {
-    /// Reads what `publish.lua` sends to gateways: a line of numbers, then content type, attributes and body.
-    #[must_use]
-    pub fn from_frame(frame: &[u8]) -> Option<Self> {
-        let end = frame.iter().position(|byte| *byte == b'\n')?;
-        let mut words = std::str::from_utf8(&frame[..end]).ok()?.split(' ');
-        let position = words.next()?.parse().ok()?;
-        let at = words.next()?.parse().ok()?;
-        let mut length = || words.next()?.parse::<usize>().ok();
-        let (of_type, of_attributes) = (length()?, length()?);
-        let (content_type, rest) = frame[end + 1..].split_at_checked(of_type)?;
-        let (attributes, body) = rest.split_at_checked(of_attributes)?;
-        let text = |bytes: &[u8]| Some(String::from_utf8_lossy(bytes).into_owned()).filter(|text| !text.is_empty());
-        let (content_type, attributes) = (text(content_type), text(attributes));
-        Some(Self { position, published_at: at, content_type, attributes, body: body.to_vec() })
-    }
-
     /// The message as clients see it, on one line.
     #[must_use]
     pub fn to_json(&self, channel: &ChannelName) -> String {
@@ -120,18 +104,5 @@ mod tests {
         assert!(stored(json, &deep).to_json(&channel).contains(r#""data":"[["#));
         let odd = StoredMessage { attributes: Some("}".to_owned()), ..stored(None, b"") };
         assert!(!odd.to_json(&channel).contains("attributes"));
-    }
-
-    #[test]
-    fn a_frame_reads_back_and_one_that_is_cut_off_is_none() {
-        let frame = b"5-1 1000 3 2\na/b{}\n\x00";
-        let message = StoredMessage::from_frame(frame).expect("a message");
-        let expected = StoredMessage { attributes: Some("{}".to_owned()), ..stored(Some("a/b"), b"\n\x00") };
-        assert_eq!(message, expected);
-        for bad in
-            [&b""[..], b"\n", b"5-1 1000 3 2\na/b", b"5-1 1000 99999999999999999999 0\n", b"x 1 0 0\n", b"5-1 1 0\n"]
-        {
-            assert_eq!(StoredMessage::from_frame(bad), None);
-        }
     }
 }

@@ -51,6 +51,10 @@ struct BroadcastProgress {
     first_seen_at: Millis,
     delivered: u64,
     filtered: u64,
+    /// Whether this process has saved positions.
+    has_saved: bool,
+    /// Another process saves its own under the same name.
+    is_name_shared: bool,
 }
 
 impl BroadcastProgress {
@@ -179,17 +183,34 @@ impl BroadcastRunner {
                 changed.into_iter().filter_map(position).collect()
             };
             let (delivered, filtered) = (std::mem::take(&mut at.delivered), std::mem::take(&mut at.filtered));
-            Checkpoint { positions, first_seen_at: Some(at.first_seen_at), delivered, filtered, is_complete: is_whole }
+            Checkpoint {
+                positions,
+                first_seen_at: Some(at.first_seen_at),
+                delivered,
+                filtered,
+                is_complete: is_whole,
+                process: self.runner.worker().to_string(),
+            }
         };
         let runner = &self.runner;
         let noted = runner.store().save_checkpoint(&runner.subscription, &runner.process.instance, &checkpoint).await;
-        if noted.is_err() {
-            let mut at = self.progress();
+        let mut at = self.progress();
+        if let Ok(earlier) = &noted {
+            // A process that started again under the same name saves no more
+            let is_shared = std::mem::replace(&mut at.has_saved, true)
+                && ![checkpoint.process.as_str(), ""].contains(&earlier.process.as_str());
+            if is_shared && !std::mem::replace(&mut at.is_name_shared, true) {
+                let (subscription, worker) = (&runner.subscription.name, &runner.process.instance);
+                let event = "subscription.name_shared";
+                tracing::error!(event, %subscription, %worker, "another process saves its positions under the same name: set pubsub_worker.name");
+            }
+        } else {
             at.delivered += checkpoint.delivered;
             at.filtered += checkpoint.filtered;
             at.unsaved.extend(checkpoint.positions.into_keys());
         }
-        noted
+        drop(at);
+        noted.map(|earlier| earlier.exists)
     }
 
     async fn work(&self, channel: &ChannelName) -> RescheduleDelay {

@@ -13,17 +13,31 @@ use std::{
 use common::name::ChannelName;
 use model::subscription::ChannelSelection;
 use store::{
+    channels::Channels,
     connection::{
+        hint_pace::{LookPace, PacedHints},
         notification::Notification,
         notifier::{EventReceiver, Notifier, SubscriberEvent, Topics},
     },
-    keys,
+    keys::TopicNames,
+    log_interruption,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Maximum number of unread notifications. More are dropped, and the sweep finds them later.
 const NOTIFICATION_BUFFER: usize = 4096;
+
+/// How often notifications may cause a look at the list of subscriptions, and at released messages.
+const LIST_HINT_INTERVAL: Duration = Duration::from_millis(200);
+const LIST_HINT_BURST: u32 = 20;
+/// How often they may cause a look for new channels, and for how many.
+const CHANNEL_HINT_INTERVAL: Duration = Duration::from_millis(50);
+const CHANNEL_HINT_BURST: u32 = 20;
+const CHANNEL_HINT_BATCH: usize = 256;
+/// How often they may cause a look at the channels of one subscription.
+const MESSAGE_HINT_INTERVAL: Duration = Duration::from_millis(5);
+const MESSAGE_HINT_BURST: u32 = 100;
 
 /// Target time for one sweep over all listeners.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(15);
@@ -36,6 +50,8 @@ pub(crate) struct MessageNotifier(Arc<MessageNotifierInner>);
 
 struct MessageNotifierInner {
     subscribed_channels: Topics,
+    topic_names: TopicNames,
+    channels: Channels,
     next_listener_id: AtomicU64,
     listeners: Mutex<MessageListeners>,
     /// The list of subscriptions may have changed.
@@ -49,10 +65,16 @@ struct MessageListeners {
     by_channel: HashMap<ChannelName, Vec<(u64, Arc<ListenerSignal>)>>,
 }
 
-#[derive(Default)]
 struct ListenerSignal {
-    pending: Mutex<PendingChannels>,
+    pending: Mutex<PacedChannels>,
     notify: Notify,
+}
+
+/// What to check, and when.
+struct PacedChannels {
+    channels: PendingChannels,
+    pace: LookPace,
+    due: Option<Instant>,
 }
 
 /// What to check.
@@ -74,11 +96,14 @@ pub(crate) struct MessageListener {
 
 impl MessageNotifier {
     /// Starts to receive notifications; runs as long as `notifier`.
-    pub(crate) fn start(notifier: &Notifier) -> Self {
+    pub(crate) fn start(notifier: &Notifier, channels: Channels) -> Self {
         let (topics, events) = notifier.subscribe(NOTIFICATION_BUFFER);
-        topics.add_all([keys::NOTIFICATIONS.to_owned(), keys::CHANNELS.to_owned()]);
+        let topic_names = notifier.topic_names().clone();
+        topics.add_all([topic_names.notifications(), topic_names.new_channels()]);
         let inner = MessageNotifierInner {
             subscribed_channels: topics,
+            topic_names,
+            channels,
             next_listener_id: AtomicU64::new(0),
             listeners: Mutex::default(),
             list_changed: Notify::new(),
@@ -95,7 +120,7 @@ impl MessageNotifier {
 
     /// Notifies the subscription from now on, and once immediately.
     pub(crate) fn add_listener(&self, selection: &ChannelSelection) -> MessageListener {
-        let (id, rung) = (self.0.next_listener_id.fetch_add(1, Relaxed), Arc::<ListenerSignal>::default());
+        let (id, rung) = (self.0.next_listener_id.fetch_add(1, Relaxed), Arc::new(ListenerSignal::new()));
         self.listeners().all.insert(id, (selection.clone(), rung.clone()));
         let door = MessageListener { notifier: self.clone(), id, signal: rung };
         door.signal.update(|ring| ring.is_all_channels = true);
@@ -107,25 +132,40 @@ impl MessageNotifier {
     }
 
     async fn listen(self, mut inbox: EventReceiver) {
-        while let Some(heard) = inbox.recv().await {
+        let (notifications, new_channels) = (self.0.topic_names.notifications(), self.0.topic_names.new_channels());
+        let mut list_hints = PacedHints::new(LIST_HINT_BURST, LIST_HINT_INTERVAL);
+        let mut channel_hints = PacedHints::new(CHANNEL_HINT_BURST, CHANNEL_HINT_INTERVAL);
+        loop {
+            let heard = tokio::select! {
+                _ = list_hints.ready(1) => {
+                    // A changed subscription restarts; for the others only released messages matter
+                    self.0.list_changed.notify_one();
+                    self.notify_released();
+                    continue;
+                }
+                names = channel_hints.ready(CHANNEL_HINT_BATCH) => {
+                    self.notify_new_channels(names).await;
+                    continue;
+                }
+                heard = inbox.recv() => heard,
+            };
+            let Some(heard) = heard else { return };
             match heard {
-                SubscriberEvent::Message { channel, payload } if channel == keys::NOTIFICATIONS => {
+                SubscriberEvent::Message { channel, payload } if channel == notifications => {
                     if Notification::decode(&payload) == Some(Notification::SubscriptionsChanged) {
-                        // A changed subscription restarts; for the others only released messages matter
-                        self.0.list_changed.notify_one();
-                        self.notify_released();
+                        list_hints.add(());
                     }
                 }
-                SubscriberEvent::Message { channel, payload } if channel == keys::CHANNELS => {
+                SubscriberEvent::Message { channel, payload } if channel == new_channels => {
                     let name = std::str::from_utf8(&payload).ok().and_then(|name| name.parse().ok());
-                    if let Some(name) = name {
-                        self.notify_new_channel(&name);
+                    if let Some(name) = name.filter(|name| self.is_selected(name)) {
+                        channel_hints.add(name);
                     }
                 }
                 SubscriberEvent::Message { channel, .. } => self.notify_channel(&channel),
                 SubscriberEvent::Subscribed(channels) => {
                     for channel in channels {
-                        if channel == keys::NOTIFICATIONS || channel == keys::CHANNELS {
+                        if channel == notifications || channel == new_channels {
                             self.0.list_changed.notify_one();
                             self.notify_all();
                         } else {
@@ -137,22 +177,35 @@ impl MessageNotifier {
             }
             // Dropped notifications count as notifications
             for channel in inbox.take_dropped_channels() {
-                if keys::channel_of_live_messages(&channel).is_some() {
+                if self.0.topic_names.channel_of_live_messages(&channel).is_some() {
                     self.notify_channel(&channel);
                 } else {
-                    self.0.list_changed.notify_one();
-                    self.notify_all();
+                    // The sweep finds new channels
+                    list_hints.add(());
                 }
             }
         }
     }
 
     fn notify_channel(&self, live: &str) {
-        let Some(name) = keys::channel_of_live_messages(live) else { return };
+        let Some(name) = self.0.topic_names.channel_of_live_messages(live) else { return };
         for (_, rung) in self.listeners().by_channel.get(&name).into_iter().flatten() {
             rung.update(|ring| {
                 ring.channels.insert(name.clone());
             });
+        }
+    }
+
+    /// Whether a subscription of this process wants that channel.
+    fn is_selected(&self, name: &ChannelName) -> bool {
+        self.listeners().all.values().any(|(selection, _)| selection.matches(name))
+    }
+
+    /// Notifies of new channels, if they exist: anybody can announce any name.
+    async fn notify_new_channels(&self, names: Vec<ChannelName>) {
+        match self.0.channels.registered_channels(names).await {
+            Ok(names) => names.iter().for_each(|name| self.notify_new_channel(name)),
+            Err(error) => log_interruption("looking for new channels", &error),
         }
     }
 
@@ -199,9 +252,23 @@ impl MessageNotifier {
 }
 
 impl ListenerSignal {
+    fn new() -> Self {
+        let pace = LookPace::new(MESSAGE_HINT_BURST, MESSAGE_HINT_INTERVAL);
+        let pending = PacedChannels { channels: PendingChannels::default(), pace, due: None };
+        Self { pending: Mutex::new(pending), notify: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, PacedChannels> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn update(&self, change: impl FnOnce(&mut PendingChannels)) {
-        change(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner));
-        self.notify.notify_one();
+        let PacedChannels { channels, pace, due } = &mut *self.lock();
+        change(channels);
+        if due.is_none() {
+            *due = Some(pace.plan());
+            self.notify.notify_one();
+        }
     }
 }
 
@@ -209,11 +276,16 @@ impl MessageListener {
     /// Waits for a notification and returns what to check. Cancel safe.
     pub(crate) async fn wait(&self) -> PendingChannels {
         loop {
-            let ring = std::mem::take(&mut *self.signal.pending.lock().unwrap_or_else(PoisonError::into_inner));
-            if ring.is_all_channels || ring.has_released || !ring.channels.is_empty() {
-                return ring;
+            let due = self.signal.lock().due;
+            match due {
+                Some(due) if due <= Instant::now() => {
+                    let mut pending = self.signal.lock();
+                    pending.due = None;
+                    return std::mem::take(&mut pending.channels);
+                }
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => self.signal.notify.notified().await,
             }
-            self.signal.notify.notified().await;
         }
     }
 
@@ -229,7 +301,7 @@ impl MessageListener {
         listeners.retain(|(id, _)| *id != self.id);
         if listeners.is_empty() {
             doors.by_channel.remove(channel);
-            self.notifier.0.subscribed_channels.remove(&keys::live_messages(channel));
+            self.notifier.0.subscribed_channels.remove(&self.notifier.0.topic_names.live_messages(channel));
         }
     }
 
@@ -239,7 +311,7 @@ impl MessageListener {
         let listeners = doors.by_channel.entry(channel.clone()).or_default();
         if !listeners.iter().any(|(id, _)| *id == self.id) {
             listeners.push((self.id, self.signal.clone()));
-            self.notifier.0.subscribed_channels.add(keys::live_messages(channel));
+            self.notifier.0.subscribed_channels.add(self.notifier.0.topic_names.live_messages(channel));
         }
     }
 }
@@ -257,7 +329,7 @@ impl Drop for MessageListener {
             !listeners.is_empty()
         });
         for channel in left {
-            self.notifier.0.subscribed_channels.remove(&keys::live_messages(&channel));
+            self.notifier.0.subscribed_channels.remove(&self.notifier.0.topic_names.live_messages(&channel));
         }
     }
 }

@@ -12,8 +12,9 @@ use tokio::time::Sleep;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    encoded_message::EncodedMessage,
     hub::{ChannelHubInner, ChannelState, ReaderGuard, encode_message},
-    message_ring::{EncodedMessage, RingRead},
+    message_ring::RingRead,
     page_budget::{HeldPage, PageItem},
 };
 use crate::{log_interruption, next_reconnect_delay, reconnect_delays};
@@ -193,7 +194,7 @@ impl ChannelCursor {
             Some(number) => return CursorSource::Ring(number),
             None if self.gap.is_some() || self.page.is_some() => return CursorSource::History,
             // The ring has advanced meanwhile, or follows a history that is gone
-            None if is_followed => self.hub.repair(&self.guard.0, None),
+            None if is_followed => self.hub.catch_up(&self.guard.0),
             None => {}
         }
         wait_for_change(read.change_count)

@@ -112,6 +112,19 @@ impl Channels {
         })
     }
 
+    /// At most `max` messages behind a position, without asking whether some are missing before them.
+    pub(super) async fn read_next_messages(
+        &self,
+        channel: &ChannelName,
+        after: Position,
+        max: usize,
+    ) -> StoreResult<Vec<StoredMessage>> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(keys::channel_history(channel)).arg(format!("({after}")).arg("+").arg("COUNT").arg(max);
+        let entries: HistoryEntries = command.query_async(&mut self.redis.clone()).await?;
+        Ok(entries.into_iter().filter_map(|(id, fields)| parse_stored_message(&id, fields)).collect())
+    }
+
     /// The position before the first message published at that time or later.
     ///
     /// # Errors

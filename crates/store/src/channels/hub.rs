@@ -1,9 +1,9 @@
-//! Serves many readers of many channels with one subscription: a task receives every channel that is read, once, and
-//! appends its messages to that channel's ring.
+//! Serves many readers of many channels with one subscription: a task hears that a channel that is read has messages,
+//! reads them once, and appends them to that channel's ring (`catch_up`).
 //!
-//! Pub/sub may lose messages. So the task checks that positions are contiguous and repairs from the history: when they
-//! are not, when a channel is subscribed again, and every `channels.sweep_ms`, because nothing follows a lost last
-//! message. Messages that cannot be read any more are a gap, which each reader finds in the history.
+//! What is heard is only a reason to look: messages come out of the history. Announcements may also be lost. So the task
+//! reads a channel when it is subscribed again, and every `channels.sweep_ms`. Messages that cannot be read any more are
+//! a gap, which each reader finds in the history.
 
 use std::{
     collections::HashMap,
@@ -26,29 +26,37 @@ use uuid::Uuid;
 
 use super::{
     Channels,
+    catch_up_state::CatchUp,
     changed_channels::ChangedChannels,
-    message_ring::{EncodedMessage, MessageRing, RingBudget},
+    encoded_message::EncodedMessage,
+    message_ring::{MessageRing, RingBudget},
     page_budget::PageBudget,
-    plain_publish_filter::PlainPublishFilter,
+    plain_messages::{PlainMessageTagger, parse_position},
 };
 use crate::{
     StoreResult,
-    connection::notifier::{EventReceiver, Notifier, SubscriberEvent, TopicFilter, Topics},
-    keys, log_interruption, next_reconnect_delay,
+    connection::{
+        hint_pace::PacedHints,
+        notifier::{EventReceiver, Notifier, SubscriberEvent, TopicTagger, Topics},
+    },
+    keys::TopicNames,
+    log_interruption,
     reader_limiter::ReaderLimiter,
-    reconnect_delays,
 };
 use common::{name::ChannelName, settings::ChannelSettings};
-use model::message::{Position, StoredMessage, plain_to_json};
+use model::message::{Position, StoredMessage};
 
 /// Maximum number of unprocessed messages; their bytes are bounded too. More are dropped and read from the history.
 const NOTIFICATION_BUFFER: usize = 1024;
 /// How long a channel stays subscribed after its last reader left.
 const UNSUBSCRIBE_DELAY: Duration = Duration::from_secs(10);
-/// Maximum number of concurrent page reads, for all readers together.
+/// Maximum number of concurrent page reads, for all readers together; and of reads into rings.
 const MAX_CONCURRENT_PAGE_READS: usize = 16;
-/// Maximum number of messages in one read of a repair.
-const REPAIR_PAGE_SIZE: usize = 100;
+/// How often announcements of new channels may cause a look.
+const NEW_CHANNELS_INTERVAL: Duration = Duration::from_millis(50);
+const NEW_CHANNELS_BURST: u32 = 20;
+/// Maximum number of names in one look.
+const NEW_CHANNELS_BATCH: usize = 256;
 /// Maximum number of unread batches of new channel names, for readers of patterns.
 const CHANNEL_NAMES_BUFFER: usize = 64;
 
@@ -65,6 +73,8 @@ pub(super) struct ChannelHubInner {
     /// Like `stop`, but cheap to check for readers. All readers are woken after it is set.
     pub(super) is_stopped: AtomicBool,
     pub(super) page_permits: Semaphore,
+    /// For reads into rings: they must not wait for readers that are behind.
+    pub(super) catch_up_permits: Semaphore,
     pub(super) page_budget: Arc<PageBudget>,
     /// The runtime for page reads.
     pub(super) runtime: Handle,
@@ -75,6 +85,7 @@ pub(super) struct ChannelHubInner {
     /// Channels whose number of readers changed.
     pub(super) changed_channels: ChangedChannels,
     subscribed_channels: Topics,
+    topic_names: TopicNames,
     budget: RingBudget,
 }
 
@@ -104,7 +115,7 @@ impl ChannelState {
     }
 
     /// Wakes all readers.
-    fn wake_readers(&self) {
+    pub(super) fn wake_readers(&self) {
         // Woken readers lock the ring, so do not hold it here
         let waiting = self.ring().take_wakers();
         waiting.into_iter().for_each(Waker::wake);
@@ -120,10 +131,12 @@ impl ChannelHub {
     #[must_use]
     pub fn start(channels: &Channels, notifier: &Notifier, stop: CancellationToken) -> (Self, JoinHandle<()>) {
         let settings = &channels.settings;
-        let copies = (!settings.plain_channels.is_empty()).then(|| PlainPublishFilter::new(&settings.plain_channels));
-        let filter = copies
-            .map(|copies| Arc::new(move |name: &str, payload: &[u8]| copies.accepts(name, payload)) as TopicFilter);
-        let (topics, events) = notifier.subscribe_with_filter(NOTIFICATION_BUFFER, filter);
+        let topic_names = channels.redis.topics().clone();
+        let plain = &settings.plain_channels;
+        let tagger = (!plain.is_empty()).then(|| PlainMessageTagger::new(plain, &topic_names));
+        let tagger =
+            tagger.map(|tagger| Arc::new(move |topic: &str, payload: &[u8]| tagger.tag(topic, payload)) as TopicTagger);
+        let (topics, events) = notifier.subscribe_with_tagger(NOTIFICATION_BUFFER, tagger);
         let budget = RingBudget {
             max_ring_bytes: settings.ring_bytes,
             max_total_bytes: settings.rings_bytes,
@@ -136,6 +149,7 @@ impl ChannelHub {
             stop,
             is_stopped: AtomicBool::new(false),
             page_permits: Semaphore::new(MAX_CONCURRENT_PAGE_READS),
+            catch_up_permits: Semaphore::new(MAX_CONCURRENT_PAGE_READS),
             page_budget: Arc::new(PageBudget::new(settings.reader_pages_bytes)),
             runtime: Handle::current(),
             limiter: ReaderLimiter::new(settings.max_readers, "galley_channel_readers"),
@@ -143,6 +157,7 @@ impl ChannelHub {
             active_channels: Mutex::default(),
             changed_channels: ChangedChannels::default(),
             subscribed_channels: topics,
+            topic_names,
             budget,
         });
         (Self(inner.clone()), tokio::spawn(inner.run(events)))
@@ -168,11 +183,12 @@ impl ChannelHubInner {
 
     /// Adds a reader of a channel, and follows the channel if it is the first.
     pub(super) fn add_reader(&self, name: &ChannelName) -> ReaderGuard {
+        let is_plain = self.settings.plain_channels.contains(name);
         let mut all = self.active_channels();
         let new = || {
             Arc::new(ChannelState {
                 name: name.clone(),
-                ring: Mutex::new(MessageRing::new(self.budget.clone())),
+                ring: Mutex::new(MessageRing::new(self.budget.clone(), CatchUp::new(is_plain))),
                 readers: Mutex::new((0, Instant::now())),
                 changed_channels: self.changed_channels.clone(),
             })
@@ -180,8 +196,8 @@ impl ChannelHubInner {
         let followed = all.entry(name.clone()).or_insert_with(new).clone();
         followed.readers().0 += 1;
         // Subscribe to both at the same moment: a copy whose original was not received looks like a plain message
-        let bare = self.settings.plain_channels.contains(name).then(|| name.to_string());
-        self.subscribed_channels.add_all(bare.into_iter().chain([keys::live_messages(name)]));
+        let bare = is_plain.then(|| name.to_string());
+        self.subscribed_channels.add_all(bare.into_iter().chain([self.topic_names.live_messages(name)]));
         drop(all);
         self.changed_channels.mark(name);
         ReaderGuard(followed)
@@ -189,7 +205,7 @@ impl ChannelHubInner {
 
     /// Subscribes to the names of new channels.
     pub(super) fn subscribe_to_new_channels(&self) {
-        self.subscribed_channels.add(keys::CHANNELS.to_owned());
+        self.subscribed_channels.add(self.topic_names.new_channels());
     }
 
     async fn run(self: Arc<Self>, inbox: EventReceiver) {
@@ -208,6 +224,7 @@ impl ChannelHubInner {
     async fn listen(self: &Arc<Self>, mut inbox: EventReceiver) {
         let mut sweep = tokio::time::interval(self.settings.sweep_interval);
         let mut sweeping: Option<JoinHandle<()>> = None;
+        let mut new_channels = PacedHints::new(NEW_CHANNELS_BURST, NEW_CHANNELS_INTERVAL);
         loop {
             let heard = tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -218,126 +235,67 @@ impl ChannelHubInner {
                     }
                     continue;
                 }
+                names = new_channels.ready(NEW_CHANNELS_BATCH) => {
+                    tokio::spawn(self.clone().tell_new_channels(names));
+                    continue;
+                }
                 heard = inbox.recv() => heard,
             };
             match heard {
-                Some(SubscriberEvent::Message { channel, payload }) => self.handle_message(&channel, &payload),
+                Some(SubscriberEvent::Message { channel, payload }) => {
+                    self.handle_message(&channel, &payload, &mut new_channels);
+                }
                 Some(SubscriberEvent::Subscribed(channels)) => self.handle_subscribed(&channels),
                 Some(SubscriberEvent::ConnectionLost) => {
                     metrics::counter!("galley_subscriptions_lost_total").increment(1);
                 }
                 None => return,
             }
-            // Dropped messages are in the history
-            self.handle_subscribed(&inbox.take_dropped_channels());
+            // What was dropped is in the history, and the sweep finds new channels
+            for topic in inbox.take_dropped_channels() {
+                let name = self.topic_names.channel_of_live_messages(&topic);
+                if let Some(followed) = name.and_then(|name| self.active_channels().get(&name).cloned()) {
+                    self.look_for(&followed, Position::MAX);
+                }
+            }
         }
     }
 
     /// Channels are received from now on: earlier messages are in the history.
     fn handle_subscribed(self: &Arc<Self>, channels: &[String]) {
         for channel in channels {
-            let followed =
-                keys::channel_of_live_messages(channel).and_then(|name| self.active_channels().get(&name).cloned());
+            let followed = self
+                .topic_names
+                .channel_of_live_messages(channel)
+                .and_then(|name| self.active_channels().get(&name).cloned());
             if let Some(followed) = followed {
-                self.repair(&followed, None);
-            } else if channel == keys::CHANNELS {
+                self.catch_up(&followed);
+            } else if *channel == self.topic_names.new_channels() {
                 tokio::spawn(self.clone().broadcast_channel_names());
             }
         }
     }
 
-    fn handle_message(self: &Arc<Self>, channel: &str, payload: &[u8]) {
-        if channel == keys::CHANNELS {
-            let name = std::str::from_utf8(payload).ok().and_then(|name| name.parse().ok());
-            let _ = self.channel_names.send(Arc::new(name.into_iter().collect()));
+    fn handle_message(self: &Arc<Self>, topic: &str, payload: &[u8], new_channels: &mut PacedHints<ChannelName>) {
+        if topic == self.topic_names.new_channels() {
+            if self.channel_names.receiver_count() > 0
+                && let Some(name) = std::str::from_utf8(payload).ok().and_then(|name| name.parse().ok())
+            {
+                new_channels.add(name);
+            }
             return;
         }
-        let Some(name) = keys::channel_of_live_messages(channel) else {
-            return self.handle_plain_message(channel, payload);
-        };
-        let Some(followed) = self.active_channels().get(&name).cloned() else { return };
-        let Some(message) = StoredMessage::from_frame(payload) else { return };
-        let position = message.position;
-        let mut ring = followed.ring();
-        let is_next = !ring.is_repairing && ring.head.is_some_and(|head| position == head.next());
-        if is_next {
-            ring.push(encode_message(&name, &message));
-            drop(ring);
-            followed.wake_readers();
-        } else if ring.is_repairing || ring.head.is_none_or(|head| position > head) {
-            drop(ring);
-            self.repair(&followed, Some(position));
-        }
-    }
-
-    /// Delivers a message from a plain Redis publisher to the current readers; it is not stored.
-    fn handle_plain_message(&self, channel: &str, payload: &[u8]) {
-        let Some(followed) =
-            channel.parse().ok().and_then(|name: ChannelName| self.active_channels().get(&name).cloned())
-        else {
-            return;
-        };
-        let json = plain_to_json(&followed.name, payload, self.channels.redis.estimated_now());
-        followed.ring().push(Arc::new(EncodedMessage::new(followed.name.clone(), None, &json)));
-        followed.wake_readers();
-    }
-
-    /// Repairs a channel from the history, unless a repair is running.
-    pub(super) fn repair(self: &Arc<Self>, followed: &Arc<ChannelState>, wanted: Option<Position>) {
-        let mut ring = followed.ring();
-        ring.repair_target = ring.repair_target.max(wanted);
-        if std::mem::replace(&mut ring.is_repairing, true) {
-            // The running repair reads once more
-            ring.repair_target = ring.repair_target.or(Some(Position::START));
-            return;
-        }
-        drop(ring);
-        let (inner, followed) = (self.clone(), followed.clone());
-        tokio::spawn(async move {
-            let mut delays = reconnect_delays();
-            while let Err(error) = inner.repair_from_history(&followed).await {
-                log_interruption("reading a channel", &error);
-                tokio::select! {
-                    () = inner.stop.cancelled() => return,
-                    () = tokio::time::sleep(next_reconnect_delay(&mut delays)) => {}
+        let followed = |name: &ChannelName| self.active_channels().get(name).cloned();
+        match self.topic_names.channel_of_live_messages(topic) {
+            Some(name) => {
+                if let (Some(followed), Some(position)) = (followed(&name), parse_position(payload)) {
+                    self.look_for(&followed, position);
                 }
             }
-        });
-    }
-
-    async fn repair_from_history(&self, followed: &ChannelState) -> StoreResult<()> {
-        loop {
-            let head = {
-                let mut ring = followed.ring();
-                ring.repair_target = None;
-                ring.head
-            };
-            let permit = self.page_permits.acquire().await;
-            let is_more = match head {
-                None => {
-                    let head = self.channels.channel_head(&followed.name).await?;
-                    followed.ring().reset(head.unwrap_or(Position::START));
-                    false
+            None => {
+                if let Some(followed) = topic.parse().ok().and_then(|name: ChannelName| followed(&name)) {
+                    self.handle_plain_message(&followed, payload);
                 }
-                Some(head) => {
-                    let page = self.channels.read_channel_page(&followed.name, head, REPAIR_PAGE_SIZE).await?;
-                    let mut ring = followed.ring();
-                    if page.gap(head).is_some() {
-                        ring.reset(page.read_up_to);
-                    } else {
-                        page.messages.iter().for_each(|message| ring.push(encode_message(&followed.name, message)));
-                    }
-                    page.has_more
-                }
-            };
-            drop(permit);
-            followed.wake_readers();
-            let mut ring = followed.ring();
-            if !is_more
-                && ring.repair_target.is_none_or(|wanted| wanted != Position::START && Some(wanted) <= ring.head)
-            {
-                ring.is_repairing = false;
-                return Ok(());
             }
         }
     }
@@ -349,7 +307,7 @@ impl ChannelHubInner {
             let (readers, since) = *followed.readers();
             let stays = readers > 0 || since.elapsed() < UNSUBSCRIBE_DELAY;
             if !stays {
-                self.subscribed_channels.remove(&keys::live_messages(name));
+                self.subscribed_channels.remove(&self.topic_names.live_messages(name));
                 self.subscribed_channels.remove(name.as_str());
             }
             stays
@@ -364,7 +322,7 @@ impl ChannelHubInner {
             let Ok(head) = self.channels.channel_head(&followed.name).await else { return };
             let known = followed.ring().head;
             if known != Some(head.unwrap_or(Position::START)) {
-                self.repair(&followed, None);
+                self.catch_up(&followed);
             }
         }
         if self.channel_names.receiver_count() > 0 {
@@ -379,6 +337,14 @@ impl ChannelHubInner {
             self.settings.plain_channels.iter().filter(|name| !names.contains(name)).cloned().collect();
         names.extend(plain);
         Ok(names)
+    }
+
+    /// Tells readers of patterns of new channels, if they exist: anybody can announce any name.
+    async fn tell_new_channels(self: Arc<Self>, names: Vec<ChannelName>) {
+        match self.channels.registered_channels(names).await {
+            Ok(names) => drop(self.channel_names.send(Arc::new(names))),
+            Err(error) => log_interruption("looking for new channels", &error),
+        }
     }
 
     async fn broadcast_channel_names(self: Arc<Self>) {

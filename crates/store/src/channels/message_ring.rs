@@ -6,7 +6,6 @@
 
 use std::{
     collections::VecDeque,
-    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -14,62 +13,13 @@ use std::{
     task::Waker,
 };
 
-use bytes::Bytes;
 use slab::Slab;
 
-use common::{json::escape_line_ends, name::ChannelName};
+use super::{catch_up_state::CatchUp, encoded_message::EncodedMessage};
 use model::message::Position;
 
 /// Approximate memory of a message besides its text, in bytes.
 const OVERHEAD_BYTES: usize = 256;
-
-/// A message in the form that readers receive.
-#[derive(Debug)]
-pub struct EncodedMessage {
-    /// Its channel.
-    pub channel: ChannelName,
-    /// Its position; none if a plain Redis client published it.
-    pub position: Option<Position>,
-    /// Encoded once for all readers: the event, and where the fields without id and the message begin in it.
-    event: Bytes,
-    id_len: usize,
-    json_range: Range<usize>,
-}
-
-impl EncodedMessage {
-    /// Encodes a message that clients see as `json`, which must be a single line.
-    pub(super) fn new(channel: ChannelName, position: Option<Position>, json: &str) -> Self {
-        let json = &*escape_line_ends(json);
-        let id = position.map(|position| format!("id: {position}\n")).unwrap_or_default();
-        let begin = format!("{id}event: message\ndata: ");
-        let end = begin.len() + json.len();
-        let event = Bytes::from([&begin, json, "\n\n"].concat());
-        Self { channel, position, event, id_len: id.len(), json_range: begin.len()..end }
-    }
-
-    /// Its memory in bytes, about.
-    pub(super) fn size(&self) -> usize {
-        self.event.len() + size_of::<Self>()
-    }
-
-    /// The message as clients see it, on a single line.
-    #[must_use]
-    pub fn json(&self) -> &str {
-        std::str::from_utf8(&self.event[self.json_range.clone()]).unwrap_or_default()
-    }
-
-    /// The message as a server-sent event; its id is the position.
-    #[must_use]
-    pub fn event(&self) -> Bytes {
-        self.event.clone()
-    }
-
-    /// The event without an id.
-    #[must_use]
-    pub fn event_without_id(&self) -> Bytes {
-        self.event.slice(self.id_len..)
-    }
-}
 
 /// Limits of a ring.
 #[derive(Debug, Clone)]
@@ -96,9 +46,7 @@ pub(super) struct MessageRing {
     pub(super) head: Option<Position>,
     /// Incremented when numbers become invalid.
     pub(super) generation: u64,
-    /// The newest position received while the history is read.
-    pub(super) repair_target: Option<Position>,
-    pub(super) is_repairing: bool,
+    pub(super) catch_up: CatchUp,
     /// Incremented when readers should check again.
     pub(super) change_count: u64,
     /// One slot for each reader; the next change wakes its waker.
@@ -114,7 +62,7 @@ pub(super) enum RingRead {
 }
 
 impl MessageRing {
-    pub(super) fn new(budget: RingBudget) -> Self {
+    pub(super) fn new(budget: RingBudget, catch_up: CatchUp) -> Self {
         Self {
             messages: VecDeque::new(),
             first_number: 0,
@@ -123,8 +71,7 @@ impl MessageRing {
             base: None,
             head: None,
             generation: 0,
-            repair_target: None,
-            is_repairing: false,
+            catch_up,
             change_count: 0,
             wakers: Slab::new(),
         }
@@ -217,7 +164,7 @@ impl Drop for MessageRing {
 }
 
 fn encoded_size(item: &EncodedMessage) -> usize {
-    item.event.len() + OVERHEAD_BYTES
+    item.event_len() + OVERHEAD_BYTES
 }
 
 #[cfg(test)]
@@ -231,13 +178,15 @@ mod tests {
     fn item(sequence: Option<u64>, length: usize) -> Arc<EncodedMessage> {
         let channel = "c".parse().expect("a name");
         let shown = EncodedMessage::new(channel, sequence.map(at), "");
-        let filling = "x".repeat(length.saturating_sub(shown.event.len()));
+        let filling = "x".repeat(length.saturating_sub(shown.event_len()));
         Arc::new(EncodedMessage::new(shown.channel, shown.position, &filling))
     }
 
     fn ring(each: usize, all: usize) -> MessageRing {
-        let mut ring =
-            MessageRing::new(RingBudget { max_ring_bytes: each, max_total_bytes: all, used_bytes: Arc::default() });
+        let mut ring = MessageRing::new(
+            RingBudget { max_ring_bytes: each, max_total_bytes: all, used_bytes: Arc::default() },
+            CatchUp::new(false),
+        );
         ring.reset(at(0));
         ring
     }
@@ -285,22 +234,11 @@ mod tests {
         assert_eq!(ring.budget.used_bytes.load(Relaxed), 3 * (OVERHEAD_BYTES + 100));
 
         let budget = RingBudget { max_total_bytes: OVERHEAD_BYTES, ..ring.budget.clone() };
-        let mut other = MessageRing::new(budget);
+        let mut other = MessageRing::new(budget, CatchUp::new(false));
         other.reset(at(0));
         other.push(item(Some(1), 1));
         assert!(other.messages.is_empty() && other.head == Some(at(1)), "there is no room for it");
         drop((ring, other));
-    }
-
-    #[test]
-    fn a_message_is_an_event_with_its_id_or_without() {
-        let event = |shown: &EncodedMessage| [shown.event(), shown.event_without_id()].map(|bytes| bytes.to_vec());
-        let shown = EncodedMessage::new("c".parse().expect("a name"), Some(at(7)), r#"{"data":"饭"}"#);
-        let fields = "event: message\ndata: {\"data\":\"饭\"}\n\n";
-        assert_eq!(event(&shown), [format!("id: 5-7\n{fields}").into_bytes(), fields.into()]);
-        assert_eq!(shown.json(), r#"{"data":"饭"}"#);
-        let plain = EncodedMessage::new(shown.channel, None, "{}");
-        assert_eq!(event(&plain), [b"event: message\ndata: {}\n\n"; 2]);
     }
 
     #[test]

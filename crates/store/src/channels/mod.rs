@@ -1,5 +1,5 @@
-//! Channels. `publish` appends a message to the channel's history, sends it with its position to all gateways, and
-//! publishes it unchanged on the plain channel name for any Redis client.
+//! Channels. `publish` appends a message to the channel's history, announces its position to all gateways, which
+//! read it there, and publishes it unchanged on the plain channel name for any Redis client.
 //!
 //! Subscribers may miss messages; readers detect that by positions, which are contiguous within an epoch, and read
 //! missing messages from the history.
@@ -9,21 +9,24 @@
 //! | `publish` | publishes messages, most of them without a script |
 //! | `registry` | the list of channels |
 //! | `history` | reads a channel's history page by page |
-//! | `hub`, `message_ring` | one subscription for many readers; the newest messages in memory |
+//! | `hub`, `catch_up`, `catch_up_state`, `message_ring`, `encoded_message` | one subscription for many readers; reads what is new; the newest messages in memory |
 //! | `reader`, `cursor`, `page_budget` | one reader of many channels; its position in each; memory for what it has read |
 //! | `reader_counts`, `changed_channels` | how many readers each channel has, over all gateways |
-//! | `plain_publish_filter` | tells copies of Galley's messages from those of plain Redis publishers |
+//! | `plain_messages` | messages of plain Redis publishers, without the copies of Galley's own |
 //! | `retention` | trims histories |
 //! | `subscription_groups`, `new_channel_groups` | consumer groups of subscriptions: for new channels, and orphans |
 
+mod catch_up;
+mod catch_up_state;
 mod changed_channels;
 mod cursor;
+mod encoded_message;
 mod history;
 mod hub;
 mod message_ring;
 mod new_channel_groups;
 mod page_budget;
-mod plain_publish_filter;
+mod plain_messages;
 mod publish;
 mod reader;
 mod reader_counts;
@@ -32,10 +35,10 @@ mod retention;
 mod subscription_groups;
 
 pub use cursor::ReaderEvent;
+pub use encoded_message::EncodedMessage;
 pub(super) use history::parse_stored_message;
 pub use history::{ChannelInfo, ChannelPage, MAX_PAGE_BYTES};
 pub use hub::ChannelHub;
-pub use message_ring::EncodedMessage;
 pub(crate) use new_channel_groups::cursor_ttl_ms;
 pub use reader::{
     ChannelReader, MAX_CHANNELS, MAX_EXCLUDED, MAX_PATTERNS, ReaderLimitExceeded, ReaderStart, RemoveChannelResult,

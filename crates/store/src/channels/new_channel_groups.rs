@@ -12,6 +12,7 @@ use crate::{StoreResult, keys, script};
 use common::{
     name::{ChannelName, SubscriptionName},
     settings::ChannelSettings,
+    time::Millis,
 };
 use model::{
     message::Position,
@@ -23,8 +24,8 @@ const JOIN_BATCH_SIZE: usize = 100;
 
 /// The subscriptions that match a new channel, and where each starts.
 pub(crate) struct NewChannelGroups {
-    /// None if they could not be read.
-    start_positions: Option<BTreeMap<SubscriptionName, Position>>,
+    /// Also when each was created. None if they could not be read.
+    start_positions: Option<BTreeMap<SubscriptionName, (Position, Millis)>>,
 }
 
 impl NewChannelGroups {
@@ -59,7 +60,7 @@ impl Channels {
             .scan_subscriptions(|name, raw| {
                 let outline = SubscriptionOutline::parse(raw).filter(|outline| outline.has_group(channel));
                 if let (Some(outline), Ok(name)) = (outline, name.parse()) {
-                    begins.insert(name, new_channel_position(outline.begin));
+                    begins.insert(name, (new_channel_position(outline.begin), outline.created_at));
                 }
             })
             .await;
@@ -72,12 +73,13 @@ impl Channels {
     async fn create_channel_groups(
         &self,
         channel: &ChannelName,
-        begins: &[(&SubscriptionName, &Position)],
+        begins: &[(&SubscriptionName, &(Position, Millis))],
     ) -> StoreResult<()> {
         let mut call = script::CREATE_CHANNEL_GROUPS.key(keys::channel_history(channel));
         call.key(keys::channel_state(channel)).arg(cursor_ttl_ms(&self.settings));
-        for (name, position) in begins {
-            call.key(keys::subscription_cursor(channel, name)).arg(group_of(name)).arg(position.to_string());
+        for (name, (position, created_at)) in begins {
+            call.key(keys::subscription_cursor(channel, name)).arg(group_of(name));
+            call.arg(position.to_string()).arg(created_at);
         }
         let _: i64 = call.invoke_async(&mut self.redis.clone()).await?;
         // Read after the groups exist: a later removal leaves this channel, too

@@ -14,7 +14,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::message_ring::EncodedMessage;
+use super::encoded_message::EncodedMessage;
 
 /// How long a reader keeps a page that it does not deliver while others wait for memory.
 const RECLAIM_AFTER: Duration = Duration::from_secs(2);

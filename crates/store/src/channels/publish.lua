@@ -1,5 +1,5 @@
 #!lua
--- Adds a message to a channel's history and sends it to everyone who listens.
+-- Adds a message to a channel's history and tells everyone who listens.
 -- KEYS: 1 history, 2 state, 3 outcome of this request, given only if the client may repeat it
 -- ARGV: 1 channel, 2 live channel, 3 epoch of the data, 4 about how many messages to keep, 5 about how many to keep
 --       when the channel has subscriptions (field `s` of the state), 6 min TTL in ms, 7 ms to add to it when the TTL is
@@ -81,8 +81,7 @@ if known_epoch and known_epoch ~= epoch then
   if predecessor then redis.call('HSET', state, 'p', predecessor) end
 end
 
-local head = position .. ' ' .. published .. ' ' .. #content_type .. ' ' .. #attributes
-redis.pcall('PUBLISH', live_channel, head .. '\n' .. content_type .. attributes .. body)
+redis.pcall('PUBLISH', live_channel, position)
 local listeners = redis.pcall('PUBLISH', channel, body)
 -- A user without this channel may keep histories, which Galley's own readers follow
 if type(listeners) == 'table' then listeners = 0 end

@@ -2,7 +2,7 @@
 //!
 //! A script decides everything about a channel: its epoch, its TTL, how much of its history to keep. But the script costs
 //! several times what it asks Redis to do. So a process that ran it lets the messages of the next second follow without
-//! it: `XADD` to the epoch that the script returned, then two `PUBLISH`. What the script would decide otherwise refuses
+//! it: `XADD` to the epoch that the script returned, then two `PUBLISH`, of the position and of the body. What the script would decide otherwise refuses
 //! that `XADD`: a history that is gone does not exist, and one that continues in a later epoch accepts no earlier id.
 //! Then the script runs.
 
@@ -159,7 +159,7 @@ impl Channels {
         if let Some(MessageDedup { seed, nth, .. }) = once {
             call.key(keys::published_message(channel, seed, nth));
         }
-        call.arg(channel.as_str()).arg(keys::live_messages(channel));
+        call.arg(channel.as_str()).arg(self.redis.topics().live_messages(channel));
         // The epoch belongs to this connection: a server restarted with less data is another connection
         let (connection, epoch) = self.redis.pinned_with_epoch().await?;
         let max = self.settings.retention.for_channel(channel).messages;
@@ -209,7 +209,11 @@ impl Channels {
         };
         let published_at = known.now();
         let add = add_command(channel, known.epoch, published_at, message);
-        let announcement = Announcement::new(channel, published_at, message);
+        let announcement = Announcement {
+            channel: channel.to_string(),
+            live_channel: self.redis.topics().live_messages(channel),
+            body: message.body.to_vec(),
+        };
         let channels = self.clone();
         // A task, because a client that hangs up in between must not leave a message that nobody learns of
         let published = tokio::spawn(async move { channels.add_and_announce(add, announcement, connection).await });
@@ -257,28 +261,14 @@ fn add_command(channel: &ChannelName, epoch: u64, published_at: Millis, message:
 struct Announcement {
     channel: String,
     live_channel: String,
-    /// Everything behind the position.
-    frame: Vec<u8>,
     body: Vec<u8>,
 }
 
 impl Announcement {
-    fn new(channel: &ChannelName, published_at: Millis, message: &NewMessage<'_>) -> Self {
-        let content_type = message.content_type.as_deref().unwrap_or_default();
-        let attributes = message.attributes.as_deref().unwrap_or_default();
-        let head = format!(" {published_at} {} {}\n", content_type.len(), attributes.len());
-        Self {
-            channel: channel.to_string(),
-            live_channel: keys::live_messages(channel),
-            frame: [head.as_bytes(), content_type.as_bytes(), attributes.as_bytes(), &message.body].concat(),
-            body: message.body.to_vec(),
-        }
-    }
-
     fn into_pipeline(self, position: &str) -> Pipeline {
         let mut pipeline = Pipeline::with_capacity(2);
         pipeline.ignore_errors();
-        pipeline.cmd("PUBLISH").arg(self.live_channel).arg([position.as_bytes(), &self.frame].concat());
+        pipeline.cmd("PUBLISH").arg(self.live_channel).arg(position);
         pipeline.cmd("PUBLISH").arg(self.channel).arg(self.body);
         pipeline
     }

@@ -23,8 +23,23 @@ impl Channels {
         let mut call = script::REGISTER_CHANNEL.key(keys::CHANNELS);
         call.arg(channel.as_str())
             .arg(self.settings.max_channels)
-            .arg(registration_ttl(&self.settings).as_millis().to_string());
+            .arg(registration_ttl(&self.settings).as_millis().to_string())
+            .arg(self.redis.topics().new_channels());
         Ok(call.invoke_async(&mut self.redis.clone()).await?)
+    }
+
+    /// Those of these names that are registered.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn registered_channels(&self, names: Vec<ChannelName>) -> StoreResult<Vec<ChannelName>> {
+        if names.is_empty() {
+            return Ok(names);
+        }
+        let mut command = redis::cmd("ZMSCORE");
+        command.arg(keys::CHANNELS).arg(names.iter().map(ChannelName::as_str).collect::<Vec<_>>());
+        let scores: Vec<Option<f64>> = command.query_async(&mut self.redis.clone()).await?;
+        Ok(names.into_iter().zip(scores).filter_map(|(name, score)| score.map(|_| name)).collect())
     }
 
     /// At most `max` names after `after`, in alphabetical order.

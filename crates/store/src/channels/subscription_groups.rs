@@ -7,8 +7,11 @@ use std::collections::{HashMap, HashSet};
 use serde::Deserialize;
 
 use super::Channels;
-use crate::{StoreResult, keys};
-use common::name::{ChannelName, SubscriptionName};
+use crate::{StoreResult, keys, script};
+use common::{
+    name::{ChannelName, SubscriptionName},
+    time::Millis,
+};
 use model::subscription::{ChannelSelection, DeliveryMode, NewChannelStart, group_of};
 
 /// Approximate number of subscriptions read in one call.
@@ -25,6 +28,7 @@ pub(crate) struct SubscriptionOutline {
     channels: ChannelSelection,
     mode: DeliveryMode,
     pub(crate) begin: NewChannelStart,
+    pub(crate) created_at: Millis,
 }
 
 impl SubscriptionOutline {
@@ -149,22 +153,25 @@ impl Channels {
             let is_wanted = raw
                 .is_some_and(|raw| SubscriptionOutline::parse(&raw).is_none_or(|outline| outline.has_group(channel)));
             if !is_wanted {
-                self.leave_channel(channel, name).await?;
+                self.leave_channel(channel, name, None).await?;
                 left += 1;
             }
         }
         Ok(left)
     }
 
-    /// Removes a subscription's group and cursor from a channel.
-    pub(crate) async fn leave_channel(&self, channel: &ChannelName, name: &SubscriptionName) -> StoreResult<()> {
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("XGROUP").arg("DESTROY").arg(keys::channel_history(channel)).arg(group_of(name));
-        pipeline.cmd("DEL").arg(keys::subscription_cursor(channel, name));
-        // Without a history there are no groups
-        pipeline.ignore_errors();
-        let mut connection = self.redis.pooled_connection().await?;
-        let _: redis::Value = pipeline.query_async(&mut connection).await?;
+    /// Removes a subscription's group and cursor from a channel; with `created_at` not those of another subscription
+    /// of that name.
+    pub(crate) async fn leave_channel(
+        &self,
+        channel: &ChannelName,
+        name: &SubscriptionName,
+        created_at: Option<Millis>,
+    ) -> StoreResult<()> {
+        let mut call = script::LEAVE_CHANNEL.key(keys::channel_history(channel));
+        call.key(keys::subscription_cursor(channel, name));
+        call.arg(group_of(name)).arg(created_at.map(|at| at.to_string()).unwrap_or_default());
+        let _: i64 = call.invoke_async(&mut self.redis.clone()).await?;
         Ok(())
     }
 }

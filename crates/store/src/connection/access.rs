@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 
 use redis::{RedisResult, Value, aio::ConnectionLike};
 
-/// One call of each command that Galley needs. `@` stands for a key and a channel of Galley.
+use crate::keys::TopicNames;
+
+/// One call of each command that Galley needs. `@` stands for a key of Galley, `&` for a pub/sub channel.
 const NEEDED: [&str; 73] = [
     "BLMOVE @ @ RIGHT LEFT 1",
     "CLIENT ID",
@@ -41,7 +43,7 @@ const NEEDED: [&str; 73] = [
     "PEXPIRE @ 1",
     "PING",
     "PTTL @",
-    "PUBLISH @ m",
+    "PUBLISH & m",
     "SADD @ m",
     "SCAN 0",
     "SCARD @",
@@ -52,9 +54,9 @@ const NEEDED: [&str; 73] = [
     "SMEMBERS @",
     "SREM @ m",
     "SSCAN @ 0",
-    "SUBSCRIBE @",
+    "SUBSCRIBE &",
     "TIME",
-    "UNSUBSCRIBE @",
+    "UNSUBSCRIBE &",
     "UNWATCH",
     "XACK @ g 0-1",
     "XADD @ * f v",
@@ -101,8 +103,9 @@ const OPTIONAL: [(&str, &str); 3] = [
     ("CLIENT UNBLOCK 0", "waiting workers react after up to five seconds"),
 ];
 
-/// A key and a channel of Galley, in no use.
-const SAMPLE: &str = "galley:access_check";
+/// A key and the end of a channel of Galley, in no use.
+const SAMPLE_KEY: &str = "galley:access_check";
+const SAMPLE_CHANNEL: &str = "access_check";
 
 /// What the user may not do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -121,7 +124,9 @@ pub(super) struct MissingAccess {
 pub(super) async fn missing_access(
     connection: &mut impl ConnectionLike,
     extra: &[String],
+    topics: &TopicNames,
 ) -> RedisResult<MissingAccess> {
+    let channel = [topics.prefix(), SAMPLE_CHANNEL].concat();
     // Alone: without MULTI the other commands would be executed
     redis::cmd("MULTI").exec_async(connection).await?;
     let calls: Vec<&str> = needed().map(|call| -> &str { call }).chain(extra.iter().map(String::as_str)).collect();
@@ -129,10 +134,10 @@ pub(super) async fn missing_access(
     let mut pipeline = redis::pipe();
     for call in &calls {
         // These would act at once, and they just worked
-        append(&mut pipeline, if needs_no_transaction(call) { "PING" } else { call });
+        append(&mut pipeline, if needs_no_transaction(call) { "PING" } else { call }, &channel);
     }
     for (call, _) in OPTIONAL {
-        append(&mut pipeline, call);
+        append(&mut pipeline, call, &channel);
     }
     pipeline.cmd("DISCARD");
     let length = calls.len() + OPTIONAL.len() + 1;
@@ -140,32 +145,38 @@ pub(super) async fn missing_access(
     let (asked, optional) = answers.split_at(calls.len().min(answers.len()));
     let mut missing = MissingAccess::default();
     for (call, answer) in calls.iter().zip(asked) {
-        if let Some(refusal) = refusal(call, answer) {
+        if let Some(refusal) = refusal(call, answer, topics) {
             missing.needed.insert(refusal);
         }
     }
-    let denied = OPTIONAL.iter().zip(optional).filter(|((call, _), answer)| refusal(call, answer).is_some());
+    let denied = OPTIONAL.iter().zip(optional).filter(|((call, _), answer)| refusal(call, answer, topics).is_some());
     missing.optional = denied.map(|((_, consequence), _)| *consequence).collect();
     Ok(missing)
 }
 
-fn append(pipeline: &mut redis::Pipeline, call: &str) {
+fn append(pipeline: &mut redis::Pipeline, call: &str, channel: &str) {
     let mut words = call.split(' ');
     pipeline.cmd(words.next().unwrap_or_default());
     for word in words {
-        pipeline.arg(if word == "@" { SAMPLE } else { word });
+        pipeline.arg(match word {
+            "@" => SAMPLE_KEY,
+            "&" => channel,
+            word => word,
+        });
     }
 }
 
 /// What is refused of a call, if its answer is that; other errors, such as that Redis is full, do not count.
-fn refusal(call: &str, answer: &Value) -> Option<String> {
+fn refusal(call: &str, answer: &Value, topics: &TopicNames) -> Option<String> {
     let Value::ServerError(error) = answer else { return None };
     let text = error.details().unwrap_or_default();
     match error.code() {
         "NOPERM" if text.contains("channels") || text.contains("a channel") => {
-            Some(format!("the channel {}", object_of(call)))
+            Some(format!("the channel {}", object_of(call, topics)))
         }
-        "NOPERM" if text.contains("keys") || text.contains("a key") => Some(format!("the key {}", object_of(call))),
+        "NOPERM" if text.contains("keys") || text.contains("a key") => {
+            Some(format!("the key {}", object_of(call, topics)))
+        }
         "NOPERM" => Some(command_name(call)),
         "ERR" if text.starts_with("unknown command") => {
             Some(format!("{}, which this server lacks", command_name(call)))
@@ -175,8 +186,12 @@ fn refusal(call: &str, answer: &Value) -> Option<String> {
 }
 
 /// The key or channel of a call.
-fn object_of(call: &str) -> &str {
-    if call.contains('@') { "galley:*" } else { call.split(' ').nth(1).unwrap_or_default() }
+fn object_of(call: &str, topics: &TopicNames) -> String {
+    match call.split(' ').nth(1).unwrap_or_default() {
+        "&" => format!("{}*", topics.prefix()),
+        _ if call.contains('@') => "galley:*".to_owned(),
+        name => name.to_owned(),
+    }
 }
 
 /// The command of a call, as rules name it: `xgroup|create`.

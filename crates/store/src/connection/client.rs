@@ -38,7 +38,7 @@ use super::{
     memory::MemoryState,
     redis_clock::{READING_INTERVAL, RedisClock},
 };
-use crate::{next_reconnect_delay, reconnect_delays};
+use crate::{keys::TopicNames, next_reconnect_delay, reconnect_delays};
 use common::settings::RedisSettings;
 
 /// Pause between attempts to end a read that may not have reached the server yet.
@@ -59,6 +59,8 @@ pub(super) struct RedisInner {
     /// When a server was last left because it takes no writes: connections from before are not used again.
     pub(super) server_left: watch::Sender<Option<Instant>>,
     memory: MemoryState,
+    /// The pub/sub channels of the database.
+    pub(super) topics: TopicNames,
     /// Redis's clock, read at each new connection and regularly.
     clock: RedisClock,
 }
@@ -109,6 +111,7 @@ impl Redis {
         let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         info = info.set_redis_settings(redis).set_tcp_settings(tcp);
+        let topics = TopicNames::of_database(info.redis_settings().db());
         let config = connection_config(settings, settings.response_timeout);
         let server_left = watch::Sender::new(None);
         let pool = build_pool(info.clone(), config, settings, &server_left)?;
@@ -122,6 +125,7 @@ impl Redis {
             pool,
             memory: MemoryState::default(),
             server_left,
+            topics,
             clock: RedisClock::default(),
         }));
         redis.0.runtime.spawn(read_clock_regularly(Arc::downgrade(&redis.0)));

@@ -1,7 +1,7 @@
 //! The time by Redis's clock, and sorted sets of due times: their scores are whole milliseconds.
 
 use super::notification::Notification;
-use crate::{Redis, StoreResult, keys, script};
+use crate::{Redis, StoreResult, script};
 use common::time::Millis;
 
 /// Maximum number of members in one script call.
@@ -49,7 +49,7 @@ impl Redis {
         for members in members.chunks(MAX_MOVED_PER_CALL) {
             let mut call = script::MOVE_DUE.key(set);
             call.arg(at).arg(if order == MoveDue::OnlyEarlier { "LT" } else { "XX" });
-            call.arg(keys::NOTIFICATIONS).arg(about.encode()).arg(members);
+            call.arg(self.topics().notifications()).arg(about.encode()).arg(members);
             let _: i64 = call.invoke_async(&mut self.clone()).await?;
         }
         Ok(())

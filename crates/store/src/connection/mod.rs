@@ -11,6 +11,7 @@
 //! | [`notifier`] | one pub/sub connection for everything in a process that waits for notifications |
 //! | [`memory`], [`budgets`] | how full Redis is and what becomes of results; the share of each kind of data |
 //! | [`notification`] | the notifications between processes |
+//! | [`hint_pace`] | how often they may cause a look |
 //! | [`server`] | requirements on the server's configuration |
 //! | `judge` | judges every answer: drops a broken connection, leaves a server that takes no writes |
 //! | `access` | whether the user may do what Galley needs |
@@ -24,6 +25,7 @@ pub(crate) mod clock;
 pub mod dedicated;
 mod dial;
 pub(crate) mod error_class;
+pub mod hint_pace;
 mod judge;
 pub mod memory;
 pub mod notification;

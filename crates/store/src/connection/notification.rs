@@ -1,7 +1,7 @@
 //! Notifications between processes on one pub/sub channel. They only save waiting: a process that misses one finds out
 //! by itself, later.
 
-use crate::{connection::client::Redis, keys, workers::key::WorkerKey};
+use crate::{connection::client::Redis, keys::TopicNames, workers::key::WorkerKey};
 use common::{id::JobId, name::QueueName, time::Millis};
 
 /// A notification.
@@ -25,11 +25,17 @@ pub enum Notification {
 }
 
 impl Redis {
+    /// The pub/sub channels of the database of `redis.url`.
+    #[must_use]
+    pub fn topics(&self) -> &TopicNames {
+        &self.inner().topics
+    }
+
     /// Publishes a notification, after what it announces. That is done already, so a refusal is no failure: a process that
     /// misses the notification finds out later.
     pub(crate) async fn notify(&self, notification: &Notification) {
         let mut publish = redis::cmd("PUBLISH");
-        publish.arg(keys::NOTIFICATIONS).arg(notification.encode());
+        publish.arg(self.topics().notifications()).arg(notification.encode());
         if let Err(error) = publish.exec_async(&mut self.clone()).await {
             tracing::debug!(%error, ?notification, "a notification was not published");
         }

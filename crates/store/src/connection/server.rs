@@ -14,7 +14,7 @@ use super::{
     dial::check_write,
     error_class::{ErrorClass, connect_error},
 };
-use crate::{Redis, StoreError, StoreResult};
+use crate::{Redis, StoreError, StoreResult, keys::TopicNames};
 
 /// The oldest Redis with everything that Galley uses: script flags, `XADD` with a partial id.
 const MIN_VERSION: (u32, u32) = (7, 0);
@@ -92,7 +92,7 @@ impl Redis {
     pub async fn check_at_start(&self, extra: &[String]) -> Result<(), ServerError> {
         // A connection of its own: the shared one is not told why it is refused, because at run time that may pass
         let checked = match self.connect_alone().await {
-            Ok(mut connection) => check_all(&mut connection, extra).await,
+            Ok(mut connection) => check_all(&mut connection, extra, self.topics()).await,
             Err(error) => match self.connect_problem(&error) {
                 Some(problem) => Err(ServerError::Unsuitable(problem)),
                 None => Err(StoreError::from(connect_error(error)).into()),
@@ -166,10 +166,14 @@ const CLUSTER: &str =
     "it has `cluster-enabled yes`, which Galley does not support yet: set redis.url to a server without it";
 const REPLICA: &str = "it is a replica and takes no writes: set redis.url to its primary";
 
-async fn check_all(connection: &mut impl ConnectionLike, extra: &[String]) -> Result<ServerInfo, ServerError> {
+async fn check_all(
+    connection: &mut impl ConnectionLike,
+    extra: &[String],
+    topics: &TopicNames,
+) -> Result<ServerInfo, ServerError> {
     ask_version(connection).await?;
     // Before the rest is asked, which needs permissions too
-    check_access(connection, extra).await?;
+    check_access(connection, extra, topics).await?;
     check_server_on(connection).await
 }
 
@@ -199,9 +203,13 @@ async fn ask_info(connection: &mut impl ConnectionLike, section: &str) -> StoreR
     }
 }
 
-async fn check_access(connection: &mut impl ConnectionLike, extra: &[String]) -> Result<(), ServerError> {
+async fn check_access(
+    connection: &mut impl ConnectionLike,
+    extra: &[String],
+    topics: &TopicNames,
+) -> Result<(), ServerError> {
     let MissingAccess { needed, optional } =
-        access::missing_access(connection, extra).await.map_err(StoreError::from)?;
+        access::missing_access(connection, extra, topics).await.map_err(StoreError::from)?;
     if !optional.is_empty() {
         let without = optional.into_iter().collect::<Vec<_>>().join("; ");
         tracing::info!(event = "redis.limited", without, "the user of redis.url may not ask everything");

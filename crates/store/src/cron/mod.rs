@@ -282,7 +282,7 @@ impl Cron<'_> {
             .arg(encode_entry(entry)?)
             .arg(entry.next_check_at(now).map(|at| at.to_string()).unwrap_or_default())
             .arg(self.jobs.store.settings.cron.max_entries)
-            .arg(keys::NOTIFICATIONS)
+            .arg(self.jobs.store.redis.topics().notifications())
             .arg(Notification::CronChanged.encode())
             .invoke_async(&mut self.jobs.store.redis.clone())
             .await?;

@@ -2,12 +2,7 @@
 
 use super::{Jobs, LocatedJob, record::FinishedJob};
 use crate::connection::notification::Notification;
-use crate::{
-    StoreError, StoreResult,
-    events::JobEvent,
-    keys::{self, QueueKeys},
-    script,
-};
+use crate::{StoreError, StoreResult, events::JobEvent, keys::QueueKeys, script};
 use common::{id::JobId, name::LimitKey};
 use model::job::{JobTransition, state::InvalidTransition};
 
@@ -76,9 +71,9 @@ impl Jobs {
             .arg(text)
             .arg(ttl.as_millis().to_string())
             .arg(u8::from(job.has_follow_up()))
-            .arg(keys::NOTIFICATIONS)
+            .arg(self.store.redis.topics().notifications())
             .arg(Notification::JobCancelled(job.id).encode())
-            .arg(keys.finished())
+            .arg(self.store.redis.topics().finished_jobs(&job.queue))
             .arg(Notification::DueChanged(job.queue.clone()).encode())
             .arg(self.store.settings.jobs.discarded_max)
             .arg(self.discarded_list_ttl_ms())

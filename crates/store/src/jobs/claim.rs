@@ -12,12 +12,7 @@ use super::{
     record::{JobFields, JobRecord},
 };
 use crate::connection::notification::Notification;
-use crate::{
-    StoreError, StoreResult,
-    connection::dedicated::DedicatedConnection,
-    keys::{self, QueueKeys},
-    script,
-};
+use crate::{StoreError, StoreResult, connection::dedicated::DedicatedConnection, keys::QueueKeys, script};
 use common::{
     id::EntryId,
     name::{Priority, QueueName, WorkerId},
@@ -153,7 +148,7 @@ impl Jobs {
         };
         call.arg(consumer).arg(max).arg(mode).arg(lease.map_or(0, duration_millis)).arg(duration_millis(default));
         call.arg(worker.map_or("", WorkerId::as_str))
-            .arg(keys::NOTIFICATIONS)
+            .arg(self.store.redis.topics().notifications())
             .arg(Notification::DueChanged(queue.clone()).encode());
         let limits = self.store.settings.queues.get(queue).copied().unwrap_or_default();
         let rate = limits.rate.unwrap_or(Rate::new(0, 1));

@@ -11,12 +11,7 @@ use super::{
     ClaimedJob, Consumer, JobRecord, Jobs, Settled, follow_up::log_follow_up_failure, record::FinishedJob,
     settle::NOTE_TTL_MS,
 };
-use crate::{
-    StoreResult,
-    connection::notification::Notification,
-    keys::{self, QueueKeys},
-    script,
-};
+use crate::{StoreResult, connection::notification::Notification, keys::QueueKeys, script};
 use common::{
     name::{LimitKey, Priority, QueueName},
     time::Millis,
@@ -160,8 +155,10 @@ impl Jobs {
         let ttl = self.stored_result_ttl(self.settings().result_ttl, batch.len(), bytes);
         call.arg(consumer.name()).arg(priority.get());
         call.arg(ttl.as_millis().to_string()).arg(self.follow_up_result_ttl().as_millis().to_string());
-        call.arg(NOTE_TTL_MS).arg(keys.finished()).arg(ids.trim_end());
-        call.arg(keys::NOTIFICATIONS).arg(Notification::DueChanged(queue.clone()).encode()).arg(batch.len());
+        call.arg(NOTE_TTL_MS).arg(self.store.redis.topics().finished_jobs(queue)).arg(ids.trim_end());
+        call.arg(self.store.redis.topics().notifications())
+            .arg(Notification::DueChanged(queue.clone()).encode())
+            .arg(batch.len());
         held.add_counts(&mut call);
         for completion in batch {
             call.arg(completion.claimed.entry.to_string());

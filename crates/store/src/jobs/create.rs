@@ -8,12 +8,7 @@ use super::{
     uniqueness::{UniquenessCheck, uniqueness_ttl},
 };
 use crate::connection::notification::Notification;
-use crate::{
-    StoreError, StoreResult,
-    events::JobEvent,
-    keys::{self, QueueKeys},
-    script,
-};
+use crate::{StoreError, StoreResult, events::JobEvent, keys::QueueKeys, script};
 use common::{
     id::{EntryId, JobId, queue_tag},
     name::LimitKey,
@@ -202,7 +197,7 @@ impl Jobs {
         };
         call.arg(job.id.to_string()).arg(job.priority.get()).arg(how).arg(at);
         call.arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default());
-        call.arg(keys::NOTIFICATIONS)
+        call.arg(self.store.redis.topics().notifications())
             .arg(Notification::DueChanged(job.queue.clone()).encode())
             .arg(Notification::StreamCreated(job.queue.clone()).encode());
         let unique_ttl = unique.map_or(plan.reservation_ttl, |unique| uniqueness_ttl(unique, plan.reservation_ttl));
@@ -220,7 +215,7 @@ impl Jobs {
             }
             None => drop(call.arg(&[""; 6]).arg(0).arg(0)),
         }
-        call.arg(keys.finished()).arg(u8::from(plan.is_chosen_id));
+        call.arg(self.store.redis.topics().finished_jobs(&job.queue)).arg(u8::from(plan.is_chosen_id));
         Ok(call.arg(job.to_fields()).invoke_async(&mut self.store.redis.clone()).await?)
     }
 }

@@ -6,11 +6,7 @@ use super::{
     Attempt, ClaimedJob, Consumer, JobRecord, Jobs, PULL_CONSUMER, attempt::call_about, enqueue::parse_entry_id,
 };
 use crate::connection::notification::Notification;
-use crate::{
-    StoreResult,
-    keys::{self, QueueKeys},
-    script,
-};
+use crate::{StoreResult, keys::QueueKeys, script};
 use common::{
     id::EntryId,
     name::{Priority, QueueName, WorkerId},
@@ -30,7 +26,7 @@ impl Jobs {
             .arg(token)
             .arg(worker)
             .arg(progress.unwrap_or_default())
-            .arg(keys::NOTIFICATIONS)
+            .arg(self.store.redis.topics().notifications())
             .arg(Notification::DueChanged(job.queue.clone()).encode())
             .invoke_async(&mut self.store.redis.clone())
             .await?;
@@ -80,7 +76,7 @@ impl Jobs {
             .arg(worker.as_str())
             .arg(lease.map_or(0, |lease| lease.as_millis().max(1)).to_string())
             .arg(PULL_CONSUMER)
-            .arg(keys::NOTIFICATIONS)
+            .arg(self.store.redis.topics().notifications())
             .arg(Notification::DueChanged(job.queue.clone()).encode())
             .invoke_async(&mut self.store.redis.clone())
             .await?;
@@ -103,7 +99,7 @@ impl Jobs {
         let mut call = script::RENEW.prepare_invoke();
         call.key(keys.stream(priority)).key(keys.active()).key(keys.leases());
         call.arg(consumer.name()).arg(priority.get()).arg(worker.as_str());
-        call.arg(keys::NOTIFICATIONS).arg(Notification::DueChanged(queue.clone()).encode());
+        call.arg(self.store.redis.topics().notifications()).arg(Notification::DueChanged(queue.clone()).encode());
         for (entry, started_at, lease_ms) in held {
             call.arg(entry.to_string()).arg(*started_at).arg(lease_ms.unwrap_or(0));
         }

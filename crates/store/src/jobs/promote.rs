@@ -3,11 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{JobTransitionError, Jobs, LocatedJob};
-use crate::{
-    StoreError, StoreResult,
-    keys::{self, QueueKeys},
-    script,
-};
+use crate::{StoreError, StoreResult, keys::QueueKeys, script};
 use crate::{
     connection::{clock::MoveDue, notification::Notification},
     rate_limits::WaitSet,
@@ -120,7 +116,7 @@ impl Jobs {
         }
         call.arg(from.as_str())
             .arg(priority.get())
-            .arg(keys::NOTIFICATIONS)
+            .arg(self.store.redis.topics().notifications())
             .arg(Notification::StreamCreated(queue.clone()).encode());
         for id in ids {
             call.arg(id.to_string());

@@ -7,11 +7,7 @@ use super::{
     uniqueness::uniqueness_ttl,
 };
 use crate::{
-    StoreError, StoreResult,
-    connection::notification::Notification,
-    keys::{self, QueueKeys},
-    rate_limits::WaitSet,
-    script,
+    StoreError, StoreResult, connection::notification::Notification, keys::QueueKeys, rate_limits::WaitSet, script,
 };
 use common::{
     id::{JobId, WorkflowId},
@@ -155,7 +151,7 @@ impl Jobs {
             .arg(job.priority.get())
             .arg(state.as_str())
             .arg(first_line)
-            .arg(keys::NOTIFICATIONS)
+            .arg(self.store.redis.topics().notifications())
             .arg(Notification::StreamCreated(job.queue.clone()).encode())
             .arg(limit.map_or("", |limit| limit.key.as_str()))
             .arg(limit.map(KeyLimit::encode).unwrap_or_default())

@@ -8,7 +8,7 @@ use super::{
     record::{FinishedJob, JobRecord},
 };
 use crate::connection::{budgets::DataKind, notification::Notification};
-use crate::{StoreResult, events::JobEvent, keys, script};
+use crate::{StoreResult, events::JobEvent, script};
 use common::{id::EntryId, name::LimitKey, time::Millis};
 use model::job::{
     AttemptError, JobState, RetryAdvice, RetryDecision,
@@ -105,10 +105,10 @@ impl Jobs {
             .arg(ttl.as_millis().to_string())
             .arg(job.id.to_string())
             .arg(u8::from(dead_letter))
-            .arg(keys.finished())
+            .arg(self.store.redis.topics().finished_jobs(&job.queue))
             .arg(u8::from(job.has_follow_up()))
             .arg(NOTE_TTL_MS)
-            .arg(keys::NOTIFICATIONS)
+            .arg(self.store.redis.topics().notifications())
             .arg(Notification::DueChanged(job.queue.clone()).encode())
             .arg(self.store.settings.jobs.discarded_max)
             .arg(self.discarded_list_ttl_ms())
@@ -238,7 +238,7 @@ impl Jobs {
             .arg(job.id.to_string())
             .arg(job.priority.get())
             .arg(delay.as_millis().to_string())
-            .arg(keys::NOTIFICATIONS)
+            .arg(self.store.redis.topics().notifications())
             .arg(Notification::DueChanged(job.queue.clone()).encode())
             .arg(job.limit_key().map_or("", LimitKey::as_str))
             .arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default())
@@ -297,7 +297,7 @@ impl Jobs {
             .key(keys.timers())
             .arg(job.id.to_string())
             .arg(job.priority.get())
-            .arg(keys::NOTIFICATIONS)
+            .arg(self.store.redis.topics().notifications())
             .arg(Notification::StreamCreated(job.queue.clone()).encode())
             .arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default())
             .arg(Notification::DueChanged(job.queue.clone()).encode())

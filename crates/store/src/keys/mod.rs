@@ -5,9 +5,13 @@
 
 mod queue;
 mod stored_key;
+mod topics;
 
-pub use self::queue::{QueueKeys, attempt_name, parse_attempt_name};
 pub(crate) use self::stored_key::StoredKey;
+pub use self::{
+    queue::{QueueKeys, attempt_name, parse_attempt_name},
+    topics::TopicNames,
+};
 use crate::workers::key::WorkerKey;
 use common::{
     id::{JobId, WorkflowId},
@@ -15,7 +19,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 52] = [
+pub const KEY_PATTERNS: [&str; 53] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -36,7 +40,7 @@ pub const KEY_PATTERNS: [&str; 52] = [
     "galley:{<queue>}:key_queue:<key>",
     "galley:{<queue>}:admitted:<key>",
     "galley:{<queue>}:limit:<key>",
-    "galley:{<queue>}:finished",
+    "galley:<db>:{<queue>}:finished",
     "galley:{<queue>}:starts",
     "galley:{<queue>}:starts:<key>",
     "galley:id:<id>",
@@ -49,13 +53,13 @@ pub const KEY_PATTERNS: [&str; 52] = [
     "galley:{ch:<channel>}:m",
     "galley:{ch:<channel>}:state",
     "galley:{ch:<channel>}:once:<seed>-<n>",
-    "galley:{ch:<channel>}:live",
+    "galley:<db>:{ch:<channel>}:live",
     "galley:{ch:<channel>}:sub:<name>",
     "galley:subscriptions",
     "galley:sub:<name>",
     "galley:sub:<name>:workers",
     "galley:sub:<name>:at:<instance>",
-    "galley:probe:<gateway>",
+    "galley:<db>:probe:<process>",
     "galley:readers",
     "galley:readers:<gateway>",
     "galley:{cron}:entries",
@@ -66,7 +70,8 @@ pub const KEY_PATTERNS: [&str; 52] = [
     "galley:directive:<worker>",
     "galley:leader",
     "galley:clock",
-    "galley:notifications",
+    "galley:<db>:notifications",
+    "galley:<db>:channels",
     "galley:write_check",
 ];
 
@@ -78,8 +83,7 @@ pub const WORKFLOWS: &str = "galley:workflows";
 pub const CRON_ENTRIES: &str = "galley:{cron}:entries";
 /// The next check of each cron entry: a sorted set of names.
 pub const CRON_NEXT: &str = "galley:{cron}:next";
-/// The channels: a sorted set of names by the time they were last in use. Also a pub/sub channel of the names of new
-/// ones.
+/// The channels: a sorted set of names by the time they were last in use.
 pub const CHANNELS: &str = "galley:channels";
 /// Gateways that publish reader counts: a sorted set with a TTL, by the time they last did.
 pub const READER_GATEWAYS: &str = "galley:readers";
@@ -97,8 +101,6 @@ pub const LEADER: &str = "galley:leader";
 pub const WRITE_CHECK: &str = "galley:write_check";
 /// The latest time by Redis's clock that a leader saw: a string of milliseconds.
 pub const CLOCK: &str = "galley:clock";
-/// Wake-up calls: a pub/sub channel, see [`crate::connection::notification`].
-pub const NOTIFICATIONS: &str = "galley:notifications";
 
 /// The queue of a client-chosen job id: a string with a TTL.
 #[must_use]
@@ -140,24 +142,6 @@ pub fn channel_state(channel: &ChannelName) -> String {
 #[must_use]
 pub fn published_message(channel: &ChannelName, seed: u128, nth: usize) -> String {
     format!("galley:{{ch:{channel}}}:once:{seed:032x}-{nth}")
-}
-
-/// Messages with their positions, for gateways: a pub/sub channel.
-#[must_use]
-pub fn live_messages(channel: &ChannelName) -> String {
-    format!("galley:{{ch:{channel}}}:live")
-}
-
-/// The channel of a live-messages name.
-#[must_use]
-pub fn channel_of_live_messages(name: &str) -> Option<ChannelName> {
-    name.strip_prefix("galley:{ch:")?.strip_suffix("}:live")?.parse().ok()
-}
-
-/// A gateway's probe of its own subscription: a pub/sub channel.
-#[must_use]
-pub fn gateway_probe(gateway: &uuid::Uuid) -> String {
-    format!("galley:probe:{}", gateway.simple())
 }
 
 /// Reader counts of a gateway by channel: a hash with a TTL.
@@ -227,7 +211,7 @@ mod tests {
     fn every_function_spells_one_of_the_patterns() {
         let queue = "q".parse().expect("a name");
         let id: JobId = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
-        let keys = QueueKeys::new(&queue);
+        let (keys, topics) = (QueueKeys::new(&queue), TopicNames::of_database(5));
         let worker = "pull:w".parse().expect("a worker");
         let channel = "c".parse().expect("a name");
         let key = "k".parse().expect("a key");
@@ -252,7 +236,7 @@ mod tests {
             keys.key_queue(&key),
             keys.admitted(&key),
             keys.key_limit(&key),
-            keys.finished(),
+            topics.finished_jobs(&queue),
             keys.starts(),
             keys.key_starts(&key),
             CLOCK.to_owned(),
@@ -264,13 +248,13 @@ mod tests {
             channel_history(&channel),
             channel_state(&channel),
             published_message(&channel, 7, 0),
-            live_messages(&channel),
+            topics.live_messages(&channel),
             subscription_cursor(&channel, &subscription),
             SUBSCRIPTIONS.to_owned(),
             subscription_counters(&subscription),
             subscription_workers(&subscription),
             broadcast_checkpoint(&subscription, &"i".parse().expect("an instance")),
-            gateway_probe(&uuid::Uuid::nil()),
+            topics.probe(&uuid::Uuid::nil()),
             READER_GATEWAYS.to_owned(),
             gateway_readers(&uuid::Uuid::nil()),
             CHANNELS.to_owned(),
@@ -283,7 +267,8 @@ mod tests {
             super::worker_report(&worker),
             worker_directive(&worker),
             LEADER.to_owned(),
-            NOTIFICATIONS.to_owned(),
+            topics.notifications(),
+            topics.new_channels(),
             WRITE_CHECK.to_owned(),
         ];
         let filled: BTreeSet<String> = KEY_PATTERNS
@@ -303,6 +288,8 @@ mod tests {
                     .replace("<name>", "n")
                     .replace("<instance>", "i")
                     .replace("<gateway>", &"0".repeat(32))
+                    .replace("<process>", &"0".repeat(32))
+                    .replace("<db>", "5")
             })
             .collect();
         assert_eq!(filled, spelled.into_iter().collect());

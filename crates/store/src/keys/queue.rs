@@ -165,12 +165,6 @@ impl QueueKeys {
     pub fn key_limit(&self, key: &LimitKey) -> String {
         format!("{}limit:{key}", self.prefix)
     }
-
-    /// Ids of ended jobs: a pub/sub channel for those who wait for one.
-    #[must_use]
-    pub fn finished(&self) -> String {
-        self.key("finished")
-    }
 }
 
 /// The name of an attempt in the active hash and among the leases.

@@ -17,7 +17,7 @@ use std::{
 use tokio::{runtime::Handle, sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{connection::notifier::Topics, jobs::Jobs, keys};
+use crate::{connection::notifier::Topics, jobs::Jobs};
 use common::name::QueueName;
 use common::settings::MAX_WATCHED_QUEUES;
 use wait_queue::{WaitQueue, WaiterId};
@@ -33,6 +33,7 @@ pub struct LongPoll {
     shared: Arc<LongPollShared>,
     /// Subscribed when the first waiter registers.
     channels: Topics,
+    notifications: String,
     /// The runtime that claims jobs for waiters: a claim must finish even if its request is gone.
     runtime: Handle,
 }
@@ -76,10 +77,11 @@ impl LongPoll {
     #[must_use]
     pub fn start(jobs: &Jobs, stop: CancellationToken) -> Self {
         let (channels, heard) = jobs.store.notifier.subscribe(NOTIFICATION_BUFFER);
+        let notifications = jobs.store.redis.topics().notifications();
         let shared: Arc<LongPollShared> = Arc::default();
         tokio::spawn(watcher::listen_for_changes(shared.clone(), heard, stop.clone()));
         tokio::spawn(watcher::run(shared.clone(), jobs.clone(), stop));
-        Self { shared, channels, runtime: Handle::current() }
+        Self { shared, channels, notifications, runtime: Handle::current() }
     }
 
     /// Registers a waiter for jobs of these queues. From here on no arrival is missed.
@@ -92,7 +94,7 @@ impl LongPoll {
             has_room.then(|| wait_queue.register(queues))
         });
         let (id, wakeup) = joined.ok_or(TooManyWatchedQueues)?;
-        self.channels.add(keys::NOTIFICATIONS.to_owned());
+        self.channels.add(self.notifications.clone());
         Ok(LongPollWaiter { shared: self.shared.clone(), id, wakeup })
     }
 

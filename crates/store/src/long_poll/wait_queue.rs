@@ -82,6 +82,11 @@ impl WaitQueue {
         self.queues.len()
     }
 
+    /// Whether somebody waits for jobs of that queue.
+    pub(crate) fn has_waiters(&self, queue: &QueueName) -> bool {
+        self.queues.contains_key(queue)
+    }
+
     /// How many of these queues have no waiter yet.
     pub(crate) fn count_new(&self, queues: &[QueueName]) -> usize {
         queues.iter().filter(|queue| !self.queues.contains_key(queue)).count()

@@ -10,6 +10,7 @@ use crate::{
     StoreResult,
     connection::{
         dedicated::DedicatedConnection,
+        hint_pace::PacedHints,
         notification::Notification,
         notifier::{EventReceiver, SubscriberEvent},
     },
@@ -23,6 +24,9 @@ use common::name::QueueName;
 /// Longest blocking read. It ends regularly so that a dead connection is noticed; then a few queues in turn are looked up
 /// again, because notifications can be lost.
 const MAX_BLOCK: Duration = Duration::from_secs(5);
+/// How often notifications may cause a look at Redis.
+const HINT_INTERVAL: Duration = Duration::from_millis(20);
+const HINT_BURST: u32 = 50;
 
 /// Receives notifications of new streams and resumed queues until `stop` is cancelled.
 pub(crate) async fn listen_for_changes(
@@ -30,15 +34,22 @@ pub(crate) async fn listen_for_changes(
     mut notifications: EventReceiver,
     stop: CancellationToken,
 ) {
+    let mut hints = PacedHints::new(HINT_BURST, HINT_INTERVAL);
     loop {
         let event = tokio::select! {
             () = stop.cancelled() => return,
+            queues = hints.ready(usize::MAX) => {
+                shared.update(|wait_queue| queues.iter().for_each(|queue| wait_queue.queue_changed(queue)));
+                continue;
+            }
             event = notifications.recv() => event,
         };
         match event {
             Some(SubscriberEvent::Message { payload, .. }) => {
-                if let Some(Notification::StreamCreated(queue)) = Notification::decode(&payload) {
-                    shared.update(|wait_queue| wait_queue.queue_changed(&queue));
+                if let Some(Notification::StreamCreated(queue)) = Notification::decode(&payload)
+                    && shared.lock().has_waiters(&queue)
+                {
+                    hints.add(queue);
                 }
             }
             // Notifications may have been missed

@@ -7,10 +7,15 @@ end
 
 -- Lets a subscription read a channel from a position on. A cursor or a group that exists stays where it is. A cursor that
 -- expired starts again where its group is (`delivered`, from `last_delivered_ids`), because the group knows what it
--- delivered. Returns a table: `position`, `is_new` for a new cursor, `is_made` for a new group; or nil and an error.
-local function join_group(history, cursor, group, position, ttl_ms, delivered)
+-- delivered. A cursor of another subscription of that name (`created_at` tells them apart) is adopted only if
+-- `may_adopt`. Returns a table: `position`, `is_new` for a new cursor, `is_made` for a new group, or `is_other`; or
+-- nil and an error.
+local function join_group(history, cursor, group, position, ttl_ms, delivered, created_at, may_adopt)
+  local known = redis.call('HGET', cursor, 'i')
+  if known and known ~= created_at and not may_adopt then return { is_other = true } end
   local is_new = redis.call('HSETNX', cursor, 'd', delivered[group] or position) == 1
   position = redis.call('HGET', cursor, 'd')
+  redis.call('HSET', cursor, 'i', created_at)
   redis.call('PEXPIRE', cursor, ttl_ms)
   local created = redis.pcall('XGROUP', 'CREATE', history, group, position)
   local problem = type(created) == 'table' and created.err

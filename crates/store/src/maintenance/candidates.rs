@@ -249,7 +249,7 @@ impl Jobs {
             .arg(address.map(|(_, entry)| entry.to_string()).unwrap_or_default())
             .arg(address.map(|(priority, entry)| keys::attempt_name(priority, entry)).unwrap_or_default())
             .arg(u8::from(matches!(candidate, Candidate::Entry(.., true))))
-            .arg(keys::NOTIFICATIONS)
+            .arg(self.store.redis.topics().notifications())
             .arg(Notification::DueChanged(queue.clone()).encode())
             .invoke_async(&mut redis)
             .await?;

@@ -99,7 +99,9 @@ impl DueTimes {
 
     /// Something happens in a queue: more may follow without a notification.
     pub(super) fn note_activity(&mut self, queue: &QueueName, moment: Instant) {
-        self.queues.entry(queue.clone()).or_default().active_until = Some(moment + ACTIVE_TIME);
+        if let Some(next) = self.queues.get_mut(queue) {
+            next.active_until = Some(moment + ACTIVE_TIME);
+        }
     }
 
     /// Something in a queue is due at that time, says a notification.

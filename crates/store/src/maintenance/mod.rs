@@ -63,13 +63,11 @@ use crate::channels::Channels;
 use crate::{
     StoreError, StoreResult,
     connection::{
-        clock::MoveDue,
-        notification::Notification,
-        notifier::{EventReceiver, SubscriberEvent},
+        clock::MoveDue, hint_pace::PacedHints, notification::Notification, notifier::SubscriberEvent,
         redis_clock::ClockSteps,
     },
     jobs::{Jobs, duration_millis},
-    keys, log_interruption,
+    log_interruption,
 };
 use common::{
     name::{QueueName, quoted},
@@ -145,6 +143,21 @@ const FAILED_JOB_DELAY_MS: Millis = 60_000;
 /// Maximum number of unread notifications.
 const NOTIFICATION_BUFFER: usize = 1024;
 
+/// How often notifications may cause a look at queues, and at how many of them.
+const HINT_INTERVAL: Duration = Duration::from_millis(20);
+const HINT_BURST: u32 = 100;
+const MAX_HINTED_QUEUES: usize = 256;
+/// How often they may cause a look at the cron entries, which is one at all of them.
+const CRON_HINT_INTERVAL: Duration = Duration::from_millis(500);
+const CRON_HINT_BURST: u32 = 10;
+
+/// What may be due earlier, as far as it was not looked at.
+struct LeaderHints {
+    /// Each with when something is due there, if that was said.
+    queues: PacedHints<(QueueName, Option<Millis>)>,
+    cron: PacedHints<()>,
+}
+
 /// One period as leader.
 struct Leader<'a> {
     jobs: &'a Jobs,
@@ -178,7 +191,11 @@ impl<'a> Leader<'a> {
         stop: &CancellationToken,
     ) -> StoreResult<()> {
         let (topics, mut calls) = self.jobs.store.notifier.subscribe(NOTIFICATION_BUFFER);
-        topics.add(keys::NOTIFICATIONS.to_owned());
+        topics.add(self.jobs.store.redis.topics().notifications());
+        let mut hints = LeaderHints {
+            queues: PacedHints::new(HINT_BURST, HINT_INTERVAL),
+            cron: PacedHints::new(CRON_HINT_BURST, CRON_HINT_INTERVAL),
+        };
         let mut renewal = tokio::time::interval(self.settings.leader_lease / 3);
         let mut refresh = tokio::time::interval(self.settings.sweep_interval);
         renewal.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -207,10 +224,18 @@ impl<'a> Leader<'a> {
                 let goes_on = tokio::select! {
                     () = stop.cancelled() => false,
                     _ = renewal.tick() => self.renew_leadership().await?,
-                    heard = calls.recv() => self.on_event(heard, &mut calls).await.map(|()| true)?,
+                    heard = calls.recv() => self.on_event(heard, &mut hints).await.map(|()| true)?,
+                    heard = hints.queues.ready(MAX_HINTED_QUEUES) => self.look_into(heard).await.map(|()| true)?,
+                    _ = hints.cron.ready(1) => {
+                        self.cron.is_stale = true;
+                        self.refresh(&[]).await.map(|()| true)?
+                    }
                     () = tokio::time::sleep(pause) => self.run_due().await.map(|()| true)?,
                     // Notifications may be missed
-                    _ = refresh.tick() => self.refresh_some().await.map(|()| true)?,
+                    _ = refresh.tick() => {
+                        let has_missed = hints.queues.has_overflowed();
+                        if has_missed { self.refresh_all().await } else { self.refresh_some().await }.map(|()| true)?
+                    }
                 };
                 if !goes_on || !self.heal_clock_steps().await? {
                     return Ok(());
@@ -269,30 +294,38 @@ impl<'a> Leader<'a> {
         waits.min().unwrap_or(far).min(far)
     }
 
-    async fn on_event(&mut self, heard: Option<SubscriberEvent>, calls: &mut EventReceiver) -> StoreResult<()> {
+    async fn on_event(&mut self, heard: Option<SubscriberEvent>, hints: &mut LeaderHints) -> StoreResult<()> {
+        match heard {
+            Some(SubscriberEvent::Message { payload, .. }) => match Notification::decode(&payload) {
+                Some(Notification::DueChanged(queue)) => hints.queues.add((queue, None)),
+                Some(Notification::DueAt(queue, at)) => hints.queues.add((queue, Some(at))),
+                Some(Notification::CronChanged) => hints.cron.add(()),
+                _ => {}
+            },
+            // Notifications may have been missed
+            Some(SubscriberEvent::Subscribed(_)) => return self.refresh_all().await,
+            Some(SubscriberEvent::ConnectionLost) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Looks at queues where something may be due earlier.
+    async fn look_into(&mut self, hints: Vec<(QueueName, Option<Millis>)>) -> StoreResult<()> {
         let mut queues = Vec::new();
-        let mut heard = heard;
-        loop {
-            match heard {
-                Some(SubscriberEvent::Message { payload, .. }) => match Notification::decode(&payload) {
-                    Some(Notification::DueChanged(queue)) if !queues.contains(&queue) => {
-                        self.due_times.note_activity(&queue, Instant::now());
-                        queues.push(queue);
-                    }
-                    Some(Notification::DueAt(queue, at)) => self.due_times.note_due(&queue, at),
-                    Some(Notification::CronChanged) => self.cron.is_stale = true,
-                    _ => {}
-                },
-                // Notifications may have been missed
-                Some(SubscriberEvent::Subscribed(_)) => return self.refresh_all().await,
-                Some(SubscriberEvent::ConnectionLost) | None => {}
-            }
-            match calls.try_recv() {
-                Some(more) => heard = Some(more),
-                None => break,
+        for (queue, due) in hints {
+            match due {
+                Some(at) => self.due_times.note_due(&queue, at),
+                None => queues.push(queue),
             }
         }
-        self.refresh(&queues).await
+        if queues.is_empty() {
+            return Ok(());
+        }
+        self.refresh(&queues).await?;
+        for queue in &queues {
+            self.due_times.note_activity(queue, Instant::now());
+        }
+        Ok(())
     }
 
     async fn refresh_all(&mut self) -> StoreResult<()> {

@@ -4,11 +4,7 @@
 //! limit allows. So a tenant with ten thousand jobs has no more of them in the stream than its limit, and the jobs of the
 //! others come in between: the keys take turns. What is in a stream or runs is *held* by the key.
 
-use crate::{
-    StoreResult,
-    keys::{self, QueueKeys},
-    script,
-};
+use crate::{StoreResult, keys::QueueKeys, script};
 use crate::{
     connection::{clock::MoveDue, notification::Notification},
     jobs::{Attempt, Jobs},
@@ -84,7 +80,7 @@ impl Jobs {
             .arg(key.as_str())
             .arg(seen_id(0))
             .arg(priority.get())
-            .arg(keys::NOTIFICATIONS)
+            .arg(self.store.redis.topics().notifications())
             .arg(Notification::StreamCreated(queue.clone()).encode())
             .arg(Notification::DueChanged(queue.clone()).encode())
             .arg(if record(1) == keys.key_queue(key) { "" } else { seen_id(1) })
@@ -114,7 +110,7 @@ impl Jobs {
             .arg(priority.get())
             .arg(key.as_str())
             .arg(policy)
-            .arg(keys::NOTIFICATIONS)
+            .arg(self.store.redis.topics().notifications())
             .arg(Notification::DueChanged(queue.clone()).encode())
             .invoke_async(&mut self.store.redis.clone())
             .await?;

@@ -33,6 +33,17 @@ pub struct Checkpoint {
     pub filtered: u64,
     /// Whether these are all channels: positions in others are deleted.
     pub is_complete: bool,
+    /// The process that saves it.
+    pub process: String,
+}
+
+/// What was saved before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EarlierCheckpoint {
+    /// Whether there was a checkpoint; if not, all positions must be saved.
+    pub exists: bool,
+    /// The process that saved it; empty if there was none.
+    pub process: String,
 }
 
 impl Subscriptions {
@@ -58,8 +69,7 @@ impl Subscriptions {
         Ok(Some(Checkpoint { positions: positions.collect(), first_seen_at: there_since, ..Checkpoint::default() }))
     }
 
-    /// Saves a worker's positions, in some of its channels or in all. False if its earlier checkpoint is gone: then
-    /// all must be saved.
+    /// Saves a worker's positions, in some of its channels or in all. Returns what was there before.
     ///
     /// # Errors
     /// Redis is unavailable: it may get messages again.
@@ -68,19 +78,21 @@ impl Subscriptions {
         subscription: &Subscription,
         instance: &WorkerId,
         checkpoint: &Checkpoint,
-    ) -> StoreResult<bool> {
+    ) -> StoreResult<EarlierCheckpoint> {
         let mut call = script::SAVE_CHECKPOINT.key(keys::broadcast_checkpoint(&subscription.name, instance));
         call.key(keys::subscription_workers(&subscription.name)).key(keys::subscription_counters(&subscription.name));
         call.arg(instance.as_str()).arg(subscription.generation);
         call.arg(self.settings.checkpoint_ttl.as_millis().to_string());
         call.arg(checkpoint.delivered).arg(checkpoint.filtered).arg(u8::from(checkpoint.is_complete));
+        call.arg(&checkpoint.process);
         if let Some(since) = checkpoint.first_seen_at {
             call.arg(FIRST_SEEN_FIELD).arg(since);
         }
         for (channel, position) in &checkpoint.positions {
             call.arg(channel.as_str()).arg(position.to_string());
         }
-        Ok(call.invoke_async(&mut self.redis().clone()).await?)
+        let (exists, process): (bool, String) = call.invoke_async(&mut self.redis().clone()).await?;
+        Ok(EarlierCheckpoint { exists, process })
     }
 
     /// Where a new worker starts in a channel: where the subscription starts, but after messages published before the

@@ -4,11 +4,12 @@
 -- KEYS: 1 history, 2 cursor, 3 counters of the subscription, 4 state of the channel
 -- ARGV: 1 group, 2 worker, 3 ms after which an idle worker loses the channel, 4 its token, or '' to claim the channel,
 --       5 position that was delivered or '', 6 max messages, 7 bytes of messages at which the script stops, 8 TTL of
---       the cursor in ms, 9 what the position counts as: "delivered", "filtered" or ''
+--       the cursor in ms, 9 what the position counts as: "delivered", "filtered" or '', 10 when the subscription was
+--       created, in ms
 -- Returns {outcome, token, position, last position up to there that is kept or '', entries, ms, failed attempts, workers
 -- that vanished with the next message}.
 -- Outcomes:
---   not_opened       the caller must open the group first
+--   not_opened       the caller must open the group first, or it belongs to another subscription of that name
 --   lost             another worker claimed the channel, or somebody moved the cursor
 --   owned_elsewhere  another worker owns the channel, for another `ms`
 --   blocked          a message failed, and its next attempt is in `ms`; the channel is released
@@ -19,12 +20,13 @@
 local history, cursor, counters, state = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, worker, max_idle_ms, given_token = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local done_position, max_messages, max_bytes = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
-local cursor_ttl_ms, counter = ARGV[8], ARGV[9]
+local cursor_ttl_ms, counter, created_at = ARGV[8], ARGV[9], ARGV[10]
 
 local now = now_ms()
-local known = redis.call('HMGET', cursor, 'd', 'o', 'k', 'u', 'w', 'n', 'wd', 'c')
+local known = redis.call('HMGET', cursor, 'd', 'o', 'k', 'u', 'w', 'n', 'wd', 'c', 'i')
 local position, owner, token = known[1], known[2], known[3]
 local owned_until, blocked_until, failures = tonumber(known[4]) or 0, tonumber(known[5]) or 0, tonumber(known[6]) or 0
+if not position or known[9] ~= created_at then return { 'not_opened', '', '', '', {}, 0, 0, 0 } end
 -- Redis's clock was set back: nothing lasts longer than when it was set
 if owner and owned_until > now + max_idle_ms then
   owned_until = now + max_idle_ms
@@ -35,7 +37,6 @@ if blocked_until > now + (tonumber(known[7]) or 0) then
   redis.call('HSET', cursor, 'w', string.format('%.0f', blocked_until))
 end
 local crashes = tonumber(known[8]) or 0
-if not position then return { 'not_opened', '', '', '', {}, 0, 0, 0 } end
 if given_token ~= '' then
   if token ~= given_token or owner ~= worker then return { 'lost', '', position, '', {}, 0, 0, 0 } end
 else

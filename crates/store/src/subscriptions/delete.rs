@@ -50,7 +50,7 @@ impl Subscriptions {
             if self.read_raw(name).await?.is_some() {
                 return Ok(());
             }
-            self.channels.leave_channel(&channel, name).await?;
+            self.channels.leave_channel(&channel, name, Some(subscription.created_at)).await?;
         }
         let states = vec![JobState::Available, JobState::Scheduled, JobState::Retryable];
         let purge = PurgeRequest { states, limit: PURGE_BATCH_SIZE, after: None };

@@ -45,7 +45,7 @@ use common::{
 };
 use model::subscription::{Subscription, SubscriptionState};
 
-pub use broadcast::Checkpoint;
+pub use broadcast::{Checkpoint, EarlierCheckpoint};
 pub use ordered::{ChannelFence, ClaimedChannel};
 pub use position::OpenedChannel;
 pub use progress::{BlockedChannel, BroadcastWorkerLag, ChannelProgress, FailureStreak, SubscriptionCounters};
@@ -151,7 +151,7 @@ impl Subscriptions {
             return Ok(false);
         }
         let mut call = script::RESTORE_SUBSCRIPTIONS.key(keys::SUBSCRIPTIONS);
-        call.arg(keys::NOTIFICATIONS).arg(Notification::SubscriptionsChanged.encode());
+        call.arg(self.redis().topics().notifications()).arg(Notification::SubscriptionsChanged.encode());
         for (subscription, raw) in lost {
             call.arg(subscription.name.as_str()).arg(raw);
         }
@@ -295,7 +295,7 @@ impl Subscriptions {
     async fn save(&self, name: &SubscriptionName, known: Option<&str>, new: Option<&str>) -> StoreResult<String> {
         let mut call = script::SAVE_SUBSCRIPTION.key(keys::SUBSCRIPTIONS);
         call.arg(name.as_str()).arg(known.unwrap_or_default()).arg(new.unwrap_or_default()).arg(self.settings.max);
-        call.arg(keys::NOTIFICATIONS).arg(Notification::SubscriptionsChanged.encode());
+        call.arg(self.redis().topics().notifications()).arg(Notification::SubscriptionsChanged.encode());
         Ok(call.invoke_async(&mut self.redis().clone()).await?)
     }
 

@@ -113,6 +113,7 @@ impl Subscriptions {
             Some((_, _, MessageDisposition::Filtered)) => "filtered",
             _ => "",
         });
+        call.arg(subscription.created_at);
         let (how, token, position, before, entries, ms, failures, crashes): ClaimChannelReply =
             call.invoke_async(&mut self.redis().clone()).await?;
         Ok(match how.as_str() {

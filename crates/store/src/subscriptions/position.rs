@@ -2,7 +2,10 @@
 
 use super::{Subscriptions, channel_script_call};
 use crate::{StoreError, StoreResult, channels::Channels, keys, script};
-use common::name::{ChannelName, SubscriptionName};
+use common::{
+    name::{ChannelName, SubscriptionName},
+    time::Millis,
+};
 use model::{
     message::Position,
     subscription::{DeliveryMode, NewChannelStart, Subscription, SubscriptionStart},
@@ -45,13 +48,21 @@ impl Subscriptions {
         let position = start_position(&self.channels, channel, subscription.begin).await?;
         let mut call = channel_script_call(&script::OPEN_GROUP, subscription, channel);
         call.key(keys::channel_state(channel));
-        call.arg(subscription.group()).arg(position.to_string()).arg(self.cursor_ttl_ms);
-        let opened: Option<(String, bool)> = call.invoke_async(&mut self.redis().clone()).await?;
+        call.arg(subscription.group()).arg(position.to_string()).arg(self.cursor_ttl_ms).arg(subscription.created_at);
+        let mut opened: Option<(String, bool)> = call.invoke_async(&mut self.redis().clone()).await?;
+        let one = (&subscription.name, Some(subscription.created_at));
+        if opened.as_ref().is_some_and(|(position, _)| position == "other") {
+            // Its workers have not heard that this one is gone, or were quicker than we to hear of the new one
+            if !self.is_still_subscribed(one, channel).await? {
+                return Ok(None);
+            }
+            opened = call.arg(1).invoke_async(&mut self.redis().clone()).await?;
+        }
         let opened = opened
             .map(|(position, was_lost)| OpenedChannel { position: parse_position(&position), was_recreated: was_lost });
         // Checked afterwards: a later deletion leaves this channel, too. Nobody else would ever leave it
-        if opened.is_some() && !self.is_still_subscribed(&subscription.name, channel).await? {
-            self.channels.leave_channel(channel, &subscription.name).await?;
+        if opened.is_some() && !self.is_still_subscribed(one, channel).await? {
+            self.channels.leave_channel(channel, &subscription.name, one.1).await?;
             return Ok(None);
         }
         if opened.is_some_and(|opened| opened.was_recreated) {
@@ -122,6 +133,7 @@ impl Subscriptions {
             let mut call = channel_script_call(&script::SEEK_GROUP, subscription, channel);
             call.key(keys::channel_state(channel));
             call.arg(subscription.group()).arg(&target).arg(self.cursor_ttl_ms).arg(SEEK_ACK_BATCH_SIZE);
+            call.arg(subscription.created_at);
             let more: Option<(String, bool)> = call.invoke_async(&mut self.redis().clone()).await?;
             if !more.is_some_and(|(_, more)| more) {
                 return Ok(());
@@ -137,19 +149,21 @@ impl Subscriptions {
     ) -> StoreResult<()> {
         for channel in self.matching_channels(subscription).await? {
             if !keeps(&channel) {
-                self.channels.leave_channel(&channel, &subscription.name).await?;
+                self.channels.leave_channel(&channel, &subscription.name, None).await?;
             }
         }
         Ok(())
     }
 
+    /// Whether a subscription exists, the one that was created at that time if given, and wants the channel.
     pub(super) async fn is_still_subscribed(
         &self,
-        name: &SubscriptionName,
+        (name, created_at): (&SubscriptionName, Option<Millis>),
         channel: &ChannelName,
     ) -> StoreResult<bool> {
+        let is_it = |now: &Subscription| created_at.is_none_or(|at| at == now.created_at);
         match self.get(name).await {
-            Ok(now) => Ok(now.is_some_and(|now| now.channels.matches(channel))),
+            Ok(now) => Ok(now.is_some_and(|now| is_it(&now) && now.channels.matches(channel))),
             // It exists, whatever it is
             Err(StoreError::Damaged(_)) => Ok(true),
             Err(error) => Err(error),

@@ -220,9 +220,9 @@ impl Subscriptions {
     /// maintenance does what fails here.
     async fn leave_started_channels(&self, name: &SubscriptionName, begun: &BTreeSet<ChannelName>) {
         for channel in begun {
-            let left = match self.is_still_subscribed(name, channel).await {
+            let left = match self.is_still_subscribed((name, None), channel).await {
                 Ok(true) => Ok(()),
-                Ok(false) => self.channels.leave_channel(channel, name).await,
+                Ok(false) => self.channels.leave_channel(channel, name, None).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = left {

@@ -2,10 +2,11 @@
 -- Reads the next messages of channels for a worker, in order within each channel, and tells which are missing before
 -- them.
 -- KEYS: 1.. history, cursor and state of each channel
--- ARGV: 1 group, 2 consumer, 3 max messages, 4 bytes of messages at which the script stops, 5 TTL of a cursor in ms
+-- ARGV: 1 group, 2 consumer, 3 max messages, 4 bytes of messages at which the script stops, 5 TTL of a cursor in ms,
+--       6 when the subscription was created, in ms
 -- Returns for each channel that was read {its number, outcome, position, last position up to there that is kept or '',
 -- entries, 1 if there may be more}. Outcomes:
---   not_opened  the caller must open the group first
+--   not_opened  the caller must open the group first, or the group belongs to another subscription of that name
 --   empty       there is no message
 --   read        the entries follow the position
 --   gap         messages between the position and the first entry are missing
@@ -14,6 +15,7 @@
 -- worker that reclaims the message learns of the gap too.
 local group, consumer = ARGV[1], ARGV[2]
 local max_messages, max_bytes, cursor_ttl_ms = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+local created_at = ARGV[6]
 local first_history = 1
 
 local MAX_PER_READ, MAX_GAPS = 8, 16
@@ -35,7 +37,8 @@ for index = first_history, #KEYS, 3 do
   local history, cursor, state = KEYS[index], KEYS[index + 1], KEYS[index + 2]
   local number = (index + 2) / 3
   if wanted <= 0 or bytes >= max_bytes then break end
-  local position = redis.call('HGET', cursor, 'd')
+  local known = redis.call('HMGET', cursor, 'd', 'i')
+  local position = known[2] == created_at and known[1]
   local following = position and redis.call('XRANGE', history, '(' .. position, '+', 'COUNT', 1)[1]
   if not position then
     replies[#replies + 1] = { number, 'not_opened', '', '', {}, 0 }

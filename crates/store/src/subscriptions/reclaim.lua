@@ -3,7 +3,7 @@
 -- KEYS: 1 history, 2 cursor
 -- ARGV: 1 group, 2 consumer, 3 min idle time in ms, 4 max messages, 5 bytes of messages at which the script stops,
 --       6 consumer whose messages it reclaims, or '' for all consumers, 7 where to start: '-', or '(' and the position
---       after which to start
+--       after which to start, 8 when the subscription was created, in ms
 -- Returns {entries, how often each was delivered before, positions of messages that are not kept any more, {position,
 -- last position up to there that is kept or '', first message after the gap, ...}, position after which to continue or
 -- '' when there is no more}. A message that follows a gap reports the gap again.
@@ -11,7 +11,11 @@
 local history, cursor = KEYS[1], KEYS[2]
 local group, consumer, min_idle_ms, max_messages = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local max_bytes, from_consumer, start = tonumber(ARGV[5]), ARGV[6], ARGV[7]
+local created_at = ARGV[8]
 
+-- The group belongs to another subscription of that name
+local owner = redis.call('HGET', cursor, 'i')
+if owner and owner ~= created_at then return { {}, {}, {}, {}, '' } end
 local range = { group, 'IDLE', min_idle_ms, start, '+', max_messages }
 if from_consumer ~= '' then range[#range + 1] = from_consumer end
 local pending = redis.pcall('XPENDING', history, unpack(range))

@@ -130,6 +130,7 @@ impl Subscriptions {
             call.key(keys::channel_state(channel));
         }
         call.arg(subscription.group()).arg(worker.as_str()).arg(max).arg(MAX_BATCH_BYTES).arg(self.cursor_ttl_ms);
+        call.arg(subscription.created_at);
         let read: Vec<ReadGroupReply> = call.invoke_async(&mut self.redis().clone()).await?;
         let given = read.into_iter().map(|(number, how, position, before, entries, is_more)| ChannelMessages {
             channel_index: number.saturating_sub(1),
@@ -155,9 +156,11 @@ impl Subscriptions {
             let count = |how: MessageDisposition| some.iter().filter(|(_, done)| *done == how).count();
             let mut call = script::ACK_MESSAGES.key(keys::channel_history(channel));
             call.key(keys::subscription_counters(&subscription.name));
+            call.key(keys::subscription_cursor(channel, &subscription.name));
             call.arg(subscription.group())
                 .arg(count(MessageDisposition::Delivered))
-                .arg(count(MessageDisposition::Filtered));
+                .arg(count(MessageDisposition::Filtered))
+                .arg(subscription.created_at);
             for (position, _) in some {
                 call.arg(position.to_string());
             }
@@ -206,6 +209,7 @@ impl Subscriptions {
         call.arg(subscription.group()).arg(worker.as_str()).arg(at_least.as_millis().to_string());
         call.arg(max).arg(MAX_BATCH_BYTES).arg(of.map_or("", WorkerId::as_str));
         call.arg(behind.map_or_else(|| "-".to_owned(), |position| format!("({position}")));
+        call.arg(subscription.created_at);
         let (entries, times, lost, missing, seen): ReclaimReply = call.invoke_async(&mut self.redis().clone()).await?;
         let gaps = missing.chunks_exact(3).filter_map(|gap| gap_between(&gap[0], &gap[1], gap[2].parse().ok()));
         let gaps = gaps.collect();

@@ -145,7 +145,7 @@ impl Workers {
         let issued = IssuedDirective { directive, issued_at: self.redis.now().await? };
         let mut call = script::SET_DIRECTIVE.key(keys::worker_directive(key));
         call.arg(issued.to_string()).arg(DIRECTIVE_TTL.as_millis().to_string());
-        call.arg(keys::NOTIFICATIONS).arg(Notification::DirectiveChanged(key.clone()).encode());
+        call.arg(self.redis.topics().notifications()).arg(Notification::DirectiveChanged(key.clone()).encode());
         let _: i64 = call.invoke_async(&mut self.redis.clone()).await?;
         Ok(issued)
     }

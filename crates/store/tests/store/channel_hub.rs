@@ -48,7 +48,7 @@ async fn reading(hub: &ChannelHub, name: &str, start: ReaderStart) -> ChannelRea
 fn flood(kit: &StoreKit, count: u64, epoch: u64) {
     let script = "for i = 1, ARGV[1] do
         local id = redis.call('XADD', KEYS[1], ARGV[2] .. '-*', 'b', 'x', 'a', '1')
-        redis.call('PUBLISH', 'galley:{ch:c}:live', id .. ' 1 0 0\\nx')
+        redis.call('PUBLISH', 'galley:5:{ch:c}:live', id)
     end";
     let mut redis =
         redis::Client::open(kit.server.url()).and_then(|client| client.get_connection()).expect("redis runs");
@@ -310,4 +310,71 @@ async fn readers_that_are_not_polled_keep_no_page_from_others() {
             }
         }
     }
+}
+
+/// How many commands Redis has executed that read histories.
+async fn history_reads(kit: &StoreKit) -> u64 {
+    let reply = kit.redis_command(&["INFO", "commandstats"]).await;
+    let stats: String = redis::from_redis_value(reply).expect("text");
+    let calls = |line: &str| line.split_once("calls=")?.1.split(',').next()?.parse::<u64>().ok();
+    let reads = ["cmdstat_xrange:", "cmdstat_evalsha:"];
+    stats.lines().filter(|line| reads.iter().any(|read| line.starts_with(read))).filter_map(calls).sum()
+}
+
+#[tokio::test]
+async fn what_others_publish_reaches_no_reader_and_costs_a_few_reads() {
+    let kit = StoreKit::with_variables(&[("GALLEY__CHANNELS__SWEEP_MS", "3600000")]);
+    let (hub, _stop) = hub(&kit);
+    let mut reader = reading(&hub, "c", ReaderStart::Now).await;
+    let first = publish(&kit, &channel("c"), b"1").await.position;
+    assert_eq!(position(&mut reader).await, first);
+    let (before, begin) = (history_reads(&kit).await, std::time::Instant::now());
+    let next = first.next();
+    let huge = "9".repeat(1 << 20);
+    let forged = [
+        next.to_string(),
+        format!("{next} 1 0 0\nforged"),
+        first.to_string(),
+        Position::MAX.to_string(),
+        "not a position".to_owned(),
+        String::new(),
+        huge,
+    ];
+    let mut connection = kit.server.connection().await;
+    for round in 0..400 {
+        let mut pipeline = redis::pipe();
+        for payload in &forged {
+            if payload.len() < 1000 || round == 0 {
+                pipeline.cmd("PUBLISH").arg("galley:5:{ch:c}:live").arg(payload).ignore();
+            }
+        }
+        let () = pipeline.query_async(&mut connection).await.expect("redis runs");
+    }
+    let second = publish(&kit, &channel("c"), b"2").await.position;
+    assert_eq!((position(&mut reader).await, second), (next, next), "the first thing that comes is true");
+    // Ten at once and five a second at most, and the reads of this test
+    let allowed = 10 + 5 * (begin.elapsed().as_secs() + 1) + 10;
+    let reads = history_reads(&kit).await - before;
+    assert!(reads <= allowed, "{reads} of {allowed}");
+}
+
+#[tokio::test]
+async fn a_channel_that_is_only_announced_is_followed_by_nobody() {
+    let kit = StoreKit::with_variables(&[("GALLEY__CHANNELS__SWEEP_MS", "3600000")]);
+    let (hub, _stop) = hub(&kit);
+    let mut reader = hub.open_reader().expect("room for a reader");
+    reader.add_pattern(pattern("c*"), ReaderStart::Now).await.expect("redis runs").expect("few");
+    testkit::eventually("it listens", || async {
+        let heard = kit.redis_command(&["PUBLISH", "galley:5:channels", "c-false"]).await;
+        (heard == redis::Value::Int(1)).then_some(())
+    })
+    .await;
+    for number in 0..2 * MAX_CHANNELS {
+        kit.redis_command(&["PUBLISH", "galley:5:channels", &format!("c-false-{number}")]).await;
+    }
+    let made = publish(&kit, &channel("c-true"), b"1").await.position;
+    assert_eq!(position(&mut reader).await, made);
+    let followed: Vec<String> =
+        redis::from_redis_value(kit.redis_command(&["PUBSUB", "CHANNELS", "*{ch:*"]).await).expect("names");
+    assert_eq!(followed, ["galley:5:{ch:c-true}:live"]);
 }

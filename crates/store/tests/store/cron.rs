@@ -221,7 +221,7 @@ async fn an_entry_that_appears_in_front_of_the_others_wakes_the_maintenance() {
         || async { (kit.redis_command(&["EXISTS", "galley:leader"]).await == redis::Value::Int(1)).then_some(()) };
     eventually("somebody is the leader", holds).await;
     let listens = || async {
-        let reply = kit.redis_command(&["PUBSUB", "NUMSUB", "galley:notifications"]).await;
+        let reply = kit.redis_command(&["PUBSUB", "NUMSUB", "galley:5:notifications"]).await;
         matches!(&reply, redis::Value::Array(pair) if pair.get(1) == Some(&redis::Value::Int(1))).then_some(())
     };
     eventually("the maintainer listens", listens).await;

@@ -228,7 +228,14 @@ async fn going_somewhere_else_takes_the_channel_away() {
 
 fn checkpoint(positions: &[(&str, Position)], delivered: u64, filtered: u64) -> Checkpoint {
     let positions = positions.iter().map(|(name, position)| (channel(name), *position));
-    Checkpoint { positions: positions.collect(), first_seen_at: Some(7), delivered, filtered, is_complete: false }
+    Checkpoint {
+        positions: positions.collect(),
+        first_seen_at: Some(7),
+        delivered,
+        filtered,
+        is_complete: false,
+        process: String::new(),
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use model::{
 };
 use store::{
     jobs::{EnqueueRefusal, PurgeRequest},
-    subscriptions::{Checkpoint, MessageDisposition},
+    subscriptions::{Checkpoint, ClaimedChannel, MessageDisposition, ReclaimFilter},
 };
 
 use crate::{
@@ -128,6 +128,62 @@ async fn a_client_that_was_seen_in_the_future_is_gone_when_redis_has_set_its_clo
 }
 
 #[tokio::test]
+async fn a_worker_that_has_not_heard_of_a_new_subscription_of_the_name_reads_and_settles_nothing_of_it() {
+    let desk = SubscriptionKit::start();
+    let c = channel("c");
+    for ordering in ["none", "channel"] {
+        let body = format!(
+            r#"{{"channels":["c"],"deliver":{{"log":{{}}}},"ordering":"{ordering}","start":"earliest","max_in_flight":1}}"#
+        );
+        desk.publish(&c, &["first"]).await;
+        let old = desk.put(&body).await;
+        assert!(desk.store.open_channel(&old, &c).await.expect("redis runs").is_some());
+        assert!(desk.store.delete(&subscription_name()).await.expect("redis runs"));
+        assert_eq!(desk.store.open_channel(&old, &c).await.expect("redis runs"), None, "it is deleted");
+        let new = desk.put(&body).await;
+        assert_ne!(old.created_at, new.created_at);
+        let (worker, other) = (worker_id("old"), worker_id("new"));
+        let lease = Duration::from_mins(1);
+        let reads_nothing = async || {
+            let read = desk.store.read_messages(&old, std::slice::from_ref(&c), &worker, 9).await.expect("redis runs");
+            assert!(read[0].needs_open && read[0].messages.is_empty());
+            let claimed = desk.store.claim_channel(&old, &c, &worker, lease).await.expect("redis runs");
+            assert!(matches!(claimed, ClaimedChannel::NotOpened), "{claimed:?}");
+            assert_eq!(desk.store.open_channel(&old, &c).await.expect("redis runs"), None);
+        };
+        reads_nothing().await;
+        if ordering == "channel" {
+            let claimed = desk.store.claim_channel(&new, &c, &other, lease).await.expect("redis runs");
+            assert!(matches!(claimed, ClaimedChannel::Messages { .. }), "{claimed:?}");
+        } else {
+            let given = desk.read(&new, &c, "new").await;
+            assert_eq!(bodies(&given), ["first"]);
+            let done = [(given.messages[0].position, MessageDisposition::Delivered)];
+            desk.store.ack_messages(&old, &c, &done).await.expect("redis runs");
+            let all = ReclaimFilter { min_idle: Duration::ZERO, worker: None, after: None };
+            let taken = desk.store.reclaim(&old, &c, &worker, all, 9).await.expect("redis runs");
+            assert!(taken.messages.is_empty() && taken.lost.is_empty());
+            let taken = desk.store.reclaim(&new, &c, &other, all, 9).await.expect("redis runs");
+            assert_eq!(taken.messages.len(), 1, "it is not acknowledged");
+        }
+        reads_nothing().await;
+        assert!(desk.store.delete(&subscription_name()).await.expect("redis runs"));
+        desk.kit.redis_command(&["FLUSHDB"]).await;
+    }
+}
+
+#[tokio::test]
+async fn who_saved_a_checkpoint_before_is_told() {
+    let desk = SubscriptionKit::start();
+    let made = desk.put(r#"{"channels":["c"],"deliver":{"log":{}},"mode":"broadcast"}"#).await;
+    for (process, before) in [("a", ""), ("b", "a"), ("b", "b"), ("a", "b")] {
+        let checkpoint = Checkpoint { process: process.to_owned(), ..Checkpoint::default() };
+        let earlier = desk.store.save_checkpoint(&made, &worker_id("w"), &checkpoint).await.expect("redis runs");
+        assert_eq!((earlier.exists, earlier.process.as_str()), (!before.is_empty(), before));
+    }
+}
+
+#[tokio::test]
 async fn a_worker_of_a_broadcast_notes_what_has_changed_and_hears_when_the_rest_is_lost() {
     let desk = SubscriptionKit::start();
     let (c, d) = (channel("c"), channel("d"));
@@ -137,7 +193,7 @@ async fn a_worker_of_a_broadcast_notes_what_has_changed_and_hears_when_the_rest_
     let note = async |positions: &[(&ChannelName, _)], is_whole| {
         let positions = positions.iter().map(|(channel, position)| ((*channel).clone(), *position)).collect();
         let checkpoint = Checkpoint { positions, is_complete: is_whole, ..Checkpoint::default() };
-        desk.store.save_checkpoint(&made, &worker, &checkpoint).await.expect("redis runs")
+        desk.store.save_checkpoint(&made, &worker, &checkpoint).await.expect("redis runs").exists
     };
     let noted = async || {
         let found = desk.store.load_checkpoint(&made, &worker).await.expect("redis runs").expect("it was noted");

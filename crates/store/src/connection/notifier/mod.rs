@@ -29,12 +29,12 @@ use self::{
     probe::Probe,
     subscriber::{EventSender, bounded_channel},
 };
-use crate::connection::client::Redis;
+use crate::{connection::client::Redis, keys::TopicNames};
 
 pub use self::subscriber::{EventReceiver, SubscriberEvent};
 
-/// Sees every message of a topic in the order of arrival, before any is dropped; returns false to discard it.
-pub(crate) type TopicFilter = Arc<dyn Fn(&str, &[u8]) -> bool + Send + Sync>;
+/// Sees every message of a topic in the order of arrival, before any is dropped. May return what is queued instead.
+pub(crate) type TopicTagger = Arc<dyn Fn(&str, &[u8]) -> Option<Vec<u8>> + Send + Sync>;
 
 /// The notifications of this process. Cheap to clone.
 #[derive(Clone)]
@@ -47,6 +47,7 @@ struct NotifierInner {
     /// Notified when the connection must be replaced.
     reconnects: watch::Sender<()>,
     probe: Probe,
+    topic_names: TopicNames,
 }
 
 #[derive(Default)]
@@ -69,7 +70,7 @@ struct Subscriber {
 struct Route {
     id: u64,
     sender: EventSender,
-    filter: Option<TopicFilter>,
+    tagger: Option<TopicTagger>,
 }
 
 impl Notifier {
@@ -81,7 +82,8 @@ impl Notifier {
             registry: Mutex::default(),
             changed: Notify::new(),
             reconnects: watch::Sender::new(()),
-            probe: Probe::new(),
+            probe: Probe::new(redis.topics()),
+            topic_names: redis.topics().clone(),
         });
         tokio::spawn(pubsub::run(redis.clone(), inner.clone(), stop.clone()));
         let (probe, reconnects) = (inner.probe.clone(), inner.reconnects.clone());
@@ -95,17 +97,17 @@ impl Notifier {
     /// Creates a subscriber without topics; its queue holds at most `buffer` unread messages.
     #[must_use]
     pub fn subscribe(&self, buffer: usize) -> (Topics, EventReceiver) {
-        self.subscribe_with_filter(buffer, None)
+        self.subscribe_with_tagger(buffer, None)
     }
 
-    pub(crate) fn subscribe_with_filter(&self, buffer: usize, filter: Option<TopicFilter>) -> (Topics, EventReceiver) {
+    pub(crate) fn subscribe_with_tagger(&self, buffer: usize, tagger: Option<TopicTagger>) -> (Topics, EventReceiver) {
         let (sender, queue) = bounded_channel(buffer);
         let mut registry = self.0.registry();
         let id = registry.next_id;
         registry.next_id += 1;
         // After a stop the sender is dropped at once: the queue ends
         if !registry.is_stopped {
-            let route = Route { id, sender, filter };
+            let route = Route { id, sender, tagger };
             let subscriber = Subscriber { route, topics: BTreeSet::new(), unconfirmed: BTreeSet::new() };
             registry.subscribers.insert(id, subscriber);
         }
@@ -113,6 +115,12 @@ impl Notifier {
         let topics = Topics { notifier: Arc::downgrade(&self.0), id };
         let registration = Registration(topics.clone());
         (topics, queue.registered(registration))
+    }
+
+    /// The names of the topics of Galley.
+    #[must_use]
+    pub fn topic_names(&self) -> &TopicNames {
+        &self.0.topic_names
     }
 
     /// Why notifications do not arrive now; none if they do.

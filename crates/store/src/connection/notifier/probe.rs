@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{StoreError, connection::client::Redis, keys};
+use crate::{StoreError, connection::client::Redis, keys::TopicNames};
 
 /// The result of a probe.
 enum ProbeOutcome {
@@ -28,8 +28,8 @@ pub(super) struct Probe(Arc<ProbeInner>);
 #[derive(Debug)]
 struct ProbeInner {
     topic: String,
-    /// The newest number that came back.
-    received: watch::Sender<u64>,
+    /// The number that was sent last, and whether it came back.
+    sent: watch::Sender<(u64, bool)>,
     /// Notified when the channel is subscribed: time for a probe.
     subscribed: Notify,
     problem: Mutex<Option<String>>,
@@ -37,10 +37,10 @@ struct ProbeInner {
 
 impl Probe {
     /// A probe on a channel that is unique to this process.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(names: &TopicNames) -> Self {
         Self(Arc::new(ProbeInner {
-            topic: keys::gateway_probe(&uuid::Uuid::new_v4()),
-            received: watch::Sender::new(0),
+            topic: names.probe(&uuid::Uuid::new_v4()),
+            sent: watch::Sender::new((0, false)),
             subscribed: Notify::new(),
             problem: Mutex::new(Some("no message of our own has been heard yet".to_owned())),
         }))
@@ -62,9 +62,9 @@ impl Probe {
 
     /// Handles a message of the channel, before any queue: a full queue elsewhere must not look like silence.
     pub(super) fn receive(&self, payload: &[u8]) {
-        if let Some(number) = std::str::from_utf8(payload).ok().and_then(|text| text.parse().ok()) {
-            self.0.received.send_replace(number);
-        }
+        // Anybody can publish other numbers
+        let heard = std::str::from_utf8(payload).ok().and_then(|text| text.parse().ok());
+        self.0.sent.send_if_modified(|(number, is_back)| heard == Some(*number) && !std::mem::replace(is_back, true));
     }
 
     /// The channel is subscribed.
@@ -105,7 +105,8 @@ impl Probe {
     /// Waits for the interval or a new subscription, then sends the number and waits for it.
     async fn wait_and_send(&self, redis: &Redis, number: u64, every: Duration, limit: Duration) -> ProbeOutcome {
         let _ = tokio::time::timeout(every, self.0.subscribed.notified()).await;
-        let (sent_at, mut heard) = (Instant::now(), self.0.received.subscribe());
+        let (sent_at, mut heard) = (Instant::now(), self.0.sent.subscribe());
+        self.0.sent.send_replace((number, false));
         let mut publish = redis::cmd("PUBLISH");
         publish.arg(&self.0.topic).arg(number);
         if let Err(error) = publish.exec_async(&mut redis.clone()).await {
@@ -113,7 +114,7 @@ impl Probe {
         }
         tokio::select! {
             biased;
-            Ok(_) = heard.wait_for(|heard| *heard == number) => ProbeOutcome::Received(sent_at.elapsed()),
+            Ok(_) = heard.wait_for(|(_, is_back)| *is_back) => ProbeOutcome::Received(sent_at.elapsed()),
             () = self.0.subscribed.notified() => {
                 self.subscribed();
                 ProbeOutcome::Superseded

@@ -1,14 +1,22 @@
 //! The pub/sub connection: subscribes to the wanted topics, routes messages, reconnects when it breaks.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use redis::{ErrorKind, Msg, PushInfo, PushKind, RedisError, RedisResult, aio::MultiplexedConnection};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{NotifierInner, Registry};
-use crate::{ReconnectDelays, connection::client::Redis, next_reconnect_delay, reconnect_delays};
+use crate::{connection::client::Redis, next_reconnect_delay, reconnect_delays};
 
+/// Maximum bytes of a message on a topic of Galley; nobody of Galley sends longer ones.
+const MAX_HINT_BYTES: usize = 64 * 1024;
+/// A connection that lasted this long did not break because of what it received at first.
+const STABLE_TIME: Duration = Duration::from_secs(10);
 /// How often dropped messages are logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -16,10 +24,15 @@ const LOG_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) async fn run(redis: Redis, notifier: Arc<NotifierInner>, stop: CancellationToken) {
     let mut delays = reconnect_delays();
     loop {
+        let begin = Instant::now();
         let ended = tokio::select! {
             () = stop.cancelled() => break,
-            ended = listen(&redis, &notifier, &mut delays) => ended,
+            ended = listen(&redis, &notifier) => ended,
         };
+        // Each new connection makes everybody look at Redis, and who may publish much can break one after the other
+        if begin.elapsed() >= STABLE_TIME {
+            delays = reconnect_delays();
+        }
         notifier.registry().connection_lost();
         if let Err(error) = ended {
             tracing::debug!(%error, "pub/sub connection lost");
@@ -33,7 +46,7 @@ pub(super) async fn run(redis: Redis, notifier: Arc<NotifierInner>, stop: Cancel
 }
 
 /// One connection's life; returns an error when the connection breaks.
-async fn listen(redis: &Redis, notifier: &Arc<NotifierInner>, delays: &mut ReconnectDelays) -> RedisResult<()> {
+async fn listen(redis: &Redis, notifier: &Arc<NotifierInner>) -> RedisResult<()> {
     let gone = Arc::new(Notify::new());
     let config = redis.config().set_push_sender(push_handler(notifier.clone(), gone.clone()));
     let mut reconnects = notifier.reconnects.subscribe();
@@ -41,7 +54,6 @@ async fn listen(redis: &Redis, notifier: &Arc<NotifierInner>, delays: &mut Recon
     let mut server_left = redis.server_left();
     let mut connection = PubSubConnection { connection, notifier, subscribed: BTreeSet::new() };
     connection.update_topics().await?;
-    *delays = reconnect_delays();
     let closed = || RedisError::from((ErrorKind::Io, "connection closed"));
     loop {
         tokio::select! {
@@ -76,12 +88,14 @@ fn route(notifier: &NotifierInner, topic: &str, payload: &[u8]) {
     if topic == notifier.probe.topic() {
         return notifier.probe.receive(payload);
     }
-    // A filter may lock its own state and add topics: never hold both locks
+    if payload.len() > MAX_HINT_BYTES && topic.starts_with(notifier.topic_names.prefix()) {
+        return;
+    }
+    // A tagger may lock its own state and add topics: never hold both locks
     let Some(routes) = notifier.registry().routes.get(topic).cloned() else { return };
     for route in routes.iter() {
-        if route.filter.as_ref().is_none_or(|filter| filter(topic, payload)) {
-            route.sender.try_send_message(topic, payload);
-        }
+        let tagged = route.tagger.as_ref().and_then(|tag| tag(topic, payload));
+        route.sender.try_send_message(topic, tagged.as_deref().unwrap_or(payload));
     }
 }
 

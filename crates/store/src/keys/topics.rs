@@ -1,0 +1,66 @@
+//! The names of Galley's own pub/sub channels. Redis sends what is published to the clients of all its databases, so
+//! every name carries the number of the database.
+
+use std::sync::Arc;
+
+use common::name::{ChannelName, QueueName};
+
+/// The names of the pub/sub channels of one database. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicNames {
+    prefix: Arc<str>,
+}
+
+impl TopicNames {
+    /// The names for that database.
+    #[must_use]
+    pub fn of_database(number: i64) -> Self {
+        Self { prefix: format!("galley:{number}:").into() }
+    }
+
+    fn name(&self, name: &str) -> String {
+        [&*self.prefix, name].concat()
+    }
+
+    /// What all of them begin with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Wake-up calls, see [`crate::connection::notification`].
+    #[must_use]
+    pub fn notifications(&self) -> String {
+        self.name("notifications")
+    }
+
+    /// Names of new channels.
+    #[must_use]
+    pub fn new_channels(&self) -> String {
+        self.name("channels")
+    }
+
+    /// Positions of new messages, for those who read the channel.
+    #[must_use]
+    pub fn live_messages(&self, channel: &ChannelName) -> String {
+        format!("{}{{ch:{channel}}}:live", self.prefix)
+    }
+
+    /// The channel of a live-messages name.
+    #[must_use]
+    pub fn channel_of_live_messages(&self, name: &str) -> Option<ChannelName> {
+        name.strip_prefix(&*self.prefix)?.strip_prefix("{ch:")?.strip_suffix("}:live")?.parse().ok()
+    }
+
+    /// Ids of ended jobs of a queue, for those who wait for one.
+    #[must_use]
+    pub fn finished_jobs(&self, queue: &QueueName) -> String {
+        format!("{}{{{queue}}}:finished", self.prefix)
+    }
+
+    /// A process's probe of its own subscription.
+    #[must_use]
+    pub fn probe(&self, process: &uuid::Uuid) -> String {
+        format!("{}probe:{}", self.prefix, process.simple())
+    }
+}
