@@ -12,6 +12,7 @@ use actix_web::{
         header::{self, HeaderMap, HeaderName, HeaderValue},
     },
     middleware::Next,
+    web::Data,
 };
 use common::{
     health::is_probe,
@@ -21,8 +22,10 @@ use common::{
 use tracing::{Instrument, Span, field::Empty};
 
 use crate::{
+    answer_budget::CountedBody,
     body_limits,
     error::{ApiError, ErrorCode},
+    services::Services,
     site_check::SiteCheck,
 };
 
@@ -58,11 +61,26 @@ pub(crate) async fn request_middleware(
     } else {
         // Errors of handlers and extractors arrive as responses; the router has no others
         let response = next.call(request).instrument(span.clone()).await?.map_into_boxed_body();
-        render_error(response, &path, &request_id)
+        count_answer(render_error(response, &path, &request_id), &path, &request_id)
     };
     add_standard_headers(response.headers_mut(), &path, &request_id);
     record_metrics(&span, &response, started);
     Ok(response)
+}
+
+/// Counts a large answer until it is sent, or refuses it.
+fn count_answer(response: ServiceResponse, path: &str, request_id: &str) -> ServiceResponse {
+    let services = response.request().app_data::<Data<Services>>().cloned();
+    let Some(services) = services else { return response };
+    let only_reads = [Method::GET, Method::HEAD].contains(response.request().method());
+    match services.answers.lease(response.response().body().size(), only_reads) {
+        Ok(None) => response,
+        Ok(Some(lease)) => response.map_body(|_, body| BoxBody::new(CountedBody::new(body, lease))),
+        Err(error) => {
+            let (request, _) = response.into_parts();
+            ServiceResponse::new(request, error.render(path, request_id))
+        }
+    }
 }
 
 /// Answers a client that waits for leave to send its body (`Expect: 100-continue`), if the body is too large. Such a

@@ -1,5 +1,6 @@
 //! Galley's HTTP interface. `main` only wires: settings, telemetry, build, run until a signal.
 
+mod answer_budget;
 mod body;
 mod body_budget;
 mod body_limits;

@@ -16,7 +16,10 @@ use store::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{body_budget::BodyBudget, error::ApiError, job_waiters::JobWaiters, pull_workers::PullWorkers};
+use crate::{
+    answer_budget::AnswerBudget, body_budget::BodyBudget, error::ApiError, job_waiters::JobWaiters,
+    pull_workers::PullWorkers,
+};
 
 /// What every handler uses.
 #[derive(Clone)]
@@ -33,6 +36,7 @@ pub(crate) struct Services {
     pub(crate) subscriptions: Subscriptions,
     pub(crate) pull_workers: Arc<PullWorkers>,
     pub(crate) bodies: Arc<BodyBudget>,
+    pub(crate) answers: Arc<AnswerBudget>,
     pub(crate) settings: Arc<Settings>,
     /// Cancelled when the gateway stops: ends everything whose length clients decide.
     pub(crate) stopping: CancellationToken,

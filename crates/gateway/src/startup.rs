@@ -31,8 +31,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    body_budget::BodyBudget, context, job_waiters::JobWaiters, request_check, routes, services::Services,
-    site_check::SiteCheck,
+    answer_budget::AnswerBudget, body_budget::BodyBudget, context, job_waiters::JobWaiters, request_check, routes,
+    services::Services, site_check::SiteCheck,
 };
 
 /// A service that is bound to its address and does not run yet.
@@ -72,6 +72,7 @@ impl GatewayServer {
             job_waiters: JobWaiters::start(&notifier, settings.gateway.max_waiters, stopping.clone()),
             redis: redis.clone(),
             bodies: Arc::new(BodyBudget::new(settings.gateway.bodies_max_bytes)),
+            answers: Arc::new(AnswerBudget::new(settings.gateway.answers_max_bytes)),
             settings: Arc::new(settings.clone()),
             stopping,
         };

@@ -43,6 +43,9 @@ section! {
         /// Memory for the bodies of all requests that a gateway reads at a time. A request for which none is left is
         /// answered with 503.
         "bodies_max_bytes" => bodies_max_bytes: usize = bytes(1 << 20..=16 << 30, 96 << 20);
+        /// Memory for the answers that a gateway is sending: pages, lists, fetched jobs. When it is used up by clients that
+        /// read slowly, more large answers and fetches are refused with 503.
+        "answers_max_bytes" => answers_max_bytes: usize = bytes(1 << 20..=16 << 30, 96 << 20);
         /// Answers heartbeats with the directive in a job's `metadata.test_directive`. Only for conformance suites.
         "test_directives" => test_directives: bool = switch(false);
         /// Clients that may follow job events at a time. More are answered with 503.

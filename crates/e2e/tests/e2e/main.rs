@@ -50,6 +50,7 @@ mod report_text;
 mod running;
 mod rust_handlers;
 mod schemathesis;
+mod slow_readers;
 mod sse;
 mod subscriptions_api;
 mod subscriptions_backlog;

@@ -46,8 +46,9 @@ pub struct NewJob {
     pub visibility_timeout_ms: Option<u64>,
     /// The workflow that it belongs to. Requests cannot set it.
     pub workflow: Option<Membership>,
-    /// Results of the jobs before it in its workflow: a JSON array. Requests cannot set it.
-    pub parent_results: Option<String>,
+    /// About how many bytes the results of the jobs before it in its workflow have, if it gets them. Requests cannot set
+    /// it.
+    pub parent_results_bytes: Option<usize>,
     /// Failures of attempts from before the job existed. Requests cannot set it.
     pub failures: Vec<AttemptError>,
     /// The envelope to store.
@@ -122,7 +123,7 @@ impl NewJob {
             timeout_ms,
             visibility_timeout_ms,
             workflow: None,
-            parent_results: None,
+            parent_results_bytes: None,
             failures: Vec::new(),
             envelope: Envelope::from_json(envelope.finish()),
             summary,

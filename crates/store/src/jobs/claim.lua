@@ -122,6 +122,8 @@ for number = 1, stream_count do
       wanted = wanted - 1
       local size = 0
       for i = 1, #fields do size = size + #fields[i] end
+      -- Results that the caller reads from the workflow
+      size = size + (tonumber(string.match(field(fields, 'r') or '', '^=(%d+)$')) or 0)
       bytes, largest = bytes + size, math.max(largest, size)
     end
     if #entries < count then break end

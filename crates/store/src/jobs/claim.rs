@@ -118,7 +118,8 @@ impl Jobs {
                 }
                 reply => reply?,
             };
-            if let Some(claimed) = parse_claim_reply(queue, priorities, reply)? {
+            if let Some(mut claimed) = parse_claim_reply(queue, priorities, reply)? {
+                self.load_claimed_parents(&mut claimed.jobs).await?;
                 return Ok(claimed);
             }
             priorities.clear();
@@ -197,8 +198,9 @@ impl Jobs {
                 let (looked_at, entries) = self.read_claimed(&stream, consumer, rest).await?;
                 // Its result may have been recorded since it was listed, and then only memory lacks it
                 let claimed = parse_claimed_entries(queue, priority, entries, self.estimated_now());
-                let claimed: Vec<ClaimedJob> = claimed.filter(|claimed| is_new(claimed.entry)).collect();
+                let mut claimed: Vec<ClaimedJob> = claimed.filter(|claimed| is_new(claimed.entry)).collect();
                 if !claimed.is_empty() {
+                    self.load_claimed_parents(&mut claimed).await?;
                     return Ok(claimed);
                 }
                 rest = &rest[looked_at.clamp(1, rest.len())..];
@@ -236,7 +238,9 @@ impl Jobs {
             let entries = by_stream.remove(&QueueKeys::new(queue).stream(*priority)).unwrap_or_default();
             parse_claimed_entries(queue, *priority, entries, started_at)
         });
-        Ok(arrived.collect())
+        let mut arrived: Vec<ClaimedJob> = arrived.collect();
+        self.load_claimed_parents(&mut arrived).await?;
+        Ok(arrived)
     }
 }
 

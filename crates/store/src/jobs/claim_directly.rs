@@ -5,7 +5,7 @@
 use redis::Value;
 
 use super::{
-    Attempt, ClaimAvailability, ClaimBatch, ClaimedJob, Consumer, Fence, Jobs,
+    Attempt, ClaimAvailability, ClaimBatch, ClaimedJob, Consumer, Fence, JobRecord, Jobs,
     claim::{parse_claimed_entries, parse_streams_reply},
 };
 use crate::{StoreResult, keys::QueueKeys};
@@ -23,7 +23,8 @@ pub struct JobSizes {
 impl JobSizes {
     /// Notes jobs that were claimed. The memory of a large one fades.
     pub fn observe(&mut self, jobs: &[ClaimedJob]) {
-        let Some(largest) = jobs.iter().map(|claimed| claimed.job.envelope.as_str().len()).max() else { return };
+        let size = |job: &JobRecord| job.envelope.as_str().len() + job.parent_results_bytes.unwrap_or(0);
+        let Some(largest) = jobs.iter().map(|claimed| size(&claimed.job)).max() else { return };
         let faded = self.largest.map_or(0, |before| before - before / 8);
         self.largest = Some(faded.max(largest + ENTRY_OVERHEAD_BYTES));
     }
@@ -59,12 +60,13 @@ impl Jobs {
         let reply = pipeline.query_async(&mut self.store.redis.clone()).await.map_err(crate::StoreError::from);
         let (control, streams, read): (Vec<Option<String>>, usize, Value) = self.claim_budget.observe(reply)?;
         let entries = parse_streams_reply(read)?.into_values().flatten().collect();
-        let jobs: Vec<ClaimedJob> = parse_claimed_entries(queue, priority, entries, self.estimated_now()).collect();
+        let mut jobs: Vec<ClaimedJob> = parse_claimed_entries(queue, priority, entries, self.estimated_now()).collect();
         if streams != priorities.len() {
             priorities.clear();
         }
         let is_cut = jobs.len() == max;
         if control.iter().all(Option::is_none) {
+            self.load_claimed_parents(&mut jobs).await?;
             return Ok(ClaimBatch { jobs, availability: ClaimAvailability::Unlimited, is_cut });
         }
         let fence = Fence::for_worker(consumer);

@@ -275,7 +275,8 @@ pub(super) fn build_job_record(
         timeout_ms: new.timeout_ms,
         traceparent,
         workflow: new.workflow,
-        parent_results: new.parent_results,
+        parent_results: None,
+        parent_results_bytes: new.parent_results_bytes,
         has_record,
         enqueued_at: None,
     }

@@ -1,13 +1,14 @@
-//! The results of earlier jobs of a workflow, as an ended job shows them. The workflow has one copy of each result, which
-//! its completed jobs refer to: with a copy in each, a chain would need memory that grows with the square of its length.
+//! The results of earlier jobs of a workflow, as its jobs get and show them. The workflow has one copy of each result, which
+//! its jobs refer to: with a copy in each, a chain would need memory that grows with the square of its length. Only a dead
+//! letter has a copy, because it outlives its workflow.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Jobs, LocatedJob};
+use super::{ClaimedJob, JobRecord, Jobs, LocatedJob};
 use crate::{StoreResult, keys};
 use common::id::WorkflowId;
-use model::workflow::WorkflowKind;
+use model::workflow::{Membership, WorkflowKind};
 
 #[derive(Deserialize)]
 struct WorkflowJobFields<'a> {
@@ -18,8 +19,51 @@ struct WorkflowJobFields<'a> {
 }
 
 impl Jobs {
-    /// Adds the parent results to an ended job that does not have them itself.
-    pub(super) async fn with_parent_results(&self, located: LocatedJob) -> StoreResult<LocatedJob> {
+    /// Reads the parent results of jobs that were claimed.
+    pub(super) async fn load_claimed_parents(&self, claimed: &mut [ClaimedJob]) -> StoreResult<()> {
+        for claimed in claimed.iter_mut().filter(|claimed| claimed.job.parent_results_bytes.is_some()) {
+            self.load_parent_results(&mut claimed.job).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the parent results of a job that refers to its workflow's.
+    pub(super) async fn load_parent_results(&self, job: &mut JobRecord) -> StoreResult<()> {
+        let (Some(Membership { workflow, index }), Some(_)) = (job.workflow, job.parent_results_bytes) else {
+            return Ok(());
+        };
+        let results = self.results_before(workflow, usize::try_from(index).unwrap_or(usize::MAX)).await?;
+        job.parent_results = Some(to_array(results)).filter(|results| results != "[]");
+        Ok(())
+    }
+
+    /// Puts a copy of the parent results into a dead letter, which outlives its workflow.
+    pub(super) async fn keep_parents(&self, job: &mut JobRecord, is_dead_letter: bool) -> StoreResult<()> {
+        if is_dead_letter {
+            if job.parent_results.is_none() {
+                self.load_parent_results(job).await?;
+            }
+            job.parent_results_bytes = None;
+        }
+        Ok(())
+    }
+
+    /// About how many bytes the results have that a job of a workflow gets; none if it gets none.
+    pub(crate) async fn parent_results_bytes(&self, membership: Option<Membership>) -> StoreResult<Option<usize>> {
+        let Some(Membership { workflow, index }) = membership else { return Ok(None) };
+        let key = keys::workflow(&workflow);
+        let (kind, members, bytes): (Option<String>, Option<usize>, Option<usize>) =
+            redis::cmd("HMGET").arg(key).arg(&["y", "t", "b"]).query_async(&mut self.store.redis.clone()).await?;
+        let count = count_before(kind.as_deref(), members, usize::try_from(index).unwrap_or(usize::MAX));
+        // With the commas, and `null` where there is none
+        Ok(Some(bytes.unwrap_or(0) + 5 * count + 2).filter(|_| count > 0))
+    }
+
+    /// Adds the parent results to a job that does not have them itself.
+    pub(super) async fn with_parent_results(&self, mut located: LocatedJob) -> StoreResult<LocatedJob> {
+        if let LocatedJob::InRecord { job, .. } | LocatedJob::InStream { job, .. } = &mut located {
+            self.load_parent_results(job).await?;
+        }
         let LocatedJob::Finished(json) = located else { return Ok(located) };
         // Most jobs belong to no workflow
         let fields = json.contains("\"workflow_id\"").then(|| serde_json::from_str::<WorkflowJobFields<'_>>(&json));
@@ -35,8 +79,7 @@ impl Jobs {
         let Some(head) = json.strip_suffix('}').filter(|_| !results.is_empty()) else {
             return Ok(LocatedJob::Finished(json));
         };
-        let results: Vec<String> = results.into_iter().map(|result| result.unwrap_or_else(|| "null".into())).collect();
-        Ok(LocatedJob::Finished(format!("{head},\"parent_results\":[{}]}}", results.join(","))))
+        Ok(LocatedJob::Finished(format!("{head},\"parent_results\":{}}}", to_array(results))))
     }
 
     /// The results that a job of a workflow got: those before a step of a chain, those of all members for a callback.
@@ -44,15 +87,26 @@ impl Jobs {
         let (key, mut redis) = (keys::workflow(&workflow), self.store.redis.clone());
         let (kind, members): (Option<String>, Option<usize>) =
             redis::cmd("HMGET").arg(&key).arg(&["y", "t"]).query_async(&mut redis).await?;
-        let before = match (kind.as_deref().and_then(WorkflowKind::from_name), members) {
-            (Some(WorkflowKind::Chain), _) => index,
-            (Some(WorkflowKind::Batch), Some(members)) if index >= members => members,
-            _ => 0,
-        };
+        let before = count_before(kind.as_deref(), members, index);
         if before == 0 {
             return Ok(Vec::new());
         }
         let fields: Vec<String> = (0..before).map(|index| format!("r{index}")).collect();
         Ok(redis::cmd("HMGET").arg(&key).arg(fields).query_async(&mut redis).await?)
     }
+}
+
+/// How many jobs of a workflow pass their results to a job of it.
+fn count_before(kind: Option<&str>, members: Option<usize>, index: usize) -> usize {
+    match (kind.and_then(WorkflowKind::from_name), members) {
+        (Some(WorkflowKind::Chain), _) => index,
+        (Some(WorkflowKind::Batch), Some(members)) if index >= members => members,
+        _ => 0,
+    }
+}
+
+/// A JSON array of results, `null` for jobs without one.
+fn to_array(results: Vec<Option<String>>) -> String {
+    let results: Vec<String> = results.into_iter().map(|result| result.unwrap_or_else(|| "null".into())).collect();
+    format!("[{}]", results.join(","))
 }

@@ -40,8 +40,11 @@ pub struct JobRecord {
     pub traceparent: Option<String>,
     /// The workflow it belongs to.
     pub workflow: Option<Membership>,
-    /// Results of its parents in the workflow: a JSON array.
+    /// Results of the jobs before it in its workflow: a JSON array. The workflow has them: what claims or shows the job
+    /// reads them there.
     pub parent_results: Option<String>,
+    /// About how many bytes those are, if the workflow has them.
+    pub parent_results_bytes: Option<usize>,
     /// Whether it has a record.
     pub has_record: bool,
     /// When it became available, if it is: the time of its stream entry.
@@ -103,7 +106,11 @@ impl JobRecord {
         };
         let envelope = Envelope::from_json(envelope);
         let summary = envelope.fields().map_err(|error| StoreError::damaged(format!("job {id}: {error}")))?.summary();
+        // `=<bytes>` stands for results that the workflow has
+        let parent_results = fields.remove("r");
         let number = |name: &str| fields.get(name).and_then(|text| text.parse().ok());
+        let reference = parent_results.as_deref().and_then(|text| text.strip_prefix('='));
+        let parent_results_bytes = reference.and_then(|bytes| bytes.parse().ok());
         Ok(Self {
             id,
             queue: queue.clone(),
@@ -115,7 +122,8 @@ impl JobRecord {
             timeout_ms: number("t"),
             traceparent: fields.remove("c"),
             workflow: fields.remove("w").and_then(|text| text.parse().ok()),
-            parent_results: fields.remove("r"),
+            parent_results: parent_results.filter(|text| !text.starts_with('=')),
+            parent_results_bytes,
             has_record,
             enqueued_at: None,
         })
@@ -143,8 +151,10 @@ impl JobRecord {
         if let Some(membership) = &self.workflow {
             push("w", membership.to_string());
         }
-        if let Some(results) = &self.parent_results {
-            push("r", results.clone());
+        match (self.parent_results_bytes, &self.parent_results) {
+            (Some(bytes), _) => push("r", format!("={bytes}")),
+            (None, Some(results)) => push("r", results.clone()),
+            (None, None) => {}
         }
         fields
     }
@@ -339,6 +349,10 @@ impl FinishedJob {
 
     fn build<'a>(job: &'a JobRecord, state: JobState, now: Millis, change: impl FnOnce(&mut JobView<'a>)) -> Self {
         let mut view = job.view(state);
+        if job.parent_results_bytes.is_some() {
+            // Its workflow has them: see with_parent_results
+            view.parent_results = None;
+        }
         change(&mut view);
         // Two clocks are involved: the shown times must not run backwards
         view.ended_at = Some(view.started_at.map_or(now, |started| started.max(now)));

@@ -100,7 +100,10 @@ impl Jobs {
         if state.after(JobTransition::Redrive).is_err() {
             return Ok(None);
         }
-        let job = restore_job(id, queue, &json, self.now().await?)?;
+        let mut job = restore_job(id, queue, &json, self.now().await?)?;
+        if job.parent_results.is_none() {
+            job.parent_results_bytes = self.parent_results_bytes(job.workflow).await?;
+        }
         let unique = job.envelope.fields().ok().and_then(|parts| parts.unique(&job.queue));
         let holder = match &unique {
             Some(unique) => {
@@ -187,6 +190,7 @@ fn restore_job(id: JobId, queue: QueueName, json: &str, now: Millis) -> StoreRes
         // The workflow keeps the first outcome; the job gets the same parent results again
         workflow: kept.workflow_id.zip(kept.workflow_index).map(|(workflow, index)| Membership { workflow, index }),
         parent_results: kept.parent_results.map(|results| results.get().to_owned()),
+        parent_results_bytes: None,
         has_record: true,
         enqueued_at: None,
     };

@@ -183,6 +183,7 @@ impl Jobs {
         dead_letter: bool,
     ) -> StoreResult<FailureOutcome> {
         job.history.retry_delay_ms = None;
+        self.keep_parents(&mut job, dead_letter).await?;
         let now = self.estimated_now();
         let ended = FinishedJob::discarded(&job, now);
         match self.finish(Attempt { job: &job, entry, fence }, &ended, dead_letter).await? {
@@ -276,6 +277,7 @@ impl Jobs {
         let failure = AttemptError::new("crash_budget_exhausted", "crash", &message, job.history.attempts, now);
         job.history.errors.push(failure);
         let dead_letter = self.wants_dead_letter(&job);
+        self.keep_parents(&mut job, dead_letter).await?;
         let attempt = Attempt { job: &job, ..Attempt::of(claimed, fence) };
         let settled = self.finish(attempt, &FinishedJob::discarded(&job, now), dead_letter).await?;
         if settled == Settled::Done {

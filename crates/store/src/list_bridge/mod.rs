@@ -170,7 +170,7 @@ impl ListBridge {
             timeout_ms: None,
             visibility_timeout_ms: None,
             workflow: None,
-            parent_results: None,
+            parent_results_bytes: None,
             failures: Vec::new(),
             envelope: Envelope::from_json(envelope.finish()),
             summary: EnvelopeSummary::new(self.settings.job_type.clone()),

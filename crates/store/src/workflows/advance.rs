@@ -144,9 +144,11 @@ impl Workflows {
         let missing: Vec<usize> =
             record.unfinished_indexes().into_iter().filter(|index| *index >= record.started_before_index).collect();
         for some in missing.chunks(BATCH) {
-            let parents = self.read_parent_results(&record, some).await?;
+            // A chain starts one at a time, and the callbacks of a batch get the same
+            let first = some.first().map(|index| record.membership(*index));
+            let parents = self.jobs.parent_results_bytes(first).await?;
             for job in self.read_members(&record, some.to_vec()).await? {
-                ended |= self.start_member(&record, job, parents.clone()).await?;
+                ended |= self.start_member(&record, job, parents).await?;
             }
             let existing = some.last().map_or(0, |last| last + 1);
             // It may have been cancelled meanwhile by a process that did not see the new jobs
@@ -174,31 +176,18 @@ impl Workflows {
         self.expire_workflow(id).await.map(|()| Advanced::Done)
     }
 
-    /// The parent results of starting jobs: steps of a chain and callbacks get those of the jobs before them.
-    async fn read_parent_results(&self, record: &WorkflowRecord, starting: &[usize]) -> StoreResult<Option<String>> {
-        let before = match (record.progress.kind, starting.first()) {
-            // A chain starts one at a time
-            (WorkflowKind::Chain, Some(index)) if *index > 0 => *index,
-            (WorkflowKind::Batch, Some(index)) if *index >= record.member_count() => record.member_count(),
-            _ => return Ok(None),
-        };
-        let results = self.read_results(record.id, before).await?;
-        let results: Vec<String> = results.into_iter().map(|result| result.unwrap_or_else(|| "null".into())).collect();
-        Ok(Some(format!("[{}]", results.join(","))))
-    }
-
     /// Creates a job; true if it ended instead, because another one blocks it.
     async fn start_member(
         &self,
         record: &WorkflowRecord,
         job: WorkflowMember,
-        parent_results: Option<String>,
+        parent_results_bytes: Option<usize>,
     ) -> StoreResult<bool> {
         let WorkflowMember { index, new_job: mut new, now } = job;
         let id = record.job_id(index, &new.queue);
         new.id = Some(id);
         new.workflow = Some(record.membership(index));
-        new.parent_results = parent_results;
+        new.parent_results_bytes = parent_results_bytes;
         match self.jobs.enqueue(new.clone(), record.traceparent.clone(), now).await? {
             Ok(_) => Ok(false),
             Err(EnqueueRefusal::Duplicate(known)) if known == id => Ok(false),

@@ -2,6 +2,7 @@
 
 use model::job::RetryAdvice;
 use store::{
+    jobs::Fence,
     maintenance::read_memory,
     workers::{Directive, Workers},
 };
@@ -106,4 +107,37 @@ async fn replaced_jobs_leave_no_result_when_redis_is_nearly_full() {
     }
     let results = kit.redis_keys().await.into_iter().filter(|key| key.contains("}:r:")).count();
     assert_eq!(results, 0, "of the replaced jobs");
+}
+
+#[tokio::test]
+async fn a_step_refers_to_the_results_before_it_whatever_becomes_of_it() {
+    let result = format!("\"{}\"", "x".repeat(20_000));
+    for end in ["runs", "cancelled", "discarded", "retried"] {
+        let kit = StoreKit::start();
+        start(&kit, &chain(3)).await;
+        succeed(&kit, &pull(&kit, "default").await.expect("a step"), &result).await;
+        let step = pull(&kit, "default").await.expect("the next step");
+        assert_eq!(step.job.parent_results.as_deref(), Some(format!("[{result}]").as_str()));
+        let fence = Fence::Pull { token: step.token.clone(), worker: None };
+        match end {
+            "cancelled" => drop(kit.jobs.cancel(step.job.id).await.expect("redis runs").expect("cancelled")),
+            "discarded" => {
+                drop(kit.jobs.fail(&step, &fence, failure(1), RetryAdvice::Never).await.expect("redis runs"));
+            }
+            "retried" => {
+                drop(kit.jobs.fail(&step, &fence, failure(1), RetryAdvice::ByPolicy).await.expect("redis runs"));
+            }
+            _ => {}
+        }
+        assert_eq!(kit.job(step.job.id).await["parent_results"][0].as_str().map(str::len), Some(20_000), "{end}");
+        let mut bytes = 0;
+        for key in kit.redis_keys().await.iter().filter(|key| !key.contains("{wf:")) {
+            match kit.redis_command(&["MEMORY", "USAGE", key]).await {
+                redis::Value::Int(used) => bytes += used,
+                other => panic!("{key}: {other:?}"),
+            }
+        }
+        // The first step has its own result
+        assert!(bytes < 35_000, "{end}: {bytes} bytes beside the workflow");
+    }
 }

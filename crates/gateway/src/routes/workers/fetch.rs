@@ -63,7 +63,10 @@ pub(in crate::routes) async fn fetch(services: web::Data<Services>, body: Report
     // It may wait for a minute, and the outcomes are recorded
     drop(request);
     drop(body);
-    let taken = claim::fetch_jobs(&services, wanted, wait).await;
+    let taken = match services.answers.check_room() {
+        Ok(()) => claim::fetch_jobs(&services, wanted, wait).await,
+        Err(error) => Err(error),
+    };
     let mut members = Vec::with_capacity(4);
     let jobs = match taken {
         Ok(jobs) => jobs,
