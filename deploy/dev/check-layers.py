@@ -17,7 +17,7 @@ ALLOWED = {
     "pubsub-worker": {"common", "model", "delivery", "store", "worker"},
     "testkit": set(),
     "e2e": {"testkit", "common", "model", "delivery"},
-    "bench": {"testkit", "e2e", "common", "model", "store"},
+    "bench": {"testkit", "e2e", "common", "model", "store", "worker"},
     "examples": {"worker"},
 }
 # Dependencies of tests, besides the normal ones and testkit.

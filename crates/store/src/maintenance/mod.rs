@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `mod` | what the leader does when |
 //! | `due_times` | what is due next in each queue |
+//! | `failures` | one queue's or job's error does not hold up the others |
 //! | `scheduler` | makes scheduled and retryable jobs available |
 //! | `lease_reaper` | settles attempts whose lease or time limit is over |
 //! | `timers` | job expiry, follow-ups of ended jobs, limits that allow more |
@@ -30,6 +31,7 @@ mod clock_steps;
 mod consistency_checker;
 mod cron;
 mod due_times;
+mod failures;
 mod history_trimmer;
 mod index_checker;
 mod leadership;
@@ -49,6 +51,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use due_times::{DueTimes, QueueTask};
+use failures::{FAILURE_PAUSE, pause_on_error, reschedule_on_error};
 use leadership::{UnhealedSteps, acquire_leadership, resign_leadership};
 use outage_grace::OutageGrace;
 use sweep::PeriodicSweep;
@@ -63,17 +66,12 @@ use crate::channels::Channels;
 use crate::{
     StoreError, StoreResult,
     connection::{
-        clock::MoveDue, hint_pace::PacedHints, notification::Notification, notifier::SubscriberEvent,
-        redis_clock::ClockSteps,
+        hint_pace::PacedHints, notification::Notification, notifier::SubscriberEvent, redis_clock::ClockSteps,
     },
     jobs::{Jobs, duration_millis},
     log_interruption,
 };
-use common::{
-    name::{QueueName, quoted},
-    settings::MaintenanceSettings,
-    time::Millis,
-};
+use common::{name::QueueName, settings::MaintenanceSettings, time::Millis};
 
 /// Runs maintenance whenever the leader lease is free, and watches the memory of Redis, until `stop` is cancelled.
 pub async fn run(jobs: Jobs, settings: MaintenanceSettings, stop: CancellationToken) {
@@ -134,11 +132,6 @@ pub async fn run_once(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
     timers::run(jobs, queue).await?;
     scheduler::promote(jobs, queue, jobs.now().await?).await
 }
-
-/// Pause before a queue is handled again after an error of its own.
-const FAILURE_PAUSE: Duration = Duration::from_secs(1);
-/// Delay before a single job is handled again after an error.
-const FAILED_JOB_DELAY_MS: Millis = 60_000;
 
 /// Maximum number of unread notifications.
 const NOTIFICATION_BUFFER: usize = 1024;
@@ -375,34 +368,4 @@ impl<'a> Leader<'a> {
         self.cron.fire_if_due(self.jobs, now).await?;
         self.refresh(&queues).await
     }
-}
-
-/// Logs an error of one queue, which must not block the others, and returns a pause for it.
-fn pause_on_error(queue: &QueueName, result: StoreResult<Duration>) -> StoreResult<Duration> {
-    match result {
-        Err(error @ StoreError::Unavailable(_)) => Err(error),
-        Err(error) => {
-            tracing::error!(%queue, %error, "maintenance of a queue failed");
-            Ok(FAILURE_PAUSE)
-        }
-        ok => ok,
-    }
-}
-
-/// Logs an error of one job, which must not block the others of its queue, and reschedules the job.
-async fn reschedule_on_error(
-    jobs: &Jobs,
-    queue: &QueueName,
-    (set, member): (&str, String),
-    outcome: StoreResult<()>,
-) -> StoreResult<()> {
-    let error = match outcome {
-        Err(
-            error @ (StoreError::Damaged(_) | StoreError::Refused(_) | StoreError::OutOfMemory | StoreError::NoRoom(_)),
-        ) => error,
-        other => return other,
-    };
-    tracing::error!(set, member = quoted(&member), %error, "maintenance of a job failed");
-    let at = jobs.now().await? + FAILED_JOB_DELAY_MS;
-    jobs.move_due(queue, set, &[member], (at, MoveDue::Always)).await
 }
