@@ -240,6 +240,7 @@ pub(crate) mod tests {
             "admitted",
             "channels",
             "dead_letters",
+            "discarded",
             "gateways",
             "key_queue",
             "pending",

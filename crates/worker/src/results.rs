@@ -16,7 +16,7 @@ use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use store::{
     StoreError, StoreResult,
     events::JobEvent,
-    jobs::{Attempt, Completion, Fence, FollowUps, Settled},
+    jobs::{Completion, FollowUps, Settled},
     next_reconnect_delay, reconnect_delays,
 };
 use tokio::{sync::mpsc, task::JoinSet};
@@ -97,22 +97,21 @@ async fn record_stream(shared: &WorkerShared, stream: QueueStream, completions: 
 
 /// Records one result, however often Redis refuses it.
 async fn record_single(shared: &WorkerShared, completion: Completion) {
-    let fence = Fence::for_worker(&shared.consumer);
-    let (attempt, queue) = (Attempt::of(&completion.claimed, &fence), &completion.claimed.job.queue);
+    let job = &completion.claimed.job;
+    let stream = (job.queue.clone(), job.priority);
     let mut is_logged = false;
-    let settled = loop {
-        let recorded = until_available(1, || async { shared.jobs.finish(attempt, &completion.finished, false).await });
-        match recorded.await {
-            Ok(settled) => break settled,
+    let follow_ups = loop {
+        match record_batch(shared, &stream, std::slice::from_ref(&completion)).await {
+            Ok(follow_ups) => break follow_ups,
             Err(error) if !std::mem::replace(&mut is_logged, true) => {
-                let id = completion.claimed.job.id;
+                let (id, queue) = (job.id, &job.queue);
                 tracing::error!(event = "result.refused", %id, %queue, %error, "result refused, it is sent again");
             }
             Err(_) => {}
         }
         tokio::time::sleep(REFUSED_RETRY_DELAY).await;
     };
-    finish_completions(shared, queue, std::slice::from_ref(&completion), vec![settled]);
+    shared.jobs.run_follow_ups(follow_ups).await;
 }
 
 /// Splits into parts of about [`TARGET_BATCH_BYTES`], or of a single larger result.

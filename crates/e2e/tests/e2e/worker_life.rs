@@ -321,13 +321,13 @@ async fn a_later_signal_ends_the_grace_and_running_jobs_are_released_unspent() {
 async fn a_job_that_cannot_be_ended_takes_no_plain_result_along() {
     let kit = GalleyKit::start().await;
     for n in 0..20 {
-        kit.enqueue(&json!({ "type": "test.echo", "args": [n], "unique": { "keys": ["args"] } })).await;
+        kit.enqueue(&json!({ "type": "test.echo", "args": [n], "expires_at": "2999-01-01T00:00:00Z" })).await;
     }
     let mut plain = Vec::new();
     for n in 0..20 {
         plain.push(kit.enqueue(&job_body("test.echo", &json!([n]))).await);
     }
-    // The end of a unique job sets a timer, which fails
+    // The end of a job with a deadline removes a timer, which fails
     kit.redis_command(&["DEL", "galley:{default}:timers"]).await;
     kit.redis_command(&["SET", "galley:{default}:timers", "not a sorted set"]).await;
     let worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__CONCURRENCY", "100")]).await;

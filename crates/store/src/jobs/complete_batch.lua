@@ -27,6 +27,11 @@ local first_key = first_result + job_count
 local outcomes, entries = {}, {}
 for number = 1, job_count do entries[number] = ARGV[first_entry + number - 1] end
 
+-- Nothing may fail after the first write: keys of a wrong type fail here
+redis.call('HEXISTS', stats, 'completed')
+if keyed_count + expiring_count + workflow_count > 0 then redis.call('ZCARD', timers) end
+if keyed_count > 0 then redis.call('SCARD', waiting_keys) end
+
 -- Most attempts are not in the active hash: they have no lease of their own, no token and no progress
 local attempts
 if redis.call('HLEN', active) > 0 then
@@ -78,12 +83,12 @@ local function id_of(number) return string.sub(KEYS[first_result + number - 1], 
 local is_member = {}
 for_completed(record_count, true, function(_, record) redis.call('DEL', record) end)
 for_completed(unique_count, true, function(number, uniqueness)
-  if redis.call('GET', uniqueness) == id_of(number) then redis.call('DEL', uniqueness) end
+  if redis.pcall('GET', uniqueness) == id_of(number) then redis.call('DEL', uniqueness) end
 end)
 local now = keyed_count + workflow_count > 0 and now_ms()
 local is_waited_for = {}
 for_completed(keyed_count, true, function(number, admitted)
-  if redis.call('ZREM', admitted, id_of(number)) == 0 then return end
+  if redis.pcall('ZREM', admitted, id_of(number)) ~= 1 then return end
   local key = string.match(admitted, ':admitted:(.+)$')
   if redis.call('SISMEMBER', waiting_keys, key) == 0 then return end
   is_waited_for[number] = true

@@ -11,8 +11,8 @@
 local leader, latest_seen = KEYS[1], KEYS[2]
 local process, lease_ms, expected, tolerance_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
-local current = redis.call('GET', leader)
-local seen = tonumber(redis.call('GET', latest_seen) or '')
+local stored = redis.call('MGET', leader, latest_seen)
+local current, seen = stored[1], tonumber(stored[2] or '')
 if current and current ~= process then
   -- After the clock was set back, a dead leader's lease would last until the clock gets there again
   if redis.call('PTTL', leader) > lease_ms then redis.call('PEXPIRE', leader, lease_ms) end

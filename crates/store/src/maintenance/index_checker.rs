@@ -2,7 +2,7 @@
 //! exists is what has data.
 //!
 //! A queue that this process or a worker knows comes back at once. For all others a bounded number of keys is looked at
-//! in each sweep.
+//! every few sweeps.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -24,9 +24,13 @@ const KEYS_PER_SLICE: usize = 1000;
 /// Maximum number of missing queues in one slice.
 const MAX_MISSING_QUEUES: usize = 500;
 
+/// Every so many sweeps a slice of all keys is looked at.
+const SWEEPS_PER_SLICE: u64 = 5;
+
 /// The position of the round over all keys.
 #[derive(Default)]
 pub(super) struct IndexChecker {
+    sweeps: u64,
     keys_cursor: u64,
     cron_cursor: u64,
     /// The queues of the last slice.
@@ -49,6 +53,10 @@ impl IndexChecker {
         // What was missing and was not found is gone
         self.known.retain(|queue| !missing.contains(queue));
         self.known.extend(listed.iter().cloned());
+        self.sweeps += 1;
+        if self.sweeps % SWEEPS_PER_SLICE != 1 {
+            return Ok(());
+        }
         let (next, found) = jobs.scan_stored_keys(self.keys_cursor, KEYS_PER_SLICE).await?;
         self.keys_cursor = next;
         jobs.check_lists_have(found).await?;

@@ -113,7 +113,8 @@ async fn lead(jobs: &Jobs, settings: MaintenanceSettings, stop: &CancellationTok
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = tokio::time::sleep(settings.leader_lease / 3) => {}
+            // Often enough to take over soon; each process that waits asks
+            () = tokio::time::sleep(settings.leader_lease / 2) => {}
         }
     }
     resign_leadership(jobs, &leader_id).await;

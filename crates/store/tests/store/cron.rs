@@ -240,7 +240,7 @@ async fn registering_again_changes_the_entry_and_keeps_its_counts() {
     let again = kit.try_register(&EVERY_MINUTE.replace("test.tick", "test.tock")).await.expect("registered");
     assert!(!again.is_new);
     let after = kit.cron().await;
-    assert_eq!(after["type"], "test.tock");
+    assert_eq!(after["job_template"]["type"], "test.tock");
     for kept in ["created_at", "run_count", "last_job_id", "last_run_at", "next_run_at"] {
         assert_eq!(before[kept], after[kept], "{kept}");
     }

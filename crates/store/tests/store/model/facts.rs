@@ -147,6 +147,8 @@ fn add_key_facts(name: &str, values: &[String], entries: &BTreeMap<String, Strin
     let job_of = |member: &str| entries.get(member).map_or("none", String::as_str).to_owned();
     match kind {
         "due" | "pending" | "dead" => facts.extend(values.iter().map(|id| format!("{kind} {id}"))),
+        // Who was discarded lately, for people: it is no state of a job
+        "discarded" => {}
         "key_queue" => facts.push(format!("key queue {rest}: {}", values.join(" "))),
         "waiting_keys" => facts.extend(values.iter().map(|key| format!("waiting key {key}"))),
         "admitted" => {
