@@ -192,7 +192,7 @@ async fn all_bodies_together_use_bounded_memory() {
             let head = "content-type: application/json\r\ncontent-length: 900000";
             client.send(format!("POST /ojs/v1/jobs HTTP/1.1\r\nhost: x\r\n{head}\r\n\r\n")).await;
             // The gateway may have refused it already
-            let _ = client.stream.write_all(&[b' '; 700_000]).await;
+            let _ = client.stream.write_all(&vec![b' '; 700_000]).await;
             unfinished.borrow_mut().push(client);
         }
         let response = kit.post("/ojs/v1/jobs", &body(750_000)).await;

@@ -24,7 +24,7 @@ const KEYS_PER_SLICE: usize = 1000;
 /// Maximum number of missing queues in one slice.
 const MAX_MISSING_QUEUES: usize = 500;
 
-/// Every so many sweeps a slice of all keys is looked at.
+/// After this number of sweeps a slice of all keys is looked at again.
 const SWEEPS_PER_SLICE: u64 = 5;
 
 /// The position of the round over all keys.
