@@ -130,6 +130,8 @@ impl HttpListener {
             let app = app().into_factory().map_err(|error| error.into().error_response());
             let service = service.finish(map_config(app, move |()| AppConfig::default()));
             fn_service(move |stream: TcpStream| {
+                // A large answer is written in pieces: the kernel must not hold the last one back for the client's answer
+                let _ = stream.set_nodelay(true);
                 // A client that reads nothing must not hold the server up: only the kernel knows what it has read
                 set_stall_timeout(&stream, limits.stall_timeout);
                 let peer = stream.peer_addr().ok();

@@ -2,6 +2,7 @@
 //! its jobs refer to: with a copy in each, a chain would need memory that grows with the square of its length. Only a dead
 //! letter has a copy, because it outlives its workflow.
 
+use futures_util::future::try_join_all;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -21,10 +22,10 @@ struct WorkflowJobFields<'a> {
 impl Jobs {
     /// Reads the parent results of jobs that were claimed.
     pub(super) async fn load_claimed_parents(&self, claimed: &mut [ClaimedJob]) -> StoreResult<()> {
-        for claimed in claimed.iter_mut().filter(|claimed| claimed.job.parent_results_bytes.is_some()) {
-            self.load_parent_results(&mut claimed.job).await?;
-        }
-        Ok(())
+        let referring = claimed.iter_mut().map(|claimed| &mut claimed.job);
+        let loads = referring.filter(|job| job.parent_results_bytes.is_some()).map(|job| self.load_parent_results(job));
+        // All at once: the jobs of a batch would wait for one another otherwise
+        try_join_all(loads).await.map(drop)
     }
 
     /// Reads the parent results of a job that refers to its workflow's.
