@@ -45,6 +45,11 @@ impl<T: Default> Reloadable<T> {
         Ok(Self { path: path.map(Path::to_path_buf), current: watch::Sender::new(Arc::new(first)) })
     }
 
+    /// Puts other content in use, until the next reload.
+    pub fn replace(&self, content: T) {
+        self.current.send_replace(Arc::new(content));
+    }
+
     /// The content in use.
     #[must_use]
     pub fn current(&self) -> Arc<T> {

@@ -25,6 +25,7 @@ use crate::{
     answer_budget::CountedBody,
     body_limits,
     error::{ApiError, ErrorCode},
+    routes::table::{PathRules, rules_of},
     services::Services,
     site_check::SiteCheck,
 };
@@ -52,11 +53,11 @@ pub(crate) async fn request_middleware(
     let request_id = request_id(request.headers());
     let path = request.path().to_owned();
     let given = traceparent(request.headers().get("traceparent"));
-    let span = request_span(&request, &request_id);
+    let rules = request.match_pattern().as_deref().and_then(rules_of);
+    let span = request_span(&request, rules, &request_id);
     continue_trace(&span, given.as_deref());
     request.extensions_mut().insert(RequestTrace(traceparent_of(&span).or(given)));
-    let checked = request.app_data::<SiteCheck>().map_or(Ok(()), |site| site.check(request.head()));
-    let mut response = if let Err(refused) = checked {
+    let mut response = if let Err(refused) = check_sender(&request, rules).await {
         request.into_response(refused.render(&path, &request_id))
     } else {
         // Errors of handlers and extractors arrive as responses; the router has no others
@@ -64,8 +65,19 @@ pub(crate) async fn request_middleware(
         count_answer(render_error(response, &path, &request_id), &path, &request_id)
     };
     add_standard_headers(response.headers_mut(), &path, &request_id);
-    record_metrics(&span, &response, started);
+    record_metrics(&span, &response, rules, started);
     Ok(response)
+}
+
+/// Checks the site that the request comes from, and its key.
+async fn check_sender(request: &ServiceRequest, rules: Option<&'static PathRules>) -> Result<(), ApiError> {
+    if let Some(site) = request.app_data::<SiteCheck>() {
+        site.check(request.head())?;
+    }
+    match request.app_data::<Data<Services>>() {
+        Some(services) => services.auth.admit(request, rules).await,
+        None => Err(ApiError::internal("no services")),
+    }
 }
 
 /// Counts a large answer until it is sent, or refuses it.
@@ -99,14 +111,14 @@ pub(crate) fn refuse_early(head: &RequestHead, settings: &GatewaySettings) -> Op
 }
 
 /// The span of a request. Health probes and scrapes have none: they would hide everything else.
-fn request_span(request: &ServiceRequest, request_id: &str) -> Span {
+fn request_span(request: &ServiceRequest, rules: Option<&PathRules>, request_id: &str) -> Span {
     let (method, path) = (standard_method(request.method()), request.path());
     if is_probe(path) || path == "/metrics" {
         return Span::none();
     }
     tracing::info_span!(
         "http.request",
-        otel.name = %format_args!("{method} {}", request.match_pattern().unwrap_or_default()),
+        otel.name = %format_args!("{method} {}", rules.map_or("", |rules| rules.path)),
         otel.kind = "server",
         http.request.method = method,
         url.path = path,
@@ -179,10 +191,10 @@ fn add_standard_headers(headers: &mut HeaderMap, path: &str, request_id: &str) {
     }
 }
 
-fn record_metrics(span: &Span, response: &ServiceResponse, started: Instant) {
+fn record_metrics(span: &Span, response: &ServiceResponse, rules: Option<&'static PathRules>, started: Instant) {
     let status = response.status().as_u16();
     // The pattern, not the path: each id in a path would make another time series
-    let route = response.request().match_pattern().unwrap_or_else(|| "unknown".to_owned());
+    let route = rules.map_or("unknown", |rules| rules.path);
     let method = standard_method(response.request().method());
     span.record("http.response.status_code", status);
     if response.status().is_server_error() {
@@ -211,15 +223,15 @@ impl RequestMetrics {
         Self { method, status, count, seconds }
     }
 
-    fn with(route: String, method: &'static str, status: u16, record: impl FnOnce(&Self)) {
+    fn with(route: &'static str, method: &'static str, status: u16, record: impl FnOnce(&Self)) {
         thread_local! {
-            static BY_ROUTE: RefCell<HashMap<String, Vec<RequestMetrics>>> = RefCell::default();
+            static BY_ROUTE: RefCell<HashMap<&'static str, Vec<RequestMetrics>>> = RefCell::default();
         }
         BY_ROUTE.with_borrow_mut(|by_route| {
-            if let Some(kept) = by_route.get(&route).into_iter().flatten().find(|kept| kept.is_of(method, status)) {
+            if let Some(kept) = by_route.get(route).into_iter().flatten().find(|kept| kept.is_of(method, status)) {
                 return record(kept);
             }
-            let new = Self::new(&route, method, status);
+            let new = Self::new(route, method, status);
             record(&new);
             by_route.entry(route).or_default().push(new);
         });

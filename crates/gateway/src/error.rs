@@ -10,6 +10,7 @@ use common::{
     name::{NameError, quoted},
 };
 use model::{
+    access::Scope,
     job::{RequestError, state::InvalidTransition},
     message::MessageError,
 };
@@ -29,17 +30,25 @@ pub(crate) struct ApiError {
     message: String,
     /// The internal cause: for the log, never for the client.
     cause: Option<String>,
+    /// The scope that the key lacks.
+    scope: Option<Scope>,
 }
 
 impl ApiError {
     pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), cause: None }
+        Self { code, message: message.into(), cause: None, scope: None }
     }
 
     /// An internal error, which the client cannot fix.
     pub(crate) fn internal(cause: impl fmt::Display) -> Self {
         let message = "the request could not be carried out".to_owned();
-        Self { code: ErrorCode::Internal, message, cause: Some(cause.to_string()) }
+        Self { code: ErrorCode::Internal, message, cause: Some(cause.to_string()), scope: None }
+    }
+
+    /// The key may not do this.
+    pub(crate) fn scope_required(scope: Scope) -> Self {
+        let message = format!("this request needs a key with the scope {scope}");
+        Self { scope: Some(scope), ..Self::new(ErrorCode::ScopeRequired, message) }
     }
 
     pub(crate) fn code(&self) -> ErrorCode {
@@ -90,6 +99,18 @@ impl ApiError {
         Self::new(ErrorCode::NotFound, format!("{what} {} does not exist{meant} ({hint})", quoted(name)))
     }
 
+    /// How to authenticate, as RFC 6750 has it.
+    fn challenge(&self) -> Option<String> {
+        match (self.code, self.scope) {
+            (ErrorCode::KeyRequired, _) => Some("Bearer realm=\"galley\"".to_owned()),
+            (ErrorCode::InvalidKey, _) => Some("Bearer realm=\"galley\", error=\"invalid_token\"".to_owned()),
+            (ErrorCode::ScopeRequired, Some(scope)) => {
+                Some(format!("Bearer realm=\"galley\", error=\"insufficient_scope\", scope=\"{scope}\""))
+            }
+            _ => None,
+        }
+    }
+
     /// The complete response, in the shape that the path's part of the interface uses.
     pub(crate) fn render(&self, path: &str, request_id: &str) -> HttpResponse {
         let ErrorCodeRow(code, kind, status, retryable, hint) = self.code.row();
@@ -100,6 +121,9 @@ impl ApiError {
         if status == StatusCode::UPGRADE_REQUIRED {
             response.insert_header((header::UPGRADE, "websocket"));
             response.insert_header((header::SEC_WEBSOCKET_VERSION, "13"));
+        }
+        if let Some(challenge) = self.challenge() {
+            response.insert_header((header::WWW_AUTHENTICATE, challenge));
         }
         if path.starts_with("/ojs") {
             let docs_url = format!("/ojs/errors#{code}");

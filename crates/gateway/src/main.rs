@@ -1,10 +1,12 @@
-//! Galley's HTTP interface. `main` only wires: settings, telemetry, build, run until a signal.
+//! Galley's HTTP interface. `main` only wires: the command line does the rest.
 
 mod answer_budget;
+mod auth;
 mod body;
 mod body_budget;
 mod body_limits;
 mod code;
+mod command_line;
 mod context;
 mod error;
 mod idempotency;
@@ -32,11 +34,5 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let result = cli::run_service(
-        "gateway",
-        |settings| settings.gateway.listen,
-        async |settings, signals| startup::GatewayServer::build(settings).await?.run_until(signals).await,
-    )
-    .await;
-    cli::exit_code("gateway", result)
+    cli::exit_code("gateway", command_line::run().await)
 }

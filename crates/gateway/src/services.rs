@@ -17,13 +17,14 @@ use store::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    answer_budget::AnswerBudget, body_budget::BodyBudget, error::ApiError, job_waiters::JobWaiters,
+    answer_budget::AnswerBudget, auth::Auth, body_budget::BodyBudget, error::ApiError, job_waiters::JobWaiters,
     pull_workers::PullWorkers,
 };
 
 /// What every handler uses.
 #[derive(Clone)]
 pub(crate) struct Services {
+    pub(crate) auth: Auth,
     pub(crate) redis: Redis,
     pub(crate) jobs: Jobs,
     pub(crate) job_waiters: JobWaiters,

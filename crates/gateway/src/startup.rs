@@ -31,8 +31,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    answer_budget::AnswerBudget, body_budget::BodyBudget, context, job_waiters::JobWaiters, request_check, routes,
-    services::Services, site_check::SiteCheck,
+    answer_budget::AnswerBudget,
+    auth::{self, Auth},
+    body_budget::BodyBudget,
+    context,
+    job_waiters::JobWaiters,
+    request_check, routes,
+    services::Services,
+    site_check::SiteCheck,
 };
 
 /// A service that is bound to its address and does not run yet.
@@ -47,6 +53,7 @@ pub(crate) struct GatewayServer {
 impl GatewayServer {
     /// Binds the address and prepares everything. Redis may be away, but a Redis that would lose jobs is refused.
     pub(crate) async fn build(settings: Settings) -> anyhow::Result<Self> {
+        auth::check_listen_address(&settings.gateway, &settings.auth)?;
         let metrics = telemetry::start_metrics()?;
         let redis = Redis::new(&settings.redis)?;
         redis.check_at_start(&[]).await?;
@@ -59,7 +66,9 @@ impl GatewayServer {
         let jobs = Store::new(&redis, &notifier, &settings, log).jobs();
         let channels = Channels::new(&redis, &settings.channels);
         let (channel_hub, hearing) = ChannelHub::start(&channels, &notifier, stop_streams.clone());
+        let auth = Auth::start(&settings.auth, &redis, &notifier, stopping.clone())?;
         let services = Services {
+            auth,
             events: hub,
             channels,
             channel_hub,
@@ -76,7 +85,7 @@ impl GatewayServer {
             settings: Arc::new(settings.clone()),
             stopping,
         };
-        let readiness = readiness(&redis, &notifier);
+        let readiness = readiness(&redis, &notifier, services.auth.shows_health());
         let limits = ConnectionLimits {
             head_timeout: settings.gateway.head_timeout,
             stall_timeout: settings.channels.stall_timeout,
@@ -138,14 +147,18 @@ impl GatewayServer {
     }
 }
 
-/// Ready as long as Redis is fit, and what is published is heard here.
-fn readiness(redis: &Redis, notifier: &Notifier) -> ReadinessCheck {
+/// Ready as long as Redis is fit, and what is published is heard here. The reason is shown only if the settings say so.
+fn readiness(redis: &Redis, notifier: &Notifier, shows_reason: bool) -> ReadinessCheck {
     let (redis_is_fit, notifier) = (redis.readiness(), notifier.clone());
     Arc::new(move || {
         let (fit, notifier) = (redis_is_fit(), notifier.clone());
         Box::pin(async move {
-            fit.await?;
-            notifier.problem().map_or(Ok(()), |trouble| Err(format!("channels are not heard: {trouble}")))
+            let problem = fit
+                .await
+                .err()
+                .or_else(|| notifier.problem().map(|trouble| format!("channels are not heard: {trouble}")));
+            let shown = |problem| if shows_reason { problem } else { "see /ojs/v1/health with a key".to_owned() };
+            problem.map_or(Ok(()), |problem| Err(shown(problem)))
         })
     })
 }

@@ -2,6 +2,7 @@
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`access`] | scopes, keys, the names that a key is limited to |
 //! | [`job`] | states, retry policies, enqueue requests, envelopes, history, what clients see |
 //! | [`workflow`] | chains, groups and batches: which job starts after which results |
 //! | [`cron`] | cron expressions, time zones, and which runs are due |
@@ -11,6 +12,7 @@
 //!
 //! The `store` crate applies these rules in Redis.
 
+pub mod access;
 pub mod cron;
 pub mod job;
 pub mod message;

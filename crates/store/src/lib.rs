@@ -11,6 +11,7 @@
 //! | [`workflows`], [`cron`], [`list_bridge`] | create jobs: from a graph, a schedule, a Redis list |
 //! | [`idempotency`] | requests that have one effect however often they are sent |
 //! | [`channels`], [`subscriptions`] | messages, their readers, durable subscriptions |
+//! | [`api_keys`] | keys of clients, and copies of those in use |
 //! | [`events`] | what happened to jobs, for observers |
 //! | `reader_limiter` | bounds how many readers read a page at a time |
 //! | [`workers`] | the list of workers, and directives for them |
@@ -19,6 +20,7 @@
 //!
 //! A failed command may have been executed: repeat only what may run twice, and say why it may.
 
+pub mod api_keys;
 pub mod channels;
 pub mod connection;
 pub mod cron;

@@ -102,6 +102,8 @@ script!(ACQUIRE_LEADERSHIP, "maintenance/acquire_leadership.lua", with CLOCK);
 script!(HEAL_LEASES, "maintenance/heal_leases.lua", with CLOCK);
 script!(HEAL_PENDING, "maintenance/heal_pending.lua");
 script!(HEAL_RETRIES, "maintenance/heal_retries.lua", with CLOCK);
+script!(SAVE_API_KEY, "api_keys/save_key.lua", with COMPARE_AND_SET);
+script!(NOTE_KEY_USE, "api_keys/note_use.lua");
 script!(SAVE_CRON_ENTRY, "cron/save_entry.lua", with CLOCK, COMPARE_AND_SET);
 script!(REMOVE_CRON_ENTRY, "cron/remove_entry.lua");
 script!(EVENT_POSITION, "events/event_position.lua");

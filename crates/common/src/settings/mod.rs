@@ -4,6 +4,7 @@
 //! checks, `config/default.toml` and `docs/reference/settings.md` follow from the entry. A value that is not allowed is
 //! an error that names the key, the value and what is allowed. A key that does not exist is an error too.
 
+mod auth;
 mod channels;
 mod declare;
 mod error;
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use config::{Config, ConfigBuilder, Environment, File, FileFormat, Source, builder::DefaultState};
 
+pub use auth::{AuthMode, AuthSettings};
 pub use channels::{BacklogCap, ChannelSettings, MAX_WATCHED_QUEUES, Retention, RetentionRules, SubscriptionSettings};
 pub use error::SettingError;
 pub use jobs::{
@@ -40,6 +42,7 @@ const YEAR_MS: u64 = 365 * 86_400_000;
 pub struct Settings {
     pub redis: RedisSettings,
     pub gateway: GatewaySettings,
+    pub auth: AuthSettings,
     pub queue_worker: QueueWorkerSettings,
     pub pubsub_worker: PubsubWorkerSettings,
     pub jobs: JobSettings,
@@ -89,6 +92,7 @@ impl Settings {
         let settings = Self {
             redis: root.section("redis", RedisSettings::read)?,
             gateway: root.section("gateway", GatewaySettings::read)?,
+            auth: root.section("auth", AuthSettings::read)?,
             queue_worker: root.section("queue_worker", QueueWorkerSettings::read)?,
             pubsub_worker: root.section("pubsub_worker", PubsubWorkerSettings::read)?,
             jobs: root.section("jobs", JobSettings::read)?,

@@ -4,6 +4,7 @@
 use config::ValueKind;
 
 use super::{
+    auth::AuthSettings,
     channels::{ChannelSettings, HistoryLimits, RetentionRule, SubscriptionSettings},
     declare::{SectionText, SettingText, split_placeholder},
     jobs::{BridgeSettings, CronSettings, JobSettings, QueueSection, WorkflowSettings},
@@ -17,6 +18,7 @@ fn sections() -> Vec<SectionText> {
     vec![
         RedisSettings::describe(),
         GatewaySettings::describe(),
+        AuthSettings::describe(),
         QueueWorkerSettings::describe(),
         PubsubWorkerSettings::describe(),
         JobSettings::describe(),

@@ -53,6 +53,9 @@ section! {
         /// Longest silence on a stream of events. The gateway then sends a comment, so that proxies keep the
         /// connection. Set it below the idle timeout of your proxy.
         "event_keep_alive_ms" => event_keep_alive: Duration = millis(100..=600_000, 15_000);
+        /// Serves `GET /prodcons` and `GET /pubsub`, the two links of the original demo, which need no key. Each visit adds a
+        /// digit to a list, or publishes one.
+        "demo_routes" => demo_routes: bool = switch(true);
         /// Names under which clients reach the gateway: `galley.example.com`, `*.example.com`, or `*` for any. Without
         /// being listed here it answers to addresses, names without a dot (compose, Kubernetes), `localhost`, this
         /// machine's name, and names below `.localhost`, `.local`, `.internal`, `.home.arpa`, `.svc` and

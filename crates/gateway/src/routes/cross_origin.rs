@@ -17,7 +17,12 @@ const LAST_EVENT_ID: &str = "last-event-id";
 pub(super) fn read_only_cors(origins: &[Origin]) -> Condition<Cors> {
     let cors = Cors::default()
         .allowed_methods([Method::GET, Method::HEAD])
-        .allowed_headers([header::ACCEPT.as_str(), header::CACHE_CONTROL.as_str(), LAST_EVENT_ID])
+        .allowed_headers([
+            header::ACCEPT.as_str(),
+            header::AUTHORIZATION.as_str(),
+            header::CACHE_CONTROL.as_str(),
+            LAST_EVENT_ID,
+        ])
         .max_age(PREFLIGHT_MAX_AGE_S);
     let cors = origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin.as_str()));
     Condition::new(!origins.is_empty(), cors)

@@ -10,126 +10,147 @@ mod demo;
 mod error_list;
 mod events;
 mod jobs;
+mod keys;
 mod ndjson;
 mod openapi;
 mod progress;
 mod queues;
 mod subscriptions;
 mod system;
+pub(crate) mod table;
 mod worker_list;
 mod workers;
 mod workflows;
 
 use actix_web::{HttpResponse, HttpResponseBuilder, http::StatusCode, web};
 
-use common::{health::read_only_resource, name::Origin};
+use common::name::Origin;
+use model::access::Scope::{
+    AdminRead, AdminWrite, ChannelsPublish, ChannelsSubscribe, JobsRead, JobsWrite, Subscriptions, Work,
+};
 
 pub(crate) use channels::parse_since;
 pub(crate) use openapi::DOCUMENT as OPENAPI_DOCUMENT;
 
 use crate::{error::ApiError, media_type::OJS_JSON};
+use table::{Need, routes};
 
 type ApiResult = Result<HttpResponse, ApiError>;
 
-/// Adds every route. Pages from `origins` may read channels.
-#[expect(clippy::too_many_lines, reason = "one table: all routes")]
-pub(crate) fn configure(config: &mut web::ServiceConfig, origins: &[Origin]) {
-    let readable = || cross_origin::read_only_cors(origins);
-    config
-        .service(read_only_resource("/", demo::index))
-        // Without HEAD, because each visit changes something
-        .service(web::resource("/prodcons").route(web::get().to(demo::prodcons)))
-        .service(web::resource("/pubsub").route(web::get().to(demo::pubsub)))
-        .service(read_only_resource("/openapi.json", openapi::document))
-        .service(read_only_resource("/ojs/manifest", system::manifest))
-        .service(read_only_resource("/ojs/errors", error_list::page))
-        .service(read_only_resource("/ojs/v1/health", system::health))
-        .service(web::resource("/ojs/v1/jobs").route(web::post().to(jobs::enqueue)))
-        .service(web::resource("/ojs/v1/jobs/batch").route(web::post().to(batch::enqueue)))
-        .service(web::resource("/ojs/v1/jobs/stream").route(web::post().to(ndjson::enqueue)))
-        .service(read_only_resource("/ojs/v1/jobs/{id}", jobs::show).route(web::delete().to(jobs::cancel)))
-        .service(
-            web::resource("/ojs/v1/jobs/{id}/progress")
-                .route(web::post().to(progress::report))
-                .route(web::put().to(progress::report)),
-        )
-        .service(web::resource("/ojs/v1/jobs/{id}/activate").route(web::post().to(jobs::activate)))
-        .service(web::resource("/ojs/v1/jobs/{id}/retry").route(web::post().to(jobs::retry)))
-        .service(web::resource("/ojs/v1/workers/fetch").route(web::post().to(workers::fetch)))
-        .service(web::resource("/ojs/v1/workers/ack").route(web::post().to(workers::ack)))
-        .service(web::resource("/ojs/v1/workers/nack").route(web::post().to(workers::nack)))
-        .service(web::resource("/ojs/v1/workers/heartbeat").route(web::post().to(workers::heartbeat)))
-        .service(read_only_resource("/ojs/v1/workers", worker_list::list))
-        .service(read_only_resource("/ojs/v1/workers/{id}", worker_list::show))
-        .service(web::resource("/ojs/v1/workers/{id}/quiet").route(web::post().to(worker_list::quiet)))
-        .service(web::resource("/ojs/v1/workers/{id}/resume").route(web::post().to(worker_list::resume)))
-        .service(web::resource("/ojs/v1/workers/{id}/terminate").route(web::post().to(worker_list::terminate)))
-        .service(
-            read_only_resource("/ojs/v1/dead-letter", dead_letters::list)
-                .route(web::delete().to(dead_letters::delete_many)),
-        )
-        .service(read_only_resource("/ojs/v1/dead-letter/stats", dead_letters::stats))
-        .service(web::resource("/ojs/v1/dead-letter/retry").route(web::post().to(dead_letters::retry_many)))
-        .service(
-            read_only_resource("/ojs/v1/dead-letter/{id}", dead_letters::show)
-                .route(web::delete().to(dead_letters::delete)),
-        )
-        .service(web::resource("/ojs/v1/dead-letter/{id}/retry").route(web::post().to(dead_letters::retry)))
-        .service(read_only_resource("/ojs/v1/queues", queues::list))
-        .service(read_only_resource("/ojs/v1/queues/{queue}", queues::stats).route(web::delete().to(queues::delete)))
-        .service(read_only_resource("/ojs/v1/workflows", workflows::list).route(web::post().to(workflows::create)))
-        .service(
-            read_only_resource("/ojs/v1/workflows/{id}", workflows::show).route(web::delete().to(workflows::cancel)),
-        )
-        .service(read_only_resource("/ojs/v1/cron", cron::list).route(web::post().to(cron::register)))
-        .service(
-            read_only_resource("/ojs/v1/cron/{name}", cron::show)
-                .route(web::delete().to(cron::delete))
-                .route(web::patch().to(cron::update)),
-        )
-        .service(web::resource("/ojs/v1/cron/{name}/enable").route(web::post().to(cron::enable)))
-        .service(web::resource("/ojs/v1/cron/{name}/disable").route(web::post().to(cron::disable)))
-        .service(web::resource("/ojs/v1/cron/{name}/trigger").route(web::post().to(cron::trigger)))
-        .service(read_only_resource("/ojs/v1/cron/{name}/next", cron::next_runs))
-        .service(read_only_resource("/ojs/v1/queues/{queue}/stats", queues::stats))
-        .service(web::resource("/ojs/v1/queues/{queue}/pause").route(web::post().to(queues::pause)))
-        .service(web::resource("/ojs/v1/queues/{queue}/resume").route(web::post().to(queues::resume)))
-        .service(web::resource("/ojs/v1/queues/{queue}/drain").route(web::post().to(queues::drain)))
-        .service(web::resource("/ojs/v1/queues/{queue}/limits").route(web::put().to(queues::set_limits)))
-        .service(web::resource("/ojs/v1/queues/{queue}/jobs").route(web::delete().to(queues::purge)))
-        .service(read_only_resource("/ojs/v1/admin/jobs", dead_letters::list_jobs))
-        .service(
-            read_only_resource("/ojs/v1/admin/fsck", consistency_check::report)
-                .route(web::post().to(consistency_check::repair)),
-        )
-        .service(read_only_resource("/ojs/v1/events", events::list))
-        .service(web::resource("/ojs/v1/events/stream").route(web::get().to(events::stream)))
-        .service(web::resource("/ojs/v1/jobs/{id}/events").route(web::get().to(events::job_events)))
-        .service(web::resource("/ojs/v1/queues/{queue}/events").route(web::get().to(events::queue_events)))
-        .service(read_only_resource("/v1/channels", channels::list).wrap(readable()))
-        .service(
-            web::resource("/v1/channels/{channel}/stream")
-                .route(web::get().to(channels::stream_channel))
-                .wrap(readable()),
-        )
-        .service(web::resource("/v1/stream").route(web::get().to(channels::stream_channels)).wrap(readable()))
-        .service(web::resource("/v1/ws").route(web::get().to(channels::connect)))
-        .service(read_only_resource("/v1/channels/{channel}", channels::show).wrap(readable()))
-        .service(
-            read_only_resource("/v1/channels/{channel}/messages", channels::history)
-                .route(web::post().to(channels::publish))
-                .wrap(readable()),
-        )
-        .service(web::resource("/v1/channels/{channel}/messages/batch").route(web::post().to(channels::publish_batch)))
-        .service(read_only_resource("/v1/subscriptions", subscriptions::list))
-        .service(
-            read_only_resource("/v1/subscriptions/{name}", subscriptions::show)
-                .route(web::put().to(subscriptions::put))
-                .route(web::delete().to(subscriptions::delete)),
-        )
-        .service(web::resource("/v1/subscriptions/{name}/pause").route(web::post().to(subscriptions::pause)))
-        .service(web::resource("/v1/subscriptions/{name}/resume").route(web::post().to(subscriptions::resume)))
-        .service(web::resource("/v1/subscriptions/{name}/seek").route(web::post().to(subscriptions::seek)));
+routes! {
+    "/" { GET demo::index => Need::Nothing, Nothing; }
+    // Without HEAD, because each visit changes something
+    "/prodcons" { VISIT demo::prodcons => Need::Nothing, Nothing; }
+    "/pubsub" { VISIT demo::pubsub => Need::Nothing, Nothing; }
+    "/openapi.json" { GET openapi::document => Need::Nothing, Nothing; }
+    "/ojs/manifest" { GET system::manifest => Need::AnyKey, Nothing; }
+    "/ojs/errors" { GET error_list::page => Need::AnyKey, Nothing; }
+    "/ojs/v1/health" { GET system::health => Need::Health, Nothing; }
+    "/ojs/v1/jobs" { POST jobs::enqueue => Need::Has(JobsWrite), Named; }
+    "/ojs/v1/jobs/batch" { POST batch::enqueue => Need::Has(JobsWrite), Named; }
+    "/ojs/v1/jobs/stream" { POST ndjson::enqueue => Need::Has(JobsWrite), Named; }
+    "/ojs/v1/jobs/{id}" {
+        GET jobs::show => Need::Has(JobsRead), Job;
+        DELETE jobs::cancel => Need::Has(JobsWrite), Job;
+    }
+    "/ojs/v1/jobs/{id}/progress" {
+        POST progress::report => Need::Has(Work), Job;
+        PUT progress::report => Need::Has(Work), Job;
+    }
+    "/ojs/v1/jobs/{id}/activate" { POST jobs::activate => Need::Has(JobsWrite), Job; }
+    "/ojs/v1/jobs/{id}/retry" { POST jobs::retry => Need::Has(JobsWrite), Job; }
+    "/ojs/v1/workers/fetch" { POST workers::fetch => Need::Has(Work), Named; }
+    "/ojs/v1/workers/ack" { POST workers::ack => Need::Has(Work), Named; }
+    "/ojs/v1/workers/nack" { POST workers::nack => Need::Has(Work), Named; }
+    "/ojs/v1/workers/heartbeat" { POST workers::heartbeat => Need::Has(Work), Named; }
+    "/ojs/v1/workers" { GET worker_list::list => Need::Has(AdminRead), Everything; }
+    "/ojs/v1/workers/{id}" { GET worker_list::show => Need::Has(AdminRead), Everything; }
+    "/ojs/v1/workers/{id}/quiet" { POST worker_list::quiet => Need::Has(AdminWrite), Everything; }
+    "/ojs/v1/workers/{id}/resume" { POST worker_list::resume => Need::Has(AdminWrite), Everything; }
+    "/ojs/v1/workers/{id}/terminate" { POST worker_list::terminate => Need::Has(AdminWrite), Everything; }
+    "/ojs/v1/dead-letter" {
+        GET dead_letters::list => Need::Has(JobsRead), List;
+        DELETE dead_letters::delete_many => Need::Has(AdminWrite), List;
+    }
+    "/ojs/v1/dead-letter/stats" { GET dead_letters::stats => Need::Has(AdminRead), List; }
+    "/ojs/v1/dead-letter/retry" { POST dead_letters::retry_many => Need::Has(AdminWrite), List; }
+    "/ojs/v1/dead-letter/{id}" {
+        GET dead_letters::show => Need::Has(JobsRead), Job;
+        DELETE dead_letters::delete => Need::Has(JobsWrite), Job;
+    }
+    "/ojs/v1/dead-letter/{id}/retry" { POST dead_letters::retry => Need::Has(JobsWrite), Job; }
+    "/ojs/v1/queues" { GET queues::list => Need::Has(AdminRead), List; }
+    "/ojs/v1/queues/{queue}" {
+        GET queues::stats => Need::Has(AdminRead), Queue;
+        DELETE queues::delete => Need::Has(AdminWrite), Queue;
+    }
+    "/ojs/v1/workflows" {
+        GET workflows::list => Need::Has(JobsRead), List;
+        POST workflows::create => Need::Has(JobsWrite), Named;
+    }
+    "/ojs/v1/workflows/{id}" {
+        GET workflows::show => Need::Has(JobsRead), Workflow;
+        DELETE workflows::cancel => Need::Has(JobsWrite), Workflow;
+    }
+    "/ojs/v1/cron" {
+        GET cron::list => Need::Has(JobsRead), List;
+        POST cron::register => Need::Has(JobsWrite), Named;
+    }
+    "/ojs/v1/cron/{name}" {
+        GET cron::show => Need::Has(JobsRead), Cron;
+        DELETE cron::delete => Need::Has(JobsWrite), Cron;
+        PATCH cron::update => Need::Has(JobsWrite), Cron;
+    }
+    "/ojs/v1/cron/{name}/enable" { POST cron::enable => Need::Has(JobsWrite), Cron; }
+    "/ojs/v1/cron/{name}/disable" { POST cron::disable => Need::Has(JobsWrite), Cron; }
+    "/ojs/v1/cron/{name}/trigger" { POST cron::trigger => Need::Has(JobsWrite), Cron; }
+    "/ojs/v1/cron/{name}/next" { GET cron::next_runs => Need::Has(JobsRead), Cron; }
+    "/ojs/v1/queues/{queue}/stats" { GET queues::stats => Need::Has(AdminRead), Queue; }
+    "/ojs/v1/queues/{queue}/pause" { POST queues::pause => Need::Has(AdminWrite), Queue; }
+    "/ojs/v1/queues/{queue}/resume" { POST queues::resume => Need::Has(AdminWrite), Queue; }
+    "/ojs/v1/queues/{queue}/drain" { POST queues::drain => Need::Has(AdminWrite), Queue; }
+    "/ojs/v1/queues/{queue}/limits" { PUT queues::set_limits => Need::Has(AdminWrite), Queue; }
+    "/ojs/v1/queues/{queue}/jobs" { DELETE queues::purge => Need::Has(AdminWrite), Queue; }
+    "/ojs/v1/admin/jobs" { GET dead_letters::list_jobs => Need::Has(AdminRead), List; }
+    "/ojs/v1/admin/fsck" {
+        GET consistency_check::report => Need::Has(AdminRead), Everything;
+        POST consistency_check::repair => Need::Has(AdminWrite), Everything;
+    }
+    "/ojs/v1/events" { GET events::list => Need::Has(JobsRead), List; }
+    "/ojs/v1/events/stream" { VISIT events::stream => Need::Has(JobsRead), List; }
+    "/ojs/v1/jobs/{id}/events" { VISIT events::job_events => Need::Has(JobsRead), Job; }
+    "/ojs/v1/queues/{queue}/events" { VISIT events::queue_events => Need::Has(JobsRead), Queue; }
+    "/v1/channels" (read_only_cors) { GET channels::list => Need::Has(ChannelsSubscribe), List; }
+    "/v1/channels/{channel}/stream" (read_only_cors) {
+        VISIT channels::stream_channel => Need::Has(ChannelsSubscribe), Channel;
+    }
+    "/v1/stream" (read_only_cors) { VISIT channels::stream_channels => Need::Has(ChannelsSubscribe), Named; }
+    "/v1/ws" { VISIT channels::connect => Need::Has(ChannelsSubscribe), Named; }
+    "/v1/channels/{channel}" (read_only_cors) { GET channels::show => Need::Has(ChannelsSubscribe), Channel; }
+    "/v1/channels/{channel}/messages" (read_only_cors) {
+        GET channels::history => Need::Has(ChannelsSubscribe), Channel;
+        POST channels::publish => Need::Has(ChannelsPublish), Channel;
+    }
+    "/v1/channels/{channel}/messages/batch" { POST channels::publish_batch => Need::Has(ChannelsPublish), Channel; }
+    "/v1/subscriptions" { GET subscriptions::list => Need::Has(Subscriptions), List; }
+    "/v1/subscriptions/{name}" {
+        GET subscriptions::show => Need::Has(Subscriptions), Subscription;
+        PUT subscriptions::put => Need::Has(Subscriptions), Subscription;
+        DELETE subscriptions::delete => Need::Has(Subscriptions), Subscription;
+    }
+    "/v1/subscriptions/{name}/pause" { POST subscriptions::pause => Need::Has(Subscriptions), Subscription; }
+    "/v1/subscriptions/{name}/resume" { POST subscriptions::resume => Need::Has(Subscriptions), Subscription; }
+    "/v1/admin/keys" {
+        GET keys::list => Need::Has(AdminRead), Key;
+        POST keys::create => Need::Has(AdminWrite), Key;
+    }
+    "/v1/admin/keys/{id}" {
+        GET keys::show => Need::Has(AdminRead), Key;
+        PATCH keys::update => Need::Has(AdminWrite), Key;
+        DELETE keys::revoke => Need::Has(AdminWrite), Key;
+    }
+    "/v1/admin/keys/{id}/rotate" { POST keys::rotate => Need::Has(AdminWrite), Key; }
+    "/v1/subscriptions/{name}/seek" { POST subscriptions::seek => Need::Has(Subscriptions), Subscription; }
 }
 
 /// A response of the Open Job Spec.

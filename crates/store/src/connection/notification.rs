@@ -3,6 +3,7 @@
 
 use crate::{connection::client::Redis, keys::TopicNames, workers::key::WorkerKey};
 use common::{id::JobId, name::QueueName, time::Millis};
+use model::access::KeyId;
 
 /// A notification.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub enum Notification {
     DirectiveChanged(WorkerKey),
     /// The list of subscriptions changed, or messages of one were released.
     SubscriptionsChanged,
+    /// An API key was made, changed or revoked.
+    ApiKeyChanged(KeyId),
 }
 
 impl Redis {
@@ -54,6 +57,7 @@ impl Notification {
             Self::JobCancelled(id) => format!("cancelled {id}"),
             Self::DirectiveChanged(worker) => format!("directive {}", worker.as_str()),
             Self::SubscriptionsChanged => "subscriptions changed".to_owned(),
+            Self::ApiKeyChanged(id) => format!("key {id}"),
         }
     }
 
@@ -72,6 +76,7 @@ impl Notification {
             "cancelled" => rest.parse().ok().map(Self::JobCancelled),
             "subscriptions" => (rest == "changed").then_some(Self::SubscriptionsChanged),
             "directive" => rest.parse().ok().map(Self::DirectiveChanged),
+            "key" => rest.parse().ok().map(Self::ApiKeyChanged),
             _ => None,
         }
     }
@@ -94,6 +99,7 @@ mod tests {
             Notification::JobCancelled(id),
             Notification::DirectiveChanged(worker),
             Notification::SubscriptionsChanged,
+            Notification::ApiKeyChanged("k3y".parse().expect("an id")),
         ];
         for call in calls {
             assert_eq!(Notification::decode(call.encode().as_bytes()), Some(call));

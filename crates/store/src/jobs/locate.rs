@@ -105,6 +105,19 @@ impl LocatedJob {
         }
     }
 
+    /// The queue that it is or was in.
+    #[must_use]
+    pub fn queue(&self) -> Option<QueueName> {
+        #[derive(serde::Deserialize)]
+        struct QueueOf {
+            queue: QueueName,
+        }
+        match self {
+            Self::Finished(json) => serde_json::from_str(json).ok().map(|QueueOf { queue }| queue),
+            Self::InRecord { job, .. } | Self::InStream { job, .. } => Some(job.queue.clone()),
+        }
+    }
+
     /// Where it is, as `lua/end_job.lua` takes it: kind, entry, attempt name, consumer and state of the record.
     pub(super) fn seen_args(&self) -> [String; 5] {
         let empty = String::new;

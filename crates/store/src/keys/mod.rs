@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 53] = [
+pub const KEY_PATTERNS: [&str; 55] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -62,6 +62,8 @@ pub const KEY_PATTERNS: [&str; 53] = [
     "galley:<db>:probe:<process>",
     "galley:readers",
     "galley:readers:<gateway>",
+    "galley:{api_keys}:keys",
+    "galley:{api_keys}:uses",
     "galley:{cron}:entries",
     "galley:{cron}:next",
     "galley:events",
@@ -79,6 +81,10 @@ pub const KEY_PATTERNS: [&str; 53] = [
 pub const QUEUES: &str = "galley:queues";
 /// Unfinished workflows: a sorted set of ids by the time of maintenance's next check.
 pub const WORKFLOWS: &str = "galley:workflows";
+/// API keys: a hash of JSON by id, without secrets.
+pub const API_KEYS: &str = "galley:{api_keys}:keys";
+/// When each API key was last used: a hash of times by id.
+pub const API_KEY_USES: &str = "galley:{api_keys}:uses";
 /// Cron entries: a hash of JSON by name.
 pub const CRON_ENTRIES: &str = "galley:{cron}:entries";
 /// The next check of each cron entry: a sorted set of names.
@@ -260,6 +266,8 @@ mod tests {
             CHANNELS.to_owned(),
             EPOCH.to_owned(),
             QUEUES.to_owned(),
+            API_KEYS.to_owned(),
+            API_KEY_USES.to_owned(),
             CRON_ENTRIES.to_owned(),
             CRON_NEXT.to_owned(),
             EVENTS.to_owned(),

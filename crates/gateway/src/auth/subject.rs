@@ -1,0 +1,75 @@
+//! What the path of a request names: a key that is limited to queues, channels or a namespace may use only its own.
+//!
+//! A name outside is refused with 403. What is looked up by an id and lies outside is not found, as if it did not exist.
+
+use actix_web::{dev::ServiceRequest, web::Data};
+use common::name::{ChannelName, QueueName, quoted};
+use model::access::Access;
+use percent_encoding::percent_decode_str;
+
+use crate::{
+    error::{ApiError, ErrorCode},
+    routes::table::{RouteRule, Subject},
+    services::Services,
+};
+
+/// Checks what the path names.
+pub(super) async fn check(request: &ServiceRequest, rule: &RouteRule, access: &Access) -> Result<(), ApiError> {
+    let outside = |what: &str| ApiError::new(ErrorCode::NameNotAllowed, format!("this key is not for {what}"));
+    match rule.subject {
+        Subject::Queue if !access.has_every_queue() => {
+            let queue = parameter(rule.path, request.path()).parse::<QueueName>().ok();
+            // What is no name cannot be the key's
+            queue.filter(|queue| access.has_queue(queue)).map(drop).ok_or_else(|| outside("this queue"))
+        }
+        Subject::Channel if !access.has_every_channel() => {
+            let channel = parameter(rule.path, request.path()).parse::<ChannelName>().ok();
+            channel.filter(|channel| access.has_channel(channel)).map(drop).ok_or_else(|| outside("this channel"))
+        }
+        Subject::Job if !access.has_every_queue() => {
+            let id = parameter(rule.path, request.path());
+            check_job(services(request)?, &id, access).await
+        }
+        Subject::Everything if !access.is_unlimited() => {
+            let message = "this concerns the whole installation, and the key is limited to a part of it";
+            Err(ApiError::new(ErrorCode::NameNotAllowed, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A job of another queue is not found. One that does not exist is left to the handler.
+async fn check_job(services: &Services, id: &str, access: &Access) -> Result<(), ApiError> {
+    let Ok(parsed) = id.parse() else { return Ok(()) };
+    let Some(located) = services.jobs.locate(parsed).await? else { return Ok(()) };
+    if located.queue().is_some_and(|queue| access.has_queue(&queue)) {
+        return Ok(());
+    }
+    Err(ApiError::not_found(format_args!("job {}", quoted(id))))
+}
+
+fn services(request: &ServiceRequest) -> Result<&Services, ApiError> {
+    let services = request.app_data::<Data<Services>>().map(Data::get_ref);
+    services.ok_or_else(|| ApiError::internal("no services"))
+}
+
+/// The part of a path that stands where its pattern has a placeholder, decoded.
+fn parameter(pattern: &str, path: &str) -> String {
+    let mut parts = pattern.split('/').zip(path.split('/'));
+    let given = parts.find(|(part, _)| part.starts_with('{')).map_or("", |(_, given)| given);
+    percent_decode_str(given).decode_utf8_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_read_where_the_pattern_has_its_placeholder() {
+        let pattern = "/ojs/v1/queues/{queue}/stats";
+        assert_eq!(parameter(pattern, "/ojs/v1/queues/a.b/stats"), "a.b");
+        assert_eq!(parameter(pattern, "/ojs/v1/queues/a%2Eb/stats"), "a.b");
+        assert_eq!(parameter(pattern, "/ojs/v1/queues/a%252Eb/stats"), "a%2Eb");
+        assert_eq!(parameter("/v1/channels/{channel}", "/v1/channels/x"), "x");
+    }
+}
