@@ -28,6 +28,12 @@ bench-peers: ## Install other systems below target/dev, and measure beside them
 guard: ## Does a job take more instructions, Redis commands or bytes than before? UPDATE=1 accepts it
 	@deploy/dev/guard.sh
 
+fuzz: ## Fuzz every parser of outside bytes for a minute each (SECONDS_EACH=N; deploy/dev/fuzz.sh)
+	@deploy/dev/fuzz.sh
+
+sbom: ## Write what the programs are built from as CycloneDX into target/sbom
+	@deploy/dev/sbom.sh
+
 check: ## check-fast, lints, documentation, unused dependencies, licences and bans
 	@deploy/dev/check.sh
 
@@ -55,4 +61,4 @@ down: ## docker compose down, keeping the data
 clean: ## Remove what was built
 	cargo clean
 
-.PHONY: help run demo test bench bench-quick bench-peers guard check check-fast check-portable audit hooks fmt up down clean
+.PHONY: help run demo test bench bench-quick bench-peers guard fuzz sbom check check-fast check-portable audit hooks fmt up down clean

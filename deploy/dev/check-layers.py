@@ -19,6 +19,7 @@ ALLOWED = {
     "e2e": {"testkit", "common", "model", "delivery"},
     "bench": {"testkit", "e2e", "common", "model", "store", "worker"},
     "examples": {"worker"},
+    "fuzz": {"common", "model", "store"},
 }
 # Dependencies of tests, besides the normal ones and testkit.
 ALLOWED_IN_TESTS = {"e2e": {"delivery", "store", "worker"}}

@@ -29,6 +29,7 @@ const HELP: &[(&str, MetricKind, &str)] = &[
         Histogram,
         "From claim to end of an attempt, with the outcomes of galley_attempts_total",
     ),
+    ("galley_queue_jobs", Gauge, "Jobs of the queues of this worker, when the metrics are read"),
     ("galley_jobs_promoted_total", Counter, "Scheduled and retryable jobs that became available"),
     ("galley_memory_used_bytes", Gauge, "Memory of Redis that a kind of data takes, about"),
     ("galley_memory_budget_bytes", Gauge, "Memory of Redis that a kind of data may take"),

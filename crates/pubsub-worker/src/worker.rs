@@ -42,7 +42,7 @@ pub(crate) async fn run(settings: Settings, signals: StopSignals) -> anyhow::Res
     let channel_logger = ChannelLogger::start(&notifier, &settings);
     // Without channels there is nothing that could fail
     let logger_health = channel_logger.as_ref().map(ChannelLogger::health);
-    let (server, address) = health::serve(worker.listen, readiness_check(&redis, logger_health), metrics)
+    let (server, address) = health::serve(worker.listen, readiness_check(&redis, logger_health), metrics, None)
         .with_context(|| format!("pubsub_worker.listen: cannot listen on {}", worker.listen))?;
     let (health, serving) = (server.handle(), supervise("HTTP server", tokio::spawn(server), &stop));
     let names: Vec<&str> = worker.channels.iter().map(ChannelName::as_str).collect();

@@ -5,7 +5,7 @@ use std::{
     fmt,
     io::{BufRead, BufReader},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -102,8 +102,33 @@ impl ServiceProcess {
         self
     }
 
+    /// Starts a service from the programs in a folder: those of another version.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub async fn start_from(
+        folder: &Path,
+        name: &'static str,
+        redis: &RedisServer,
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let program = folder.join(name);
+        let process = Self::spawn_program(&program, name, &settings_section(name), &redis.url(), variables);
+        process.wait_until_listening().await
+    }
+
     fn spawn(name: &'static str, section: &str, redis_url: &str, variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(binary_path(name));
+        Self::spawn_program(&binary_path(name), name, section, redis_url, variables)
+    }
+
+    fn spawn_program(
+        program: &Path,
+        name: &'static str,
+        section: &str,
+        redis_url: &str,
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let mut command = Command::new(program);
         command.env("GALLEY__REDIS__URL", redis_url).env(format!("GALLEY__{section}__LISTEN"), "127.0.0.1:0");
         command.env("GALLEY__LOG__FORMAT", "json").env("GALLEY__QUEUE_WORKER__DEMO_HANDLERS", "true");
         command.envs(variables.iter().copied());

@@ -35,7 +35,7 @@ use crate::{
     heartbeat,
     heartbeat_state::HeartbeatState,
     in_flight::InFlightJobs,
-    lease_renewal, list_bridge, results,
+    lease_renewal, list_bridge, queue_load, results,
     rules::{self, Dispatcher},
     shared::{RunMode, WorkerShared},
     slots::Slots,
@@ -94,8 +94,9 @@ impl Worker {
         // A directive cancels only this token, so the next signal still counts as the first one
         let StopSignals { stop, end_grace } = signals.child();
         let worker = &shared.settings.queue_worker;
-        let (server, address) = health::serve(worker.listen, self.redis.readiness(), self.metrics)
-            .with_context(|| format!("queue_worker.listen: cannot listen on {}", worker.listen))?;
+        let (server, address) =
+            health::serve(worker.listen, self.redis.readiness(), self.metrics, Some(queue_load::refresh(shared)))
+                .with_context(|| format!("queue_worker.listen: cannot listen on {}", worker.listen))?;
         let (health, serving) = (server.handle(), supervise("HTTP server", tokio::spawn(server), &stop));
         let queues: Vec<&str> = worker.queues.iter().map(common::name::QueueName::as_str).collect();
         let (name, concurrency) = (&worker.name, worker.concurrency);

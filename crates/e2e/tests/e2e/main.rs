@@ -47,6 +47,7 @@ mod redis_cannot_save;
 mod redis_failover;
 mod redis_requirements;
 mod report_text;
+mod rolling_upgrade;
 mod running;
 mod rust_handlers;
 mod schemathesis;

@@ -3,6 +3,7 @@
 
 mod client_frame;
 mod frame_guard;
+mod frame_heads;
 mod outbound_bytes;
 mod window;
 

@@ -129,6 +129,14 @@ impl JobRecord {
         })
     }
 
+    /// Parses the fields of a record: what fuzz targets read.
+    ///
+    /// # Errors
+    /// They are not those of a job.
+    pub fn parse(id: JobId, queue: &QueueName, fields: Vec<(String, String)>) -> StoreResult<Self> {
+        Self::from_fields(id, queue, Priority::default(), JobFields(fields), true)
+    }
+
     /// Fields and values for storage, without its id.
     pub(super) fn to_fields(&self) -> Vec<String> {
         let mut fields = vec!["e".to_owned(), self.envelope.as_str().to_owned()];

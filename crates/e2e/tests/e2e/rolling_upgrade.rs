@@ -1,0 +1,159 @@
+//! Two versions side by side on one Redis, forward and back again, as a rolling upgrade and a rollback have them: what one
+//! accepted, the other finishes.
+//!
+//! `GALLEY_TEST_PREVIOUS_BINARIES` names the folder with the programs of the version before.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+use testkit::{RedisPersistence, RedisServer, ServiceProcess, binary_path, eventually};
+
+use crate::http_client::CheckedClient;
+
+/// One gateway, queue-worker and pubsub-worker of a version.
+struct Version {
+    gateway: ServiceProcess,
+    workers: Vec<ServiceProcess>,
+}
+
+const VARIABLES: [(&str, &str); 2] =
+    [("GALLEY__JOBS__LEASE_MS", "3000"), ("GALLEY__QUEUE_WORKER__QUEUES", "default,sink")];
+
+impl Version {
+    async fn start(folder: &Path, redis: &RedisServer) -> Self {
+        let gateway = ServiceProcess::start_from(folder, "gateway", redis, &VARIABLES).await;
+        gateway.wait_until_ready().await;
+        let mut workers = Vec::new();
+        for name in ["queue-worker", "pubsub-worker"] {
+            let worker = ServiceProcess::start_from(folder, name, redis, &VARIABLES).await;
+            worker.wait_until_ready().await;
+            workers.push(worker);
+        }
+        Self { gateway, workers }
+    }
+
+    /// Stops it as an orchestrator does, while its jobs run.
+    async fn stop(self) {
+        for process in self.workers {
+            assert!(process.terminate().await.success());
+        }
+        assert!(self.gateway.terminate().await.success());
+    }
+}
+
+/// What was accepted.
+#[derive(Default)]
+struct Accepted {
+    jobs: Vec<String>,
+    messages: BTreeSet<String>,
+}
+
+struct Load {
+    http: CheckedClient,
+    accepted: Accepted,
+}
+
+impl Load {
+    async fn post(&self, gateway: &ServiceProcess, path: &str, body: &Value) -> Value {
+        let request = self.http.post(gateway.url(path)).header("content-type", "application/json");
+        let response = request.body(body.to_string()).send().await.expect("the gateway answers");
+        assert!(response.status().is_success(), "{path} {body}: {}", response.text().await.expect("text"));
+        response.json().await.expect("JSON")
+    }
+
+    /// One of everything that is stored until later, and messages, through one gateway.
+    async fn add(&mut self, gateway: &ServiceProcess, phase: &str) {
+        let retry = json!({ "max_attempts": 5, "initial_interval": "PT0.1S" });
+        let plain = (0..10).map(|n| json!({ "type": "test.echo", "args": [phase, n] }));
+        let slow = (0..3).map(|n| json!({ "type": "test.slow", "args": [300 + n] }));
+        let others = [
+            json!({ "type": "test.fail_twice", "args": [phase], "options": { "retry": retry } }),
+            json!({ "type": "test.echo", "args": [phase], "options": { "delay_until": "+PT1S", "priority": 5 } }),
+            json!({ "type": "test.echo", "args": [phase], "unique": { "keys": ["args"] } }),
+            json!({ "type": "test.echo", "args": [phase], "rate_limit": { "key": "tenant", "concurrency": 1 } }),
+        ];
+        for job in plain.chain(slow).chain(others) {
+            let answer = self.post(gateway, "/ojs/v1/jobs", &job).await;
+            self.accepted.jobs.push(answer["job"]["id"].as_str().expect("an id").to_owned());
+        }
+        let steps = json!([{ "type": "test.produce", "args": [phase] }, { "type": "test.gather", "args": [] }]);
+        self.post(gateway, "/ojs/v1/workflows", &json!({ "type": "chain", "steps": steps })).await;
+        for n in 0..5 {
+            let body = format!("{phase} {n}");
+            self.post(gateway, "/v1/channels/orders.new/messages", &json!(body)).await;
+            self.accepted.messages.insert(body);
+        }
+    }
+
+    async fn wait_until_finished(&self, gateway: &ServiceProcess) {
+        for id in &self.accepted.jobs {
+            eventually(&format!("job {id} is completed"), || async {
+                let shown = self.http.get(gateway.url(&format!("/ojs/v1/jobs/{id}"))).send().await.ok()?;
+                let shown: Value = shown.json().await.ok()?;
+                (shown["job"]["state"] == "completed").then_some(())
+            })
+            .await;
+        }
+        eventually("every workflow is completed", || async {
+            let shown: Value = self.http.get(gateway.url("/ojs/v1/workflows")).send().await.ok()?.json().await.ok()?;
+            let workflows = shown["workflows"].as_array()?;
+            workflows.iter().all(|workflow| workflow["state"] == "completed").then_some(())
+        })
+        .await;
+        eventually("nothing waits", || async {
+            let shown: Value = self.http.get(gateway.url("/ojs/v1/queues")).send().await.ok()?.json().await.ok()?;
+            let waits = |queue: &Value| ["available", "active", "waiting"].iter().any(|name| queue[name] != 0);
+            (!shown["queues"].as_array()?.iter().any(waits)).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_versions_side_by_side_finish_what_either_accepted() {
+    let Some(previous) = std::env::var_os("GALLEY_TEST_PREVIOUS_BINARIES").map(PathBuf::from) else {
+        eprintln!("skipped: GALLEY_TEST_PREVIOUS_BINARIES does not name the programs of the version before");
+        return;
+    };
+    let current = binary_path("gateway").parent().expect("a folder").to_owned();
+    let redis = RedisServer::start_with(RedisPersistence::Always);
+    let mut load = Load { http: CheckedClient::new(), accepted: Accepted::default() };
+
+    let old = Version::start(&previous, &redis).await;
+    let subscription =
+        json!({ "channels": ["orders.*"], "deliver": { "queue": { "queue": "sink", "type": "test.echo" } } });
+    let put = load.http.put(old.gateway.url("/v1/subscriptions/orders")).header("content-type", "application/json");
+    let put = put.body(subscription.to_string()).send().await.expect("the gateway answers");
+    assert!(put.status().is_success(), "{}", put.text().await.expect("text"));
+    load.add(&old.gateway, "old alone").await;
+
+    let new = Version::start(&current, &redis).await;
+    load.add(&old.gateway, "old beside new").await;
+    load.add(&new.gateway, "new beside old").await;
+    old.stop().await;
+    load.add(&new.gateway, "new alone").await;
+    load.wait_until_finished(&new.gateway).await;
+
+    // And back, because an upgrade may turn out badly
+    load.add(&new.gateway, "before the way back").await;
+    let old = Version::start(&previous, &redis).await;
+    load.add(&new.gateway, "new beside old again").await;
+    new.stop().await;
+    load.add(&old.gateway, "old again").await;
+    load.wait_until_finished(&old.gateway).await;
+    let sink: Value = load
+        .http
+        .get(old.gateway.url("/ojs/v1/queues/sink"))
+        .send()
+        .await
+        .expect("it answers")
+        .json()
+        .await
+        .expect("JSON");
+    let delivered = sink["queue"]["completed"].as_u64().expect("a number");
+    assert!(delivered >= load.accepted.messages.len() as u64, "{delivered} of {}", load.accepted.messages.len());
+    old.stop().await;
+}
