@@ -22,6 +22,9 @@ const HELP: &[(&str, MetricKind, &str)] = &[
     ("galley_waiters", Gauge, "Requests that wait for results or jobs at this gateway"),
     ("galley_event_streams", Gauge, "Clients that follow events at this gateway"),
     ("galley_channel_readers", Gauge, "Streams and waiting history requests at this gateway"),
+    ("galley_key_limits_exceeded_total", Counter, "Requests of keys over their limit, answered 429"),
+    ("galley_token_keys_failed_total", Counter, "Failed readings of the keys of the issuer of tokens"),
+    ("galley_audit_failed_total", Counter, "Admin actions that are missing in the audit"),
     ("galley_jobs_enqueued_total", Counter, "Jobs stored by this process"),
     ("galley_attempts_total", Counter, "Attempts that this worker ended"),
     (

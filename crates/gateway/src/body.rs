@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use actix_web::{
-    FromRequest, HttpRequest,
+    FromRequest, HttpMessage, HttpRequest,
     dev::Payload,
     http::header::{self, HeaderMap},
     web::{Bytes, BytesMut, Data},
@@ -14,6 +14,7 @@ use futures_util::{StreamExt, future::LocalBoxFuture};
 use serde::Deserialize;
 
 use crate::{
+    auth::Credentials,
     body_budget::BodyLease,
     body_limits::{length_limit, too_large},
     error::{ApiError, ErrorCode},
@@ -43,9 +44,23 @@ async fn read_body(request: &HttpRequest, payload: Payload) -> Result<(Bytes, Bo
     let limit = length_limit(request.path(), settings).unwrap_or(settings.body_limit_bytes);
     let time = settings.body_timeout;
     let lease = services.bodies.lease();
-    tokio::time::timeout(time, collect_payload(payload, limit, lease)).await.unwrap_or_else(|_| {
+    let read = tokio::time::timeout(time, collect_payload(payload, limit, lease)).await.unwrap_or_else(|_| {
         Err(ApiError::new(ErrorCode::RequestTimeout, format!("the body did not arrive within {} ms", time.as_millis())))
-    })
+    })?;
+    count_unannounced(request, &services, read.0.len()).await?;
+    Ok(read)
+}
+
+/// Counts a body whose length the head did not tell. Others were counted before they were read.
+async fn count_unannounced(request: &HttpRequest, services: &Services, length: usize) -> Result<(), ApiError> {
+    if request.headers().contains_key(header::CONTENT_LENGTH) {
+        return Ok(());
+    }
+    let meter = request.extensions().get::<Credentials>().and_then(|credentials| credentials.meter.clone());
+    match meter {
+        Some(meter) => meter.count_body(&services.redis, length as u64).await,
+        None => Ok(()),
+    }
 }
 
 async fn read_json_body(request: &HttpRequest, payload: Payload) -> Result<JsonBody, ApiError> {

@@ -34,8 +34,13 @@ pub(crate) enum ErrorCode {
     HostNotAllowed,
     KeyRequired,
     InvalidKey,
+    InvalidToken,
+    IssuerUnavailable,
+    TokensOff,
     ScopeRequired,
     NameNotAllowed,
+    KeyLimitExceeded,
+    TooManyStreamsOfKey,
     UpgradeRequired,
     TooManyBodies,
     TooManyAnswers,
@@ -255,6 +260,23 @@ impl ErrorCode {
                 false,
                 "use another key; an administrator lists and makes keys at /v1/admin/keys",
             ),
+            Self::InvalidToken => ErrorCodeRow(
+                "invalid_token",
+                "authentication_error",
+                S::UNAUTHORIZED,
+                false,
+                "get a new token from its issuer, or from POST /v1/tokens",
+            ),
+            Self::IssuerUnavailable => ErrorCodeRow(
+                "issuer_unavailable",
+                "backend_error",
+                S::SERVICE_UNAVAILABLE,
+                true,
+                "try again; the log of the gateway says why auth.jwt.jwks_url does not answer",
+            ),
+            Self::TokensOff => {
+                ErrorCodeRow("tokens_off", "conflict", S::CONFLICT, false, "set auth.tokens.secret on every gateway")
+            }
             Self::ScopeRequired => ErrorCodeRow(
                 "scope_required",
                 "authorization_error",
@@ -268,6 +290,20 @@ impl ErrorCode {
                 S::FORBIDDEN,
                 false,
                 "use a key for these names, or names of this key",
+            ),
+            Self::KeyLimitExceeded => ErrorCodeRow(
+                "key_limit_exceeded",
+                "backpressure",
+                S::TOO_MANY_REQUESTS,
+                true,
+                "wait for Retry-After, or raise the limits of the key or auth.limits",
+            ),
+            Self::TooManyStreamsOfKey => ErrorCodeRow(
+                "too_many_streams_of_key",
+                "backpressure",
+                S::TOO_MANY_REQUESTS,
+                true,
+                "close a stream, or raise auth.limits.streams",
             ),
             Self::UpgradeRequired => ErrorCodeRow(
                 "upgrade_required",
@@ -326,64 +362,5 @@ impl ErrorCode {
                 "the log has more under the request id",
             ),
         }
-    }
-}
-
-impl ErrorCode {
-    /// Every code.
-    pub(crate) fn every() -> impl Iterator<Item = Self> {
-        std::iter::successors(Some(Self::InvalidPayload), |code| code.next())
-    }
-
-    /// Every code with its status.
-    #[cfg(test)]
-    pub(crate) fn all() -> Vec<(&'static str, u16)> {
-        let rows = Self::every().map(Self::row);
-        rows.map(|ErrorCodeRow(name, _, status, ..)| (name, status.as_u16())).collect()
-    }
-
-    /// The next code of the table. The compiler rejects a table that leaves one out.
-    fn next(self) -> Option<Self> {
-        Some(match self {
-            Self::InvalidPayload => Self::InvalidRequest,
-            Self::InvalidRequest => Self::InvalidPolicy,
-            Self::InvalidPolicy => Self::UnknownPosition,
-            Self::UnknownPosition => Self::NotFound,
-            Self::NotFound => Self::MethodNotAllowed,
-            Self::MethodNotAllowed => Self::RequestTimeout,
-            Self::RequestTimeout => Self::Conflict,
-            Self::Conflict => Self::Duplicate,
-            Self::Duplicate => Self::PayloadTooLarge,
-            Self::PayloadTooLarge => Self::UnsupportedMediaType,
-            Self::UnsupportedMediaType => Self::QueueFull,
-            Self::QueueFull => Self::QueueClosed,
-            Self::QueueClosed => Self::QueueNotEmpty,
-            Self::QueueNotEmpty => Self::ConfirmationRequired,
-            Self::ConfirmationRequired => Self::IdempotencyConflict,
-            Self::IdempotencyConflict => Self::TooManyWaiters,
-            Self::TooManyWaiters => Self::TooManyEventStreams,
-            Self::TooManyEventStreams => Self::TooManyReaders,
-            Self::TooManyReaders => Self::TooManyQueues,
-            Self::TooManyQueues => Self::TooManyCronEntries,
-            Self::TooManyCronEntries => Self::TooManyChannels,
-            Self::TooManyChannels => Self::TooManySubscriptions,
-            Self::TooManySubscriptions => Self::TooManyKeys,
-            Self::TooManyKeys => Self::FixedMember,
-            Self::FixedMember => Self::CrossSiteRequest,
-            Self::CrossSiteRequest => Self::HostNotAllowed,
-            Self::HostNotAllowed => Self::KeyRequired,
-            Self::KeyRequired => Self::InvalidKey,
-            Self::InvalidKey => Self::ScopeRequired,
-            Self::ScopeRequired => Self::NameNotAllowed,
-            Self::NameNotAllowed => Self::UpgradeRequired,
-            Self::UpgradeRequired => Self::TooManyBodies,
-            Self::TooManyBodies => Self::TooManyAnswers,
-            Self::TooManyAnswers => Self::BackendUnavailable,
-            Self::BackendUnavailable => Self::BackendFull,
-            Self::BackendFull => Self::MemoryBudgetUsed,
-            Self::MemoryBudgetUsed => Self::BackendCannotSave,
-            Self::BackendCannotSave => Self::Internal,
-            Self::Internal => return None,
-        })
     }
 }

@@ -23,6 +23,7 @@ use tracing::{Instrument, Span, field::Empty};
 
 use crate::{
     answer_budget::CountedBody,
+    audit::AdminAction,
     body_limits,
     error::{ApiError, ErrorCode},
     routes::table::{PathRules, rules_of},
@@ -57,6 +58,8 @@ pub(crate) async fn request_middleware(
     let span = request_span(&request, rules, &request_id);
     continue_trace(&span, given.as_deref());
     request.extensions_mut().insert(RequestTrace(traceparent_of(&span).or(given)));
+    let rule = rules.and_then(|rules| rules.of_method(request.method()));
+    let action = rule.and_then(|rule| AdminAction::of(request.request(), rule));
     let mut response = if let Err(refused) = check_sender(&request, rules).await {
         request.into_response(refused.render(&path, &request_id))
     } else {
@@ -64,6 +67,9 @@ pub(crate) async fn request_middleware(
         let response = next.call(request).instrument(span.clone()).await?.map_into_boxed_body();
         count_answer(render_error(response, &path, &request_id), &path, &request_id)
     };
+    if let Some(action) = action {
+        action.record(&response, &request_id).await;
+    }
     add_standard_headers(response.headers_mut(), &path, &request_id);
     record_metrics(&span, &response, rules, started);
     Ok(response)

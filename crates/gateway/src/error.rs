@@ -1,7 +1,7 @@
 //! One table from error code to status, and two shapes: the Open Job Spec's error object under `/ojs`, RFC 9457
 //! problem details elsewhere. Internal causes go only to the log.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use actix_web::{HttpResponse, ResponseError, http::StatusCode, http::header};
 use common::{
@@ -32,23 +32,30 @@ pub(crate) struct ApiError {
     cause: Option<String>,
     /// The scope that the key lacks.
     scope: Option<Scope>,
+    /// When the same request may succeed, if that is known.
+    retry_after: Option<Duration>,
 }
 
 impl ApiError {
     pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), cause: None, scope: None }
+        Self { code, message: message.into(), cause: None, scope: None, retry_after: None }
     }
 
     /// An internal error, which the client cannot fix.
     pub(crate) fn internal(cause: impl fmt::Display) -> Self {
         let message = "the request could not be carried out".to_owned();
-        Self { code: ErrorCode::Internal, message, cause: Some(cause.to_string()), scope: None }
+        Self { code: ErrorCode::Internal, message, cause: Some(cause.to_string()), scope: None, retry_after: None }
     }
 
     /// The key may not do this.
     pub(crate) fn scope_required(scope: Scope) -> Self {
         let message = format!("this request needs a key with the scope {scope}");
         Self { scope: Some(scope), ..Self::new(ErrorCode::ScopeRequired, message) }
+    }
+
+    /// Says when the same request may succeed.
+    pub(crate) fn with_retry_after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
     }
 
     pub(crate) fn code(&self) -> ErrorCode {
@@ -103,7 +110,9 @@ impl ApiError {
     fn challenge(&self) -> Option<String> {
         match (self.code, self.scope) {
             (ErrorCode::KeyRequired, _) => Some("Bearer realm=\"galley\"".to_owned()),
-            (ErrorCode::InvalidKey, _) => Some("Bearer realm=\"galley\", error=\"invalid_token\"".to_owned()),
+            (ErrorCode::InvalidKey | ErrorCode::InvalidToken, _) => {
+                Some("Bearer realm=\"galley\", error=\"invalid_token\"".to_owned())
+            }
             (ErrorCode::ScopeRequired, Some(scope)) => {
                 Some(format!("Bearer realm=\"galley\", error=\"insufficient_scope\", scope=\"{scope}\""))
             }
@@ -116,7 +125,8 @@ impl ApiError {
         let ErrorCodeRow(code, kind, status, retryable, hint) = self.code.row();
         let mut response = HttpResponse::build(status);
         if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
-            response.insert_header((header::RETRY_AFTER, "1"));
+            let seconds = self.retry_after.map_or(1, |wait| wait.as_millis().div_ceil(1000).max(1));
+            response.insert_header((header::RETRY_AFTER, seconds.to_string()));
         }
         if status == StatusCode::UPGRADE_REQUIRED {
             response.insert_header((header::UPGRADE, "websocket"));

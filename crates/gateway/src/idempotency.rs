@@ -20,6 +20,7 @@ use store::{
 };
 
 use crate::{
+    auth::Caller,
     error::{ApiError, ErrorCode},
     services::Services,
 };
@@ -111,7 +112,10 @@ fn fingerprint_request(
     // As it is meant: clients differ in what they percent-encode
     let path = percent_decode_str(request.path()).decode_utf8_lossy();
     let scope = format!("{} {path} {text}", request.method());
-    Ok(IdempotentRequest { fingerprint: hash_parts(&[scope.as_bytes()]), content_hash: hash_parts(content) })
+    // A key of a client is its own: another client must not get its answer
+    let sender = Caller::of(request)?;
+    let parts = [scope.as_bytes(), sender.id.as_bytes()];
+    Ok(IdempotentRequest { fingerprint: hash_parts(&parts), content_hash: hash_parts(content) })
 }
 
 /// All requests to one path have the same number of parts, so two different requests cannot join to the same text.

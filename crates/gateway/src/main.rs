@@ -1,11 +1,13 @@
 //! Galley's HTTP interface. `main` only wires: the command line does the rest.
 
 mod answer_budget;
+mod audit;
 mod auth;
 mod body;
 mod body_budget;
 mod body_limits;
 mod code;
+mod code_list;
 mod command_line;
 mod context;
 mod error;
@@ -13,6 +15,7 @@ mod idempotency;
 mod job_event;
 mod job_event_source;
 mod job_waiters;
+mod key_usage;
 mod last_event_id;
 mod media_type;
 mod message_socket;
@@ -24,6 +27,7 @@ mod services;
 mod site_check;
 mod sse;
 mod startup;
+mod tokens;
 
 use std::process::ExitCode;
 

@@ -11,6 +11,8 @@ use common::json::{ObjectWriter, escape_line_ends};
 use futures_util::{Stream, stream};
 use tokio::time::{Instant, Sleep};
 
+use crate::auth::{AccessEnd, StreamSession};
+
 /// How long a client waits before it reconnects, in milliseconds.
 const RETRY_MS: u64 = 3000;
 
@@ -47,6 +49,7 @@ impl SseFrames {
 /// A stream on its way to a client.
 struct SseWriter<S> {
     source: S,
+    session: StreamSession,
     keep_alive: Duration,
     last_sent_at: Instant,
     /// Checks whether a keep-alive is due. A frame does not move the timer: that would cost more than one check too
@@ -62,9 +65,13 @@ enum SsePhase {
     Closed,
 }
 
-/// A stream of what the source has. It sends a keep-alive after `keep_alive` without a frame.
-pub(crate) fn stream_response(source: impl SseSource + 'static, keep_alive: Duration) -> HttpResponse {
-    response_builder().streaming(SseWriter::new(source, keep_alive).into_stream())
+/// A stream of what the source has. It sends a keep-alive after `keep_alive` without a frame, and ends with the session.
+pub(crate) fn stream_response(
+    source: impl SseSource + 'static,
+    session: StreamSession,
+    keep_alive: Duration,
+) -> HttpResponse {
+    response_builder().streaming(SseWriter::new(source, session, keep_alive).into_stream())
 }
 
 /// A complete stream: these frames and its end.
@@ -95,6 +102,15 @@ pub(crate) fn retry_line(delay_ms: u64) -> String {
     format!("retry: {delay_ms}\n")
 }
 
+/// The end of a stream whose client has lost its rights.
+fn access_ended(why: AccessEnd) -> String {
+    let mut data = ObjectWriter::default();
+    why.write(&mut data);
+    let mut frame = String::new();
+    push_event(&mut frame, None, "access_ended", &data.finish());
+    frame
+}
+
 /// The beginning of a stream: an event, because many clients keep the id of an event with data only.
 fn opening(id: &str) -> String {
     let mut frames = retry_line(RETRY_MS);
@@ -116,9 +132,10 @@ fn response_builder() -> HttpResponseBuilder {
 }
 
 impl<S: SseSource> SseWriter<S> {
-    fn new(source: S, keep_alive: Duration) -> Self {
+    fn new(source: S, session: StreamSession, keep_alive: Duration) -> Self {
         Self {
             source,
+            session,
             keep_alive,
             last_sent_at: Instant::now(),
             keep_alive_timer: Box::pin(tokio::time::sleep(keep_alive)),
@@ -145,6 +162,8 @@ impl<S: SseSource> SseWriter<S> {
         loop {
             let frames = tokio::select! {
                 biased;
+                // First, because a busy source always has something
+                why = self.session.ended() => SseFrames::Last(access_ended(why).into()),
                 frames = self.source.next() => frames,
                 () = self.keep_alive_timer.as_mut() => {
                     let due_at = self.last_sent_at + self.keep_alive;
@@ -204,7 +223,11 @@ mod tests {
     }
 
     async fn written(script: Vec<Option<SseFrames>>) -> String {
-        let writer = SseWriter::new(Script(script.into()), Duration::from_secs(15));
+        written_in(StreamSession::endless(), script).await
+    }
+
+    async fn written_in(session: StreamSession, script: Vec<Option<SseFrames>>) -> String {
+        let writer = SseWriter::new(Script(script.into()), session, Duration::from_secs(15));
         let chunks: Vec<_> = writer.into_stream().collect().await;
         let text: Vec<u8> = chunks.into_iter().flat_map(|chunk| chunk.expect("never fails")).collect();
         String::from_utf8(text).expect("text")
@@ -222,5 +245,17 @@ mod tests {
         let rest = "id: 8\nevent: job.completed\ndata: {}\n\n: keep-alive\n: keep-alive\nx";
         assert_eq!(written(script).await, [opening, rest].concat());
         assert_eq!(written(vec![Some(SseFrames::Last(Bytes::new()))]).await, opening);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_whose_client_loses_its_rights_ends_with_the_reason_however_much_there_is_to_send() {
+        let busy = vec![Some(SseFrames::More("x".into())), Some(SseFrames::More("y".into()))];
+        let session = StreamSession::ended_already(AccessEnd::Expired);
+        let text = written_in(session, busy).await;
+        let (_, end) = text.split_once("event: begin\ndata: {\"after\":\"7\"}\n\n").expect("a beginning");
+        assert!(
+            end.starts_with("event: access_ended\ndata: {\"reason\":\"expired\",") && end.ends_with("\n\n"),
+            "{end}"
+        );
     }
 }

@@ -12,6 +12,8 @@
 //! | [`idempotency`] | requests that have one effect however often they are sent |
 //! | [`channels`], [`subscriptions`] | messages, their readers, durable subscriptions |
 //! | [`api_keys`] | keys of clients, and copies of those in use |
+//! | [`audit`] | who administered what |
+//! | [`key_usage`] | what keys use, shared by all gateways |
 //! | [`events`] | what happened to jobs, for observers |
 //! | `reader_limiter` | bounds how many readers read a page at a time |
 //! | [`workers`] | the list of workers, and directives for them |
@@ -21,12 +23,14 @@
 //! A failed command may have been executed: repeat only what may run twice, and say why it may.
 
 pub mod api_keys;
+pub mod audit;
 pub mod channels;
 pub mod connection;
 pub mod cron;
 pub mod events;
 pub mod idempotency;
 pub mod jobs;
+pub mod key_usage;
 pub mod keys;
 pub mod list_bridge;
 pub mod long_poll;

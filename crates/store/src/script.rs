@@ -57,6 +57,7 @@ script!(RELEASE, "jobs/release.lua", with CLOCK, FENCE, STREAM_ENTRY);
 script!(CANCEL, "jobs/cancel.lua", with CLOCK, FENCE, END_JOB, DISCARDED);
 script!(RELEASE_UNIQUENESS, "jobs/release_uniqueness.lua");
 script!(MOVE_DUE, "connection/move_due.lua", with CLOCK);
+script!(LEASE_USAGE, "key_usage/lease_usage.lua", with CLOCK, RATE);
 script!(PAUSE_KEY, "rate_limits/pause_key.lua", with CLOCK, FENCE);
 script!(REMOVE_STREAM, "jobs/remove_stream.lua", with CLOCK, LAST_ID);
 script!(DELETE_QUEUE, "jobs/delete_queue.lua");

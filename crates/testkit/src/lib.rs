@@ -13,6 +13,7 @@ mod redis_proxy;
 mod redis_server;
 mod service_process;
 mod skip;
+mod token_issuer;
 mod wait;
 mod webhook_receiver;
 
@@ -27,5 +28,6 @@ pub use redis;
 pub use redis_server::{RedisPersistence, RedisServer, patient_config};
 pub use service_process::{ServiceProcess, binary_path};
 pub use skip::skip;
+pub use token_issuer::{TokenIssuer, hs256_token, signed};
 pub use wait::{TEST_TIMEOUT, eventually, eventually_for};
 pub use webhook_receiver::{ReceivedRequest, WebhookReceiver, WebhookReply, read_request};

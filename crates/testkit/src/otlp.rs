@@ -37,6 +37,7 @@ pub struct ReceivedSpan {
 pub struct OtlpReceiver {
     address: SocketAddr,
     spans: Arc<Mutex<Vec<ReceivedSpan>>>,
+    text: Arc<Mutex<String>>,
 }
 
 impl OtlpReceiver {
@@ -48,7 +49,7 @@ impl OtlpReceiver {
     pub fn start(listen: SocketAddr) -> Self {
         let incoming = TcpIncoming::bind(listen).expect("the address is free");
         let address = incoming.local_addr().expect("an address");
-        let receiver = Self { address, spans: Arc::default() };
+        let receiver = Self { address, spans: Arc::default(), text: Arc::default() };
         let service = TraceServiceServer::new(receiver.clone());
         tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
         receiver
@@ -58,6 +59,12 @@ impl OtlpReceiver {
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Everything received so far, attributes and all, to look for what must not be there.
+    #[must_use]
+    pub fn received_text(&self) -> String {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The spans received so far.
@@ -74,6 +81,8 @@ impl TraceService for OtlpReceiver {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let mut received = Vec::new();
+        let text = format!("{:?}", request.get_ref());
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
         for resource_spans in request.into_inner().resource_spans {
             let attributes = resource_spans.resource.map(|resource| resource.attributes).unwrap_or_default();
             let service = attributes.into_iter().find(|attribute| attribute.key == "service.name");

@@ -158,6 +158,11 @@ impl WebhookReceiver {
         look(&mut self.state.lock().expect("no panic"))
     }
 
+    /// Gives that reply from now on.
+    pub fn reply_with(&self, reply: WebhookReply) {
+        self.with_state(|seen| seen.replies = [reply].into());
+    }
+
     /// Connections so far.
     #[must_use]
     pub fn connections(&self) -> usize {

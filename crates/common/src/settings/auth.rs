@@ -7,14 +7,15 @@ use secrecy::SecretString;
 use super::{
     declare::section,
     error::invalid_value,
-    kinds::{optional_path, switch, text_with},
+    kinds::{number, optional_path, switch, text_with},
+    tokens::TokenTables,
 };
 
 section! {
     /// Keys: who may use the gateway.
     pub struct AuthSettings = "auth" {
         /// `keys`: every request needs a key. `none`: no request needs one, on any address. `auto`: as `keys` if
-        /// `keys_file` or `first_key` is set. Otherwise no request needs a key, and the gateway starts only on a
+        /// `keys_file`, `first_key` or the keys of an issuer (`auth.jwt`) are set. Otherwise no request needs a key, and the gateway starts only on a
         /// loopback address.
         "mode" => mode: AuthMode = text_with(AUTH_MODE, "auto", |key, text| match text.as_str() {
             "auto" => Ok(AuthMode::Auto),
@@ -34,6 +35,10 @@ section! {
         /// Whether `/ojs/v1/health` needs no key, and `/health/ready` says why the gateway is not ready. Otherwise the first
         /// needs a key with `admin:read`, and the second tells no reason.
         "open_health" => open_health: bool = switch(false);
+        /// How many admin actions the audit keeps (`GET /v1/admin/audit`). The oldest are dropped.
+        "audit_max" => audit_max: u64 = number(100..=1_000_000, 10_000);
+        ../// The tables below.
+        tables: TokenTables;
     }
 }
 
@@ -55,7 +60,7 @@ impl AuthSettings {
     #[must_use]
     pub fn is_demanded(&self) -> bool {
         match self.mode {
-            AuthMode::Auto => self.keys_file.is_some() || self.first_key.is_some(),
+            AuthMode::Auto => self.keys_file.is_some() || self.first_key.is_some() || self.tables.jwt.is_set(),
             AuthMode::Keys => true,
             AuthMode::None => false,
         }

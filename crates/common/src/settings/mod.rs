@@ -15,6 +15,7 @@ mod render;
 mod services;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -30,6 +31,7 @@ pub use jobs::{
 pub use process::{LogFormat, LogSettings, MaintenanceSettings, RedisSettings, RedisUrl, TelemetrySettings};
 pub use render::{default_toml, reference};
 pub use services::{GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings};
+pub use tokens::{JwtSettings, KeyLimitSettings, MIN_TOKEN_SECRET_BYTES, TokenSettings, TokenTables};
 
 use crate::name::QueueName;
 use declare::Section;
@@ -108,6 +110,7 @@ impl Settings {
         };
         root.finish()?;
         settings.gateway.check()?;
+        settings.auth.tables.check()?;
         Ok(settings)
     }
 

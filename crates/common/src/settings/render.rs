@@ -11,6 +11,7 @@ use super::{
     kinds::shown,
     process::{LogSettings, MaintenanceSettings, RedisSettings, TelemetrySettings},
     services::{GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings},
+    tokens::{JwtSettings, KeyLimitSettings, TokenSettings},
 };
 
 /// Every section, in the order of the files. Neighbours with the same name share a header.
@@ -19,6 +20,9 @@ fn sections() -> Vec<SectionText> {
         RedisSettings::describe(),
         GatewaySettings::describe(),
         AuthSettings::describe(),
+        JwtSettings::describe(),
+        TokenSettings::describe(),
+        KeyLimitSettings::describe(),
         QueueWorkerSettings::describe(),
         PubsubWorkerSettings::describe(),
         JobSettings::describe(),

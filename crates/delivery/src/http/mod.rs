@@ -7,6 +7,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | `endpoint_settings`, `subscription_target` | settings of an endpoint; an endpoint for a subscription |
+//! | `fetch` | a small document of an operator, such as the keys of an issuer of tokens |
 //! | `network`, `address` | connections and DNS; which addresses are allowed |
 //! | `request`, `signature` | builds and signs a request |
 //! | `answer`, `status_probe`, `error` | reads an answer; its status if it cannot be parsed; kinds of failure |
@@ -19,6 +20,7 @@ mod answer;
 pub mod breaker;
 mod endpoint_settings;
 mod error;
+pub mod fetch;
 mod network;
 mod request;
 pub mod signature;

@@ -1,6 +1,7 @@
 //! Galley as its users meet it: real processes, real HTTP, a real Redis, a real browser.
 
 mod acks;
+mod admin_audit;
 mod bad_input;
 mod batches;
 mod browser;
@@ -29,10 +30,13 @@ mod http_edge;
 mod idempotency;
 mod idle_cost;
 mod jobs;
+mod key_limits;
+mod keyed;
 mod kit;
 mod limits;
 mod log_events;
 mod logs;
+mod namespaces;
 mod notifications;
 mod odd_workers;
 mod openapi;
@@ -60,6 +64,7 @@ mod subscriptions_failures;
 mod subscriptions_refused;
 mod subscriptions_workers;
 mod timing;
+mod tokens;
 mod tracing;
 mod unread_input;
 mod waiting_for_results;

@@ -49,6 +49,16 @@ pub(crate) fn described_operations() -> Vec<DescribedOperation> {
     found
 }
 
+/// The operations that need a key, without their twins for HEAD.
+pub(crate) fn operations_that_need_a_key() -> Vec<String> {
+    let paths = DOCUMENT["paths"].as_object().expect("paths").values();
+    let operations = paths.flat_map(|operations| operations.as_object().expect("operations"));
+    let keyed = operations.filter(|(method, operation)| {
+        *method != "head" && operation["security"].as_array().is_some_and(|needed| !needed.is_empty())
+    });
+    keyed.map(|(_, operation)| operation["operationId"].as_str().expect("a name").to_owned()).collect()
+}
+
 /// What a client got.
 pub(crate) struct Answer<'a> {
     pub(crate) method: &'a Method,

@@ -10,7 +10,10 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest, dev::Payload};
 use common::name::{ChannelName, QueueName};
 use model::access::{Access, Scope};
 
-use crate::error::{ApiError, ErrorCode};
+use crate::{
+    error::{ApiError, ErrorCode},
+    tokens::OWN_TOKEN_PREFIX,
+};
 
 /// The sender of a request.
 #[derive(Debug, Clone)]
@@ -62,6 +65,16 @@ impl Caller {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether it sent a token that a gateway made.
+    pub(crate) fn is_own_token(&self) -> bool {
+        self.0.id.starts_with(OWN_TOKEN_PREFIX)
+    }
+
+    /// The access of a sender that does not see everything.
+    pub(crate) fn limited(&self) -> Option<Arc<Access>> {
+        Some(self.0.clone()).filter(|access| !access.has_every_queue())
     }
 
     fn refusal(&self, scope: Scope, what: std::fmt::Arguments<'_>) -> ApiError {

@@ -1,8 +1,48 @@
-//! The credential of a request: `Authorization: Bearer`.
+//! The credential of a request: `Authorization: Bearer`, or `?token=` where a browser opens a stream.
 
-use actix_web::http::header::{self, HeaderMap};
+use actix_web::{
+    dev::ServiceRequest,
+    http::header::{self, HeaderMap},
+};
 
-use crate::error::{ApiError, ErrorCode};
+use crate::{
+    error::{ApiError, ErrorCode},
+    request_check::query_pairs,
+    routes::table::RouteRule,
+    tokens::Tokens,
+};
+
+/// Streams that a page in a browser opens: it can send no header there, so a token may stand in the query.
+const STREAMS: [&str; 7] = [
+    "/ojs/v1/events",
+    "/ojs/v1/events/stream",
+    "/ojs/v1/jobs/{id}/events",
+    "/ojs/v1/queues/{queue}/events",
+    "/v1/channels/{channel}/stream",
+    "/v1/stream",
+    "/v1/ws",
+];
+
+/// The parameter with the token.
+const TOKEN_PARAMETER: &str = "token";
+
+/// The token in the query of a stream. Elsewhere nothing reads one. Keys are not accepted there: they live long, and an
+/// address is kept in many places.
+pub(super) fn token_in_query(request: &ServiceRequest, rule: &RouteRule) -> Result<Option<String>, ApiError> {
+    if !STREAMS.contains(&rule.path) {
+        return Ok(None);
+    }
+    let mut given = query_pairs(request.query_string()).into_iter().filter(|(name, _)| name == TOKEN_PARAMETER);
+    let Some((_, token)) = given.next() else { return Ok(None) };
+    if given.next().is_some() || request.headers().contains_key(header::AUTHORIZATION) {
+        return Err(ApiError::new(ErrorCode::InvalidToken, "give one token, in the query or as Authorization"));
+    }
+    if !Tokens::is_token(&token) {
+        let message = "an address holds no key, only a token: POST /v1/tokens makes one";
+        return Err(ApiError::new(ErrorCode::InvalidToken, message));
+    }
+    Ok(Some(token))
+}
 
 /// The credential of a request. It is never part of an error.
 pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, ApiError> {

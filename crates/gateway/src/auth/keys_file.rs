@@ -81,6 +81,11 @@ impl KeysFile {
         self.keys.current()
     }
 
+    /// A notification of each change.
+    pub(super) fn subscribe(&self) -> tokio::sync::watch::Receiver<Arc<KeySet>> {
+        self.keys.subscribe()
+    }
+
     fn reload(&self) {
         match self.keys.reload(|path, _| load(path, self.first_key.as_ref())) {
             ReloadOutcome::Reloaded(keys) => {

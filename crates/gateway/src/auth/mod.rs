@@ -13,18 +13,25 @@
 
 mod caller;
 mod credential;
+mod credentials;
+mod key_watch;
 mod keys_file;
+mod session;
 mod subject;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use actix_web::{HttpMessage, dev::ServiceRequest, http::Method};
+use actix_web::{
+    HttpMessage,
+    dev::ServiceRequest,
+    http::{Method, header},
+};
 use anyhow::bail;
 use common::{
     settings::{AuthSettings, GatewaySettings},
     time::Millis,
 };
-use model::access::{Access, KeyCheck, KeyId, PresentedKey, Scope, Scopes};
+use model::access::{Access, ApiKeyRecord, KeyCheck, KeyHash, KeyId, PresentedKey, Scope, Scopes};
 use store::{
     Redis,
     api_keys::{ApiKeyCache, ApiKeys},
@@ -32,11 +39,18 @@ use store::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::keys_file::KeysFile;
-pub(crate) use self::{caller::Caller, keys_file::check_keys_file};
+pub(crate) use self::{
+    caller::Caller,
+    credentials::Credentials,
+    keys_file::check_keys_file,
+    session::{AccessEnd, StreamSession},
+};
+use self::{key_watch::KeyWatch, keys_file::KeysFile};
 use crate::{
     error::{ApiError, ErrorCode},
+    key_usage::KeyUsage,
     routes::table::{Need, PathRules, RouteRule},
+    tokens::{TokenRefusal, Tokens},
 };
 
 /// Who may use the gateway. Cheap to clone.
@@ -50,6 +64,9 @@ struct AuthInner {
     keys_file: Arc<KeysFile>,
     keys: ApiKeys,
     cache: ApiKeyCache,
+    tokens: Tokens,
+    usage: KeyUsage,
+    redis: Redis,
     everything: Arc<Access>,
     nothing: Arc<Access>,
 }
@@ -67,6 +84,7 @@ impl Auth {
     ) -> anyhow::Result<Self> {
         let keys = ApiKeys::new(redis);
         let keys_file = Arc::new(KeysFile::load(settings)?);
+        let tokens = Tokens::start(&settings.tables, stop.clone())?;
         tokio::spawn(keys_file::follow(keys_file.clone(), stop));
         Ok(Self(Arc::new(AuthInner {
             is_demanded: settings.is_demanded(),
@@ -75,6 +93,9 @@ impl Auth {
             keys_file,
             cache: ApiKeyCache::start(&keys, notifier),
             keys,
+            tokens,
+            usage: KeyUsage::new(&settings.tables.limits),
+            redis: redis.clone(),
             everything: Arc::new(Access::everything()),
             nothing: Arc::new(Access { scopes: Scopes::default(), ..Access::everything() }),
         })))
@@ -110,7 +131,15 @@ impl Auth {
             Some(rule) => match self.needed_scope(rule) {
                 Demand::Nothing => self.0.nothing.clone(),
                 Demand::Key(scope) => {
-                    let access = self.authenticate(request).await?;
+                    let (access, mut credentials) = self.authenticate(request, rule).await?;
+                    credentials.sender = Some(access.clone());
+                    credentials.meter = self.0.usage.meter(&access);
+                    let meter = credentials.meter.clone();
+                    request.extensions_mut().insert(credentials);
+                    if let Some(meter) = meter {
+                        meter.count_request(&self.0.redis).await?;
+                        meter.count_body(&self.0.redis, declared_length(request)).await?;
+                    }
                     if let Some(scope) = scope.filter(|scope| !access.may(*scope)) {
                         return Err(ApiError::scope_required(scope));
                     }
@@ -134,11 +163,78 @@ impl Auth {
         }
     }
 
-    /// The access of the sender of a request.
-    async fn authenticate(&self, request: &ServiceRequest) -> Result<Arc<Access>, ApiError> {
-        let credential = credential::bearer(request.headers())?;
+    /// The access of the sender of a request, and what it depends on.
+    async fn authenticate(
+        &self,
+        request: &ServiceRequest,
+        rule: &RouteRule,
+    ) -> Result<(Arc<Access>, Credentials), ApiError> {
+        let now = store::local_now();
+        let credential = match credential::token_in_query(request, rule)? {
+            Some(token) => return self.check_token(&token, now).await,
+            None => credential::bearer(request.headers())?,
+        };
+        if Tokens::is_token(credential) {
+            return self.check_token(credential, now).await;
+        }
         let Some(presented) = PresentedKey::parse(credential) else { return Err(unknown_key()) };
-        self.check_key(presented, store::local_now()).await
+        let watch = KeyWatch::new(self, presented.id(), Some(presented.hash()));
+        let access = self.check_key(presented, now).await?;
+        Ok((access, Credentials { key: Some(watch), ..Credentials::default() }))
+    }
+
+    /// The access of a token. One that a gateway made holds only as long as the key that made it, and never allows more
+    /// than that key does by now.
+    async fn check_token(&self, token: &str, now: Millis) -> Result<(Arc<Access>, Credentials), ApiError> {
+        let given = self.0.tokens.verify(token, now).await.map_err(|refusal| refused_token(&refusal))?;
+        let maker = given.made_by.filter(|maker| is_key_id(maker));
+        if let Some(maker) = &maker {
+            let known = self.record_of(maker).await?.map(|(_, access)| access);
+            let known = known.filter(|access| access.expires_at.is_none_or(|at| now < at));
+            if !known.is_some_and(|access| access.covers(&given.access)) {
+                return Err(refused_token(&TokenRefusal::MakerGone));
+            }
+        }
+        let key = maker.map(|maker| KeyWatch::new(self, &maker, None));
+        Ok((Arc::new(given.access), Credentials { key, signer: Some(given.signer), ..Credentials::default() }))
+    }
+
+    /// A key of the settings or of Redis.
+    async fn record_of(&self, id: &str) -> Result<Option<(ApiKeyRecord, Arc<Access>)>, ApiError> {
+        if let Some((record, access)) = self.0.keys_file.current().get(id) {
+            return Ok(Some((record.clone(), access.clone())));
+        }
+        let cached = self.0.cache.get(id).await?;
+        Ok(cached.map(|cached| (cached.record.clone(), cached.access.clone())))
+    }
+
+    /// Whether a key is gone or has expired, or a secret is no longer the key's. While Redis cannot say, it is not.
+    async fn is_gone(&self, id: &str, hash: Option<&KeyHash>) -> bool {
+        let now = store::local_now();
+        match self.record_of(id).await {
+            Ok(None) => true,
+            Ok(Some((record, access))) => {
+                access.expires_at.is_some_and(|at| now >= at)
+                    || hash.is_some_and(|hash| record.check(hash, now) != KeyCheck::Valid)
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Tells when keys have changed.
+    fn key_changes(&self) -> impl Future<Output = ()> + use<> {
+        let (mut file, stored) = (self.0.keys_file.subscribe(), self.0.cache.changed());
+        async move {
+            tokio::select! {
+                _ = file.changed() => {}
+                () = stored => {}
+            }
+        }
+    }
+
+    /// Verifies and makes tokens.
+    pub(crate) fn tokens(&self) -> &Tokens {
+        &self.0.tokens
     }
 
     async fn check_key(&self, presented: PresentedKey<'_>, now: Millis) -> Result<Arc<Access>, ApiError> {
@@ -168,8 +264,26 @@ fn accept(check: KeyCheck) -> Result<(), ApiError> {
     }
 }
 
+fn refused_token(refusal: &TokenRefusal) -> ApiError {
+    match refusal {
+        TokenRefusal::IssuerAway => ApiError::new(ErrorCode::IssuerUnavailable, refusal.to_string()),
+        _ => ApiError::new(ErrorCode::InvalidToken, format!("this token is not accepted: {refusal}")),
+    }
+}
+
+/// Whether a token says that a key made it, and not another token.
+fn is_key_id(maker: &str) -> bool {
+    !maker.contains(':')
+}
+
 fn unknown_key() -> ApiError {
     ApiError::new(ErrorCode::InvalidKey, "this key is not known here: it is wrong, revoked, or of another installation")
+}
+
+/// The length of a body that its head tells. Of others the length is counted when they are here.
+fn declared_length(request: &ServiceRequest) -> u64 {
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    length.and_then(|length| length.parse().ok()).unwrap_or_default()
 }
 
 /// Refuses to serve strangers without keys.

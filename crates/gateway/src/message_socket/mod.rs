@@ -12,7 +12,7 @@ use std::{future::Future, io, str::Utf8Error, time::Duration};
 use actix_web::error::PayloadError;
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Closed, ProtocolError, Session};
 use common::{channel_pattern::ChannelPattern, json::ObjectWriter, name::ChannelName};
-use model::message::Position;
+use model::{access::Scope, message::Position};
 use store::channels::{ChannelReader, MAX_EXCLUDED, ReaderEvent, ReaderStart, RemoveChannelResult};
 use tokio::time::Instant;
 
@@ -23,6 +23,7 @@ pub(crate) use self::{
     window::{AckWindow, MAX_WINDOW},
 };
 use crate::{
+    auth::{AccessEnd, Caller, StreamSession},
     error::{ApiError, ErrorCode},
     routes::parse_since,
     services::Services,
@@ -42,6 +43,8 @@ pub(crate) struct MessageSocket {
     pub(crate) reader: ChannelReader,
     pub(crate) session: Session,
     pub(crate) outbound: OutboundBytes,
+    pub(crate) caller: Caller,
+    pub(crate) rights: StreamSession,
     /// None if the client did not ask for a window.
     pub(crate) window: Option<AckWindow>,
 }
@@ -78,6 +81,7 @@ impl MessageSocket {
             }
             was_full = is_full;
             let result = tokio::select! {
+                why = self.rights.ended() => self.end_access(why).await,
                 frame = frames.recv() => {
                     silent_pings = 0;
                     match frame {
@@ -155,6 +159,15 @@ impl MessageSocket {
         self.send_text(json.finish()).await
     }
 
+    /// Says why the client's rights have ended, and closes.
+    async fn end_access(&mut self, why: AccessEnd) -> Result<(), SocketClose> {
+        let mut json = ObjectWriter::default();
+        json.text("type", "access_ended");
+        why.write(&mut json);
+        self.send_text(json.finish()).await?;
+        Err(SocketClose::CloseFrame(CloseCode::Policy, why.message()))
+    }
+
     async fn handle_frame(&mut self, frame: AggregatedMessage) -> Result<(), SocketClose> {
         match frame {
             AggregatedMessage::Text(text) => {
@@ -214,9 +227,11 @@ impl MessageSocket {
                 return Err(ApiError::invalid("after is for one channel: a pattern begins with since, or now"));
             }
             let pattern: ChannelPattern = frame.channel.parse()?;
+            self.caller.check_channel_pattern(Scope::ChannelsSubscribe, &frame.channel)?;
             self.reader.add_pattern(pattern, start).await??;
         } else {
             let channel: ChannelName = frame.channel.parse()?;
+            self.caller.check_channel(Scope::ChannelsSubscribe, &channel)?;
             self.reader.add_channel(&channel, start).await??;
             let after = self.reader.positions().get(&channel).copied().unwrap_or(Position::START);
             json.text("after", &after.to_string());

@@ -9,6 +9,7 @@ use common::{
     id::{EntryId, JobId},
     name::QueueName,
 };
+use model::access::Scope;
 use serde::Deserialize;
 use store::{
     TooManyReaders,
@@ -24,6 +25,7 @@ use super::{
     with_warnings,
 };
 use crate::{
+    auth::{Caller, StreamSession},
     error::{ApiError, ErrorCode},
     job_event::{TerminalJobEvent, created_at},
     job_event_source::{self, JobEventSource},
@@ -50,7 +52,8 @@ pub(super) struct EventsQuery {
 }
 
 impl EventsQuery {
-    fn filter(&self) -> Result<EventFilter, ApiError> {
+    /// What the query asks for, of what the key has. A queue that is named must be one of the key's.
+    fn filter(&self, caller: &Caller) -> Result<EventFilter, ApiError> {
         let types = parse_names(self.types.as_deref(), "types", |name| {
             let is_type = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b);
             let fits = name.len() <= 64 && name.bytes().all(is_type);
@@ -63,7 +66,8 @@ impl EventsQuery {
         })?;
         let queues =
             parse_names(self.queues.as_deref(), "queues", |name| name.parse::<QueueName>().map_err(ApiError::from))?;
-        Ok(EventFilter { types, queues, job: None })
+        queues.iter().try_for_each(|queue| caller.check_queue(Scope::JobsRead, queue))?;
+        Ok(EventFilter { types, queues, job: None, access: caller.limited() })
     }
 
     fn limit(&self) -> Result<usize, ApiError> {
@@ -111,13 +115,14 @@ fn wants_list(request: &HttpRequest) -> bool {
 pub(super) async fn list(
     request: HttpRequest,
     services: web::Data<Services>,
+    caller: Caller,
     query: web::Query<EventsQuery>,
 ) -> ApiResult {
     if wants_stream(&request) {
-        return stream(request, services, query).await;
+        return stream(request, services, caller, query).await;
     }
     check_list_query(&request)?;
-    let filter = query.filter()?;
+    let filter = query.filter(&caller)?;
     let events = services.redis.events(&filter, EventPosition::START.entry, query.limit()?).await?;
     Ok(events_response(&events, &unknown_queue_warnings(&services, &filter.queues).await))
 }
@@ -126,40 +131,43 @@ pub(super) async fn list(
 pub(super) async fn stream(
     request: HttpRequest,
     services: web::Data<Services>,
+    caller: Caller,
     query: web::Query<EventsQuery>,
 ) -> ApiResult {
-    let (filter, after) = (query.filter()?, query.resume_position(&request)?);
-    stream_response(&services, filter, after.map_or(EventStart::Now, EventStart::After)).await
+    let (filter, after) = (query.filter(&caller)?, query.resume_position(&request)?);
+    stream_response(&request, &services, filter, after.map_or(EventStart::Now, EventStart::After)).await
 }
 
 /// The events of a queue. A queue that does not exist has no events: its first job creates it.
 pub(super) async fn queue_events(
     request: HttpRequest,
     services: web::Data<Services>,
+    caller: Caller,
     queue: web::Path<String>,
     query: web::Query<EventsQuery>,
 ) -> ApiResult {
-    let filter = EventFilter { queues: vec![queue.parse()?], ..query.filter()? };
+    let filter = EventFilter { queues: vec![queue.parse()?], ..query.filter(&caller)? };
     if wants_list(&request) {
         check_list_query(&request)?;
         let events = services.redis.events(&filter, EventPosition::START.entry, query.limit()?).await?;
         return Ok(events_response(&events, &unknown_queue_warnings(&services, &filter.queues).await));
     }
     let start = query.resume_position(&request)?.map_or(EventStart::Now, EventStart::After);
-    stream_response(&services, filter, start).await
+    stream_response(&request, &services, filter, start).await
 }
 
 /// The events of a job, from the oldest that is kept. The stream ends when the job ends.
 pub(super) async fn job_events(
     request: HttpRequest,
     services: web::Data<Services>,
+    caller: Caller,
     id: web::Path<String>,
     query: web::Query<EventsQuery>,
 ) -> ApiResult {
     if wants_list(&request) {
         check_list_query(&request)?;
     }
-    let (filter, after, limit) = (query.filter()?, query.resume_position(&request)?, query.limit()?);
+    let (filter, after, limit) = (query.filter(&caller)?, query.resume_position(&request)?, query.limit()?);
     let job = parse_job_id(&id)?;
     let filter = EventFilter { job: Some(job), ..filter };
     let located = services.jobs.locate(job).await?.ok_or_else(|| job_not_found(&id))?;
@@ -172,11 +180,13 @@ pub(super) async fn job_events(
         return finished_job_events(&services, &located, (job, first), &filter, after).await;
     }
     // The id of the beginning: no event of the job is older than the job
+    let session = StreamSession::open(&request)?;
     let after = after.filter(|after| *after > EventPosition::START);
     let start = after.map_or(EventStart::Since(since), EventStart::After);
     let settings = &services.settings.gateway;
     let source = JobEventSource::new(open_reader(&services, start).await?, filter, settings.shutdown_grace);
-    Ok(sse::stream_response(source.until_job_ends(services.jobs.clone(), job), settings.event_keep_alive))
+    let source = source.until_job_ends(services.jobs.clone(), job);
+    Ok(sse::stream_response(source, session, settings.event_keep_alive))
 }
 
 /// The events of a finished job. A browser that reconnects after the end gets 204, which stops it from reconnecting.
@@ -210,10 +220,16 @@ async fn open_reader(services: &Services, start: EventStart) -> Result<EventRead
     })
 }
 
-async fn stream_response(services: &Services, filter: EventFilter, start: EventStart) -> ApiResult {
+async fn stream_response(
+    request: &HttpRequest,
+    services: &Services,
+    filter: EventFilter,
+    start: EventStart,
+) -> ApiResult {
+    let session = StreamSession::open(request)?;
     let settings = &services.settings.gateway;
     let source = JobEventSource::new(open_reader(services, start).await?, filter, settings.shutdown_grace);
-    Ok(sse::stream_response(source, settings.event_keep_alive))
+    Ok(sse::stream_response(source, session, settings.event_keep_alive))
 }
 
 fn events_response(events: &[ReadEvent], warnings: &[String]) -> actix_web::HttpResponse {

@@ -1,5 +1,6 @@
 //! The routes, one file per resource.
 
+mod audit;
 mod batch;
 mod channels;
 mod consistency_check;
@@ -18,6 +19,7 @@ mod queues;
 mod subscriptions;
 mod system;
 pub(crate) mod table;
+mod tokens;
 mod worker_list;
 mod workers;
 mod workflows;
@@ -116,6 +118,8 @@ routes! {
         GET consistency_check::report => Need::Has(AdminRead), Everything;
         POST consistency_check::repair => Need::Has(AdminWrite), Everything;
     }
+    "/v1/admin/audit" { GET audit::list => Need::Has(AdminRead), Everything; }
+    "/v1/tokens" { POST tokens::create => Need::AnyKey, Nothing; }
     "/ojs/v1/events" { GET events::list => Need::Has(JobsRead), List; }
     "/ojs/v1/events/stream" { VISIT events::stream => Need::Has(JobsRead), List; }
     "/ojs/v1/jobs/{id}/events" { VISIT events::job_events => Need::Has(JobsRead), Job; }

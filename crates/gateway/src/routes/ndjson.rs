@@ -3,10 +3,10 @@
 //! Every wait has a limit: for the next part of the body, for a client to read, and when the gateway stops. If the
 //! stream ends early, a last line says why, if the client reads it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpMessage, HttpRequest, HttpResponse,
     http::header,
     web::{self, Bytes, BytesMut},
 };
@@ -20,8 +20,10 @@ use super::{
     batch::{BatchItem, CHUNK_SIZE, enqueue_items},
 };
 use crate::{
+    auth::{Credentials, StreamSession},
     context::RequestTrace,
     error::{ApiError, ErrorCode},
+    key_usage::KeyMeter,
     services::Services,
 };
 
@@ -41,9 +43,13 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
         ));
     }
     let (answers, unread) = mpsc::channel::<Bytes>(RESPONSE_BUFFER);
-    let lines = NdjsonEnqueuer { services, trace: RequestTrace::from_request(&request), responses: answers };
+    let session = StreamSession::open(&request)?;
+    // The length of others was counted before
+    let counts = !request.headers().contains_key(header::CONTENT_LENGTH);
+    let meter = request.extensions().get::<Credentials>().and_then(|known| known.meter.clone()).filter(|_| counts);
+    let lines = NdjsonEnqueuer { services, trace: RequestTrace::from_request(&request), meter, responses: answers };
     // Answers begin before the body ends, so this task outlives the handler
-    actix_web::rt::spawn(lines.run(payload));
+    actix_web::rt::spawn(lines.run(payload, session));
     let body = stream::unfold(unread, |mut unread| async {
         let answer = unread.recv().await?;
         Some((Ok::<Bytes, actix_web::Error>(answer), unread))
@@ -62,18 +68,24 @@ struct ClientNotReading;
 struct NdjsonEnqueuer {
     services: web::Data<Services>,
     trace: Option<String>,
+    /// Counts the bytes of the body, if they are limited.
+    meter: Option<Arc<KeyMeter>>,
     responses: mpsc::Sender<Bytes>,
 }
 
 impl NdjsonEnqueuer {
-    async fn run(self, payload: web::Payload) {
-        if let Ok(Some(problem)) = self.process_body(payload).await {
+    async fn run(self, payload: web::Payload, session: StreamSession) {
+        if let Ok(Some(problem)) = self.process_body(payload, session).await {
             let _ = self.send(format!("{}\n", json!({ "error": problem.to_json() }))).await;
         }
     }
 
     /// Answers lines until the body ends. Returns an error if something else ended it.
-    async fn process_body(&self, mut payload: web::Payload) -> Result<Option<ApiError>, ClientNotReading> {
+    async fn process_body(
+        &self,
+        mut payload: web::Payload,
+        mut session: StreamSession,
+    ) -> Result<Option<ApiError>, ClientNotReading> {
         let gateway = &self.services.settings.gateway;
         let broken = |problem: &str| {
             let message = format!("{problem}; an incomplete last line was not read");
@@ -92,10 +104,19 @@ impl NdjsonEnqueuer {
                     let message = "the gateway stops; an incomplete last line was not read";
                     return Ok(Some(ApiError::new(ErrorCode::BackendUnavailable, message)));
                 }
+                why = session.ended() => {
+                    let message = format!("{}; an incomplete last line was not read", why.message());
+                    return Ok(Some(ApiError::new(ErrorCode::InvalidKey, message)));
+                }
                 next = tokio::time::timeout_at(line_deadline, payload.next()) => next,
             };
             match next {
                 Ok(Some(Ok(chunk))) => {
+                    if let Some(meter) = &self.meter
+                        && let Err(error) = meter.count_body(&self.services.redis, chunk.len() as u64).await
+                    {
+                        return Ok(Some(error));
+                    }
                     if let Err(error) = lease.resize(rest.len() + chunk.len()) {
                         return Ok(Some(error));
                     }

@@ -12,6 +12,7 @@ use std::{
 
 use common::time::Millis;
 use model::access::{Access, ApiKeyRecord, KeyId};
+use tokio::sync::watch;
 
 use super::ApiKeys;
 use crate::{
@@ -42,6 +43,8 @@ struct CacheState {
     cached: RwLock<HashMap<Box<str>, Arc<CachedKey>>>,
     /// Grows with each change that is heard: what was read before it is not kept.
     changes: AtomicU64,
+    /// Tells those that depend on a key, such as open streams.
+    changed: watch::Sender<()>,
 }
 
 /// A copy of a key.
@@ -59,8 +62,12 @@ impl ApiKeyCache {
     /// Starts to listen for changes, until the notifier stops.
     #[must_use]
     pub fn start(keys: &ApiKeys, notifier: &Notifier) -> Self {
-        let cache =
-            Self(Arc::new(CacheState { keys: keys.clone(), cached: RwLock::default(), changes: AtomicU64::new(0) }));
+        let cache = Self(Arc::new(CacheState {
+            keys: keys.clone(),
+            cached: RwLock::default(),
+            changes: AtomicU64::new(0),
+            changed: watch::Sender::default(),
+        }));
         let (topics, events) = notifier.subscribe(NOTIFICATION_BUFFER);
         topics.add(notifier.topic_names().notifications());
         tokio::spawn(listen(cache.clone(), topics, events));
@@ -137,6 +144,16 @@ impl ApiKeyCache {
         self.forget(Some(id.as_str()));
     }
 
+    /// Returns at the next change of a key that is heard. From this call on, before the future is polled, none is missed.
+    pub fn changed(&self) -> impl Future<Output = ()> + use<> {
+        let mut changed = self.0.changed.subscribe();
+        async move {
+            if changed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     fn forget(&self, id: Option<&str>) {
         let mut cached = self.0.cached.write().unwrap_or_else(PoisonError::into_inner);
         self.0.changes.fetch_add(1, Ordering::Release);
@@ -144,6 +161,8 @@ impl ApiKeyCache {
             Some(id) => drop(cached.remove(id)),
             None => cached.clear(),
         }
+        drop(cached);
+        self.0.changed.send_replace(());
     }
 }
 

@@ -1,8 +1,9 @@
 //! Reads events. Every event has a position: its entry in the stream and its index in the entry. Positions grow, so a
 //! client can resume after the last position it saw, at any gateway.
 
-use std::{borrow::Cow, collections::HashMap, fmt, str::FromStr};
+use std::{borrow::Cow, collections::HashMap, fmt, str::FromStr, sync::Arc};
 
+use model::access::Access;
 use redis::{FromRedisValue, Value};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -97,13 +98,17 @@ pub struct EventFilter {
     pub queues: Vec<QueueName>,
     /// Only this job.
     pub job: Option<JobId>,
+    /// Only the queues that somebody has; none for all.
+    pub access: Option<Arc<Access>>,
 }
 
 impl EventFilter {
     /// Whether an event is wanted.
     #[must_use]
     pub fn matches(&self, event: &ReadEvent) -> bool {
+        let may_see = |access: &Access| event.queue.parse().is_ok_and(|queue| access.has_queue(&queue));
         self.job.is_none_or(|job| event.job == Some(job))
+            && self.access.as_deref().is_none_or(may_see)
             && (self.types.is_empty() || self.types.contains(&event.kind))
             && (self.queues.is_empty() || self.queues.iter().any(|queue| queue.as_str() == event.queue))
     }

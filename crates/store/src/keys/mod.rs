@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 55] = [
+pub const KEY_PATTERNS: [&str; 57] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -70,6 +70,8 @@ pub const KEY_PATTERNS: [&str; 55] = [
     "galley:workers",
     "galley:worker:<worker>",
     "galley:directive:<worker>",
+    "galley:audit",
+    "galley:usage:<kind>:<access>",
     "galley:leader",
     "galley:clock",
     "galley:<db>:notifications",
@@ -99,6 +101,8 @@ pub const SUBSCRIPTIONS: &str = "galley:subscriptions";
 pub const EPOCH: &str = "galley:epoch";
 /// Events: a capped stream.
 pub const EVENTS: &str = "galley:events";
+/// What was administered: a capped stream.
+pub const AUDIT: &str = "galley:audit";
 /// The workers: a sorted set of ids by the time their last report expires.
 pub const WORKERS: &str = "galley:workers";
 /// Who does the maintenance: a string with a TTL.
@@ -154,6 +158,12 @@ pub fn published_message(channel: &ChannelName, seed: u128, nth: usize) -> Strin
 #[must_use]
 pub fn gateway_readers(gateway: &uuid::Uuid) -> String {
     format!("galley:readers:{}", gateway.simple())
+}
+
+/// What a key has left to use: a hash with a TTL.
+#[must_use]
+pub fn key_usage(kind: &str, access: &str) -> String {
+    format!("galley:usage:{kind}:{access}")
 }
 
 /// A worker's last report: a string with a TTL.
@@ -274,6 +284,8 @@ mod tests {
             WORKERS.to_owned(),
             super::worker_report(&worker),
             worker_directive(&worker),
+            AUDIT.to_owned(),
+            key_usage("u", "x"),
             LEADER.to_owned(),
             topics.notifications(),
             topics.new_channels(),
@@ -289,6 +301,7 @@ mod tests {
                     .replace("<fingerprint>", "f")
                     .replace("<entry>:<n>", "1-0:1")
                     .replace("<seed>-<n>", "00000000000000000000000000000007-0")
+                    .replace("<kind>:<access>", "u:x")
                     .replace("<key>", "k")
                     .replace("<list>", "l")
                     .replace("<worker>", "pull:w")

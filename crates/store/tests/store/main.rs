@@ -1,5 +1,6 @@
 //! The store against a real Redis.
 
+mod audit;
 mod batches;
 mod bridge;
 mod callback_tokens;
@@ -20,6 +21,7 @@ mod enqueue;
 mod events;
 mod faults;
 mod idempotency;
+mod key_usage;
 mod kit;
 mod leader_change;
 mod limits;

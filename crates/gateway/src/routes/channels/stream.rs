@@ -2,11 +2,15 @@
 
 use actix_web::{HttpRequest, web};
 use common::{channel_pattern::ChannelPattern, name::ChannelName};
-use model::message::{Position, ResumeToken};
+use model::{
+    access::Scope,
+    message::{Position, ResumeToken},
+};
 use store::channels::{MAX_CHANNELS, ReaderStart};
 
 use super::{open_reader, parse_since, unknown_position};
 use crate::{
+    auth::{Caller, StreamSession},
     error::{ApiError, ErrorCode},
     last_event_id::last_event_id,
     message_source::MessageSource,
@@ -52,6 +56,7 @@ pub(crate) async fn stream_channel(
     services: web::Data<Services>,
     channel: web::Path<String>,
 ) -> ApiResult {
+    let session = StreamSession::open(&request)?;
     let channel: ChannelName = channel.parse()?;
     let query = MessageStreamQuery::parse(&request);
     if !query.channels.is_empty() {
@@ -63,11 +68,12 @@ pub(crate) async fn stream_channel(
     };
     let mut reader = open_reader(&services)?;
     reader.add_channel(&channel, start).await??;
-    Ok(stream_response(MessageSource::of_one_channel(reader), services.settings.gateway.event_keep_alive))
+    let keep_alive = services.settings.gateway.event_keep_alive;
+    Ok(stream_response(MessageSource::of_one_channel(reader), session, keep_alive))
 }
 
 /// A stream of the messages of several channels, in order within each channel. A channel with a star is a pattern.
-pub(crate) async fn stream_channels(request: HttpRequest, services: web::Data<Services>) -> ApiResult {
+pub(crate) async fn stream_channels(request: HttpRequest, services: web::Data<Services>, caller: Caller) -> ApiResult {
     let query = MessageStreamQuery::parse(&request);
     if !(1..=MAX_CHANNELS).contains(&query.channels.len()) {
         let got = query.channels.len();
@@ -77,6 +83,10 @@ pub(crate) async fn stream_channels(request: HttpRequest, services: web::Data<Se
     let names: Vec<ChannelName> = names.into_iter().map(|name| name.parse()).collect::<Result<_, _>>()?;
     let patterns: Vec<ChannelPattern> =
         patterns.into_iter().map(|pattern| pattern.parse()).collect::<Result<_, _>>()?;
+    names.iter().try_for_each(|name| caller.check_channel(Scope::ChannelsSubscribe, name))?;
+    let asked = query.channels.iter().filter(|name| name.contains('*'));
+    asked.into_iter().try_for_each(|pattern| caller.check_channel_pattern(Scope::ChannelsSubscribe, pattern))?;
+    let session = StreamSession::open(&request)?;
     let resume: Option<ResumeToken> = query.last_event_id.as_deref().map(str::parse).transpose()?;
     if patterns.is_empty() && resume.as_ref().is_some_and(|resume| resume.has_only_other_channels(&names)) {
         return Err(match names.first() {
@@ -102,5 +112,6 @@ pub(crate) async fn stream_channels(request: HttpRequest, services: web::Data<Se
             }
         }
     }
-    Ok(stream_response(MessageSource::of_many_channels(reader), services.settings.gateway.event_keep_alive))
+    let keep_alive = services.settings.gateway.event_keep_alive;
+    Ok(stream_response(MessageSource::of_many_channels(reader), session, keep_alive))
 }

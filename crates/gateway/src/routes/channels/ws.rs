@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::open_reader;
 use crate::{
+    auth::{Caller, StreamSession},
     error::{ApiError, ErrorCode},
     message_socket::{AckWindow, FRAME_LIMIT_BYTES, FrameGuard, MAX_WINDOW, MessageSocket, OutboundBytes},
     routes::{ApiResult, parse_bounded},
@@ -33,6 +34,7 @@ pub(crate) struct WebSocketQuery {
 pub(crate) async fn connect(
     request: HttpRequest,
     services: web::Data<Services>,
+    caller: Caller,
     query: web::Query<WebSocketQuery>,
     body: web::Payload,
 ) -> ApiResult {
@@ -41,6 +43,7 @@ pub(crate) async fn connect(
         None => None,
     };
     require_upgrade(&request)?;
+    let rights = StreamSession::open(&request)?;
     let reader = open_reader(&services)?;
     let frames: BoxedPayloadStream = Box::pin(FrameGuard::new(body.into_inner(), FRAME_LIMIT_BYTES));
     let mut guarded = Payload::from(frames);
@@ -50,8 +53,15 @@ pub(crate) async fn connect(
     let frames = frames.max_frame_size(FRAME_LIMIT_BYTES).aggregate_continuations();
     let frames = frames.max_continuation_size(FRAME_LIMIT_BYTES);
     let outbox = OutboundBytes::default();
-    let socket =
-        MessageSocket { services: services.get_ref().clone(), reader, session, outbound: outbox.clone(), window };
+    let socket = MessageSocket {
+        services: services.get_ref().clone(),
+        caller,
+        rights,
+        reader,
+        session,
+        outbound: outbox.clone(),
+        window,
+    };
     rt::spawn(socket.run(frames));
     Ok(response.map_body(|_, body| outbox.wrap_body(body).boxed()))
 }

@@ -1,0 +1,99 @@
+//! How long a stream may stay open: until the token or the key of its client expires, is revoked, or loses the key that
+//! signed it. A stream then ends with a reason.
+
+use std::{pin::Pin, time::Duration};
+
+use actix_web::{HttpMessage, HttpRequest};
+use common::{json::ObjectWriter, time::Millis};
+use futures_util::future::{Either, select};
+
+use super::{Caller, Credentials};
+use crate::{error::ApiError, key_usage::StreamPermit};
+
+/// The longest that a timer runs: clocks may be set, and computers sleep.
+const MAX_SLEEP: Duration = Duration::from_secs(30);
+
+/// Why the rights of a client end while its stream is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AccessEnd {
+    Expired,
+    Revoked,
+}
+
+/// A client's right to a stream.
+pub(crate) struct StreamSession {
+    _permit: StreamPermit,
+    end: Pin<Box<dyn Future<Output = AccessEnd>>>,
+}
+
+impl StreamSession {
+    /// The session of a request that opens a stream.
+    ///
+    /// # Errors
+    /// Its key has as many streams as it may have.
+    pub(crate) fn open(request: &HttpRequest) -> Result<Self, ApiError> {
+        let caller = Caller::of(request)?;
+        let credentials = request.extensions().get::<Credentials>().cloned().unwrap_or_default();
+        let permit = StreamPermit::acquire(credentials.meter.as_ref())?;
+        let expires_at = caller.expires_at;
+        let end = async move {
+            let expired = std::pin::pin!(expired(expires_at));
+            let revoked = std::pin::pin!(credentials.revoked());
+            match select(expired, revoked).await {
+                Either::Left(_) => AccessEnd::Expired,
+                Either::Right(_) => AccessEnd::Revoked,
+            }
+        };
+        Ok(Self { _permit: permit, end: Box::pin(end) })
+    }
+
+    /// A session that never ends.
+    #[cfg(test)]
+    pub(crate) fn endless() -> Self {
+        Self { _permit: StreamPermit::none(), end: Box::pin(std::future::pending()) }
+    }
+
+    /// A session that ends at once.
+    #[cfg(test)]
+    pub(crate) fn ended_already(why: AccessEnd) -> Self {
+        Self { _permit: StreamPermit::none(), end: Box::pin(std::future::ready(why)) }
+    }
+
+    /// Returns when the client's rights end. A call that is dropped loses nothing; after it has returned, do not call it.
+    pub(crate) async fn ended(&mut self) -> AccessEnd {
+        self.end.as_mut().await
+    }
+}
+
+impl AccessEnd {
+    /// The word for programs.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    /// The text for people.
+    pub(crate) fn message(self) -> &'static str {
+        match self {
+            Self::Expired => "the token or key has expired: connect again with a new one",
+            Self::Revoked => "the token or key was revoked",
+        }
+    }
+
+    /// The members that say why, in an event or a frame.
+    pub(crate) fn write(self, json: &mut ObjectWriter) {
+        json.text("reason", self.reason()).text("message", self.message());
+    }
+}
+
+/// Returns at that time, by the clock of this machine.
+async fn expired(at: Option<Millis>) {
+    let Some(at) = at else { return std::future::pending().await };
+    loop {
+        let left = at.saturating_sub(store::local_now());
+        let Some(left) = u64::try_from(left).ok().filter(|left| *left > 0) else { return };
+        tokio::time::sleep(Duration::from_millis(left).min(MAX_SLEEP)).await;
+    }
+}
