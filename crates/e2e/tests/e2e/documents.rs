@@ -32,9 +32,13 @@ docker() {
     local argument
     for argument in "$@"; do
         case $argument in *=[0-9]*) argument=${argument%=*} ;; esac
-        case $argument in queue-worker | pubsub-worker | gateway) grep -q "^  $argument:" docker-compose.yml ;; esac
+        case $argument in
+            queue-worker | pubsub-worker | gateway | setup) grep -q "^  $argument:" docker-compose.yml ;;
+            *.yml | */Dockerfile) [ -f "$argument" ] ;;
+        esac
     done
 }
+kind() { :; }
 kubectl() {
     local argument
     for argument in "$@"; do
