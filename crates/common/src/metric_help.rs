@@ -65,6 +65,16 @@ const HELP: &[(&str, MetricKind, &str)] = &[
         "Entries of a queue that Galley cannot read: another program writes to Galley's keys",
     ),
     (
+        "galley_damaged_messages_total",
+        Counter,
+        "Messages that could not be opened: sealed with a key that this process lacks, or changed in Redis",
+    ),
+    (
+        "galley_attempts_stuck_total",
+        Counter,
+        "Attempts whose handler ran on after its time limit without yielding: their leases were given up",
+    ),
+    (
         "galley_events_dropped_total",
         Counter,
         "Events lost before they were written, under pressure or while Redis was away",

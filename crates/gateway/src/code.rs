@@ -48,6 +48,7 @@ pub(crate) enum ErrorCode {
     BackendFull,
     MemoryBudgetUsed,
     BackendCannotSave,
+    SealedData,
     Internal,
 }
 
@@ -353,6 +354,13 @@ impl ErrorCode {
                 S::SERVICE_UNAVAILABLE,
                 true,
                 "make the disk of redis writable (its log has the reason), or set stop-writes-on-bgsave-error no",
+            ),
+            Self::SealedData => ErrorCodeRow(
+                "sealed_data",
+                "backend_error",
+                S::SERVICE_UNAVAILABLE,
+                true,
+                "give all processes the same encryption.keys_file, with the key that the log names",
             ),
             Self::Internal => ErrorCodeRow(
                 "backend_error",

@@ -62,7 +62,8 @@ impl ErrorCode {
             Self::BackendUnavailable => Self::BackendFull,
             Self::BackendFull => Self::MemoryBudgetUsed,
             Self::MemoryBudgetUsed => Self::BackendCannotSave,
-            Self::BackendCannotSave => Self::Internal,
+            Self::BackendCannotSave => Self::SealedData,
+            Self::SealedData => Self::Internal,
             Self::Internal => return None,
         })
     }

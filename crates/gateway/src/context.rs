@@ -186,12 +186,20 @@ fn standard_method(method: &Method) -> &'static str {
     }
 }
 
+/// Pages have no scripts, load nothing, and no other page may show them in a frame, where a click could be led to their links.
+const PAGE_POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
 fn add_standard_headers(headers: &mut HeaderMap, path: &str, request_id: &str) {
     let is_ojs = path.starts_with("/ojs");
     if let Ok(value) = HeaderValue::from_str(request_id) {
         headers.insert(REQUEST_ID, value);
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html")) {
+        headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+    }
     if is_ojs {
         headers.insert(OJS_VERSION, HeaderValue::from_static("1.0"));
     }

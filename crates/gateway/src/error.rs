@@ -184,6 +184,10 @@ impl From<StoreError> for ApiError {
                 Self::new(ErrorCode::MemoryBudgetUsed, message)
             }
             StoreError::OutOfMemory => Self::new(ErrorCode::BackendFull, "the store is out of memory"),
+            StoreError::Sealed(_) => {
+                tracing::error!(%error, "stored data cannot be opened");
+                Self::new(ErrorCode::SealedData, "this is stored sealed, and this gateway cannot open it")
+            }
             StoreError::Refused(_) | StoreError::Damaged(_) => Self::internal(&error),
         }
     }

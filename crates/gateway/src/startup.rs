@@ -23,6 +23,7 @@ use store::{
     events::{EventHub, EventLog},
     long_poll::LongPoll,
     maintenance,
+    sealing::Sealer,
     subscriptions::Subscriptions,
     workers::Workers,
     workflows::Workflows,
@@ -55,7 +56,7 @@ impl GatewayServer {
     pub(crate) async fn build(settings: Settings) -> anyhow::Result<Self> {
         auth::check_listen_address(&settings.gateway, &settings.auth)?;
         let metrics = telemetry::start_metrics()?;
-        let redis = Redis::new(&settings.redis)?;
+        let redis = Redis::new(&settings.redis)?.with_sealer(Sealer::from_settings(&settings.encryption)?);
         redis.check_at_start(&[]).await?;
         let stop_events = CancellationToken::new();
         let (log, writer) = EventLog::start(&redis, settings.jobs.events_max, stop_events.clone());

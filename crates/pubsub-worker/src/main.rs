@@ -22,5 +22,5 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run() -> anyhow::Result<()> {
-    cli::run_service("pubsub-worker", |settings| settings.pubsub_worker.listen, worker::run).await
+    Box::pin(cli::run_service("pubsub-worker", |settings| settings.pubsub_worker.listen, worker::run)).await
 }

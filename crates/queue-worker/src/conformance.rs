@@ -20,6 +20,7 @@ pub(super) fn register(builder: WorkerBuilder) -> WorkerBuilder {
         .handler("test.fail_always", |context, _: IgnoredAny| ready(fail_until(&context, u32::MAX)))
         .handler("test.slow", slow)
         .handler("test.timeout", |_, _: IgnoredAny| std::future::pending::<Result<(), HandlerError>>())
+        .handler("test.block", block)
         .handler("test.panic", |_, _: IgnoredAny| async { panics() })
 }
 
@@ -31,6 +32,12 @@ fn fail_until(context: &Context, succeeds_at: u32) -> Result<(), HandlerError> {
     if context.attempt() < succeeds_at {
         return Err(HandlerError::retryable(format!("attempt {} fails as it should", context.attempt())));
     }
+    Ok(())
+}
+
+/// Holds its thread for that many milliseconds: a handler that never yields, so that nothing can stop it.
+async fn block(_: Context, (millis,): (u64,)) -> Result<(), HandlerError> {
+    std::thread::sleep(Duration::from_millis(millis));
     Ok(())
 }
 

@@ -18,6 +18,7 @@
 //! | `reader_limiter` | bounds how many readers read a page at a time |
 //! | [`workers`] | the list of workers, and directives for them |
 //! | [`maintenance`] | leader election, and the services that the leader runs |
+//! | [`sealing`] | encryption of what is stored |
 //! | `script`, `lua/` | loads scripts; the preludes that several share |
 //!
 //! A failed command may have been executed: repeat only what may run twice, and say why it may.
@@ -38,6 +39,7 @@ pub mod maintenance;
 pub mod rate_limits;
 mod reader_limiter;
 mod script;
+pub mod sealing;
 pub mod subscriptions;
 pub mod workers;
 pub mod workflows;
@@ -59,6 +61,7 @@ use crate::{
     },
     events::EventLog,
     jobs::Jobs,
+    sealing::OpenError,
 };
 
 /// What every part of the store shares. Cheap to clone.
@@ -114,6 +117,9 @@ pub enum StoreError {
     /// Data that Galley did not write is where Galley's data should be.
     #[error("unexpected data in redis: {0}")]
     Damaged(String),
+    /// A stored value is sealed, and this process cannot open it. It stays where it is.
+    #[error("stored data cannot be opened: {0}")]
+    Sealed(OpenError),
 }
 
 impl From<RedisError> for StoreError {

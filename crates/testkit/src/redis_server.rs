@@ -89,6 +89,26 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}/5", self.port)
     }
 
+    /// Everything in its files: the append-only file, dumps, its log.
+    ///
+    /// # Panics
+    /// A file cannot be read.
+    #[must_use]
+    pub fn file_contents(&self) -> Vec<u8> {
+        let mut folders = vec![self.folder.path().to_owned()];
+        let mut contents = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("a folder of ours").flatten() {
+                if entry.path().is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    contents.extend(std::fs::read(entry.path()).expect("a file of ours"));
+                }
+            }
+        }
+        contents
+    }
+
     /// Its port.
     #[must_use]
     pub fn port(&self) -> u16 {

@@ -135,7 +135,7 @@ impl AttemptRunner {
     /// Starts an attempt; without a permit it waits for one first. False if this process already holds the entry.
     pub(crate) fn start(&self, claimed: ClaimedJob, permit: Option<Permit>) -> bool {
         let claimed = Arc::new(claimed);
-        let Some(stale) = self.shared.in_flight.insert(&claimed) else { return false };
+        let Some(stale) = self.shared.in_flight.insert(&claimed, permit.is_some()) else { return false };
         let job_type = claimed.job.summary.job_type.as_str();
         let span = tracing::info_span!(
             "job.attempt",
@@ -159,11 +159,13 @@ impl AttemptRunner {
         let permit = if let Some(permit) = permit {
             Some(permit)
         } else {
-            tokio::select! {
+            let permit = tokio::select! {
                 permit = self.shared.slots.acquire(&queue) => permit,
                 () = stale.cancelled() => None,
                 () = self.shared.hard_shutdown.cancelled() => None,
-            }
+            };
+            self.shared.in_flight.mark_running(&claimed);
+            permit
         };
         let outcome = self.run_handler(&claimed, &stale).await;
         match outcome {
@@ -281,7 +283,7 @@ impl AttemptRunner {
         // Boxed: few attempts need it, and each would have room for it
         let outcome = Box::pin(settle(&shared.jobs, claimed, &fence, &settlement, stale)).await;
         if let Some(outcome) = outcome {
-            log_settlement(claimed, &settlement, outcome);
+            log_settlement(claimed, &settlement, outcome, shared.settings.log.error_texts);
         }
         count_attempt(claimed, outcome_name(&settlement, outcome), self.shared.jobs.estimated_now());
         self.forget(claimed);
@@ -320,13 +322,14 @@ fn outcome_name(settlement: &Settlement, outcome: Option<SettlementOutcome>) -> 
     }
 }
 
-fn log_settlement(claimed: &ClaimedJob, settlement: &Settlement, outcome: SettlementOutcome) {
+fn log_settlement(claimed: &ClaimedJob, settlement: &Settlement, outcome: SettlementOutcome, shows_texts: bool) {
     let (id, queue, attempt) = (claimed.job.id, &claimed.job.queue, claimed.job.history.current_attempt());
     match (settlement, outcome) {
         (Settlement::Fail { error, .. }, outcome) => {
             let next = if let SettlementOutcome::Recorded(next) = outcome { next } else { "stale" };
             let event = "attempt.failed";
-            let (code, error) = (&error.code, &error.message);
+            // The text may quote what the job or its endpoint sent
+            let (code, error) = (&error.code, shows_texts.then_some(error.message.as_str()));
             tracing::warn!(event, %id, %queue, attempt, code, error, next, "attempt failed");
         }
         (_, SettlementOutcome::Stale) => {

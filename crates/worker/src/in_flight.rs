@@ -38,6 +38,11 @@ struct InFlightJob {
     attempt: u32,
     started_at: Millis,
     custom_lease: Option<Duration>,
+    timeout_ms: Option<u64>,
+    /// When its handler may have begun; none while it waits for a permit.
+    runs_since: Option<Instant>,
+    /// It ran on long after it was stopped: its lease is not renewed any more.
+    is_stuck: bool,
     /// None if it must be renewed now.
     renewed_at: Option<Instant>,
     cancellation: CancellationToken,
@@ -50,14 +55,14 @@ impl InFlightJobs {
 
     /// Adds a claimed job. Returns a token that is cancelled when the attempt becomes stale, or none if the entry is
     /// already here.
-    pub(crate) fn insert(&self, claimed: &ClaimedJob) -> Option<CancellationToken> {
+    pub(crate) fn insert(&self, claimed: &ClaimedJob, has_permit: bool) -> Option<CancellationToken> {
         let mut held = self.lock();
         let key = ((claimed.job.queue.clone(), claimed.job.priority), claimed.entry);
         if held.contains_key(&key) {
             return None;
         }
         let gone = CancellationToken::new();
-        let own_lease = claimed.job.lease_ms.map(Duration::from_millis);
+        let (own_lease, now) = (claimed.job.lease_ms.map(Duration::from_millis), Instant::now());
         held.insert(
             key,
             InFlightJob {
@@ -66,8 +71,11 @@ impl InFlightJobs {
                 attempt: claimed.job.history.current_attempt(),
                 started_at: claimed.started_at,
                 custom_lease: own_lease,
+                timeout_ms: claimed.job.timeout_ms,
+                runs_since: has_permit.then_some(now),
+                is_stuck: false,
                 // A job with its own lease is renewed at once, so that Redis learns that lease
-                renewed_at: own_lease.is_none().then(Instant::now),
+                renewed_at: own_lease.is_none().then_some(now),
                 cancellation: gone.clone(),
             },
         );
@@ -75,6 +83,14 @@ impl InFlightJobs {
             self.renewal_needed.notify_one();
         }
         Some(gone)
+    }
+
+    /// Notes that a job that waited for a permit begins now.
+    pub(crate) fn mark_running(&self, claimed: &ClaimedJob) {
+        let key = ((claimed.job.queue.clone(), claimed.job.priority), claimed.entry);
+        if let Some(held) = self.lock().get_mut(&key) {
+            held.runs_since = Some(Instant::now());
+        }
     }
 
     pub(crate) fn contains(&self, queue: &QueueName, priority: Priority, entry: EntryId) -> bool {
@@ -151,12 +167,31 @@ impl InFlightJobs {
         self.lock().values().filter_map(|held| held.custom_lease).min().map_or(lease, |own| own.min(lease))
     }
 
-    /// Entries that must be renewed now or were last renewed more than a third of their lease ago, by stream.
-    pub(crate) fn due_for_renewal(&self, lease: Duration) -> HashMap<QueueStream, Vec<Renewal>> {
+    /// Entries that must be renewed now or were last renewed more than a third of their lease ago, by stream. Not those
+    /// whose handler still runs a lease after `limit`, when it should have ended: a handler that never yields cannot be
+    /// stopped, so its job goes to another worker, and its crash budget counts.
+    pub(crate) fn due_for_renewal(
+        &self,
+        lease: Duration,
+        limit: impl Fn(&QueueName, Option<u64>) -> Duration,
+    ) -> HashMap<QueueStream, Vec<Renewal>> {
         let mut due: HashMap<QueueStream, Vec<Renewal>> = HashMap::new();
-        for ((stream, entry), held) in self.lock().iter() {
+        for ((stream, entry), held) in self.lock().iter_mut() {
             let lease = held.custom_lease.map_or(lease, |own| own.min(lease));
-            if held.renewed_at.is_none_or(|at| at.elapsed() >= lease / 3) {
+            let is_due = held.renewed_at.is_none_or(|at| at.elapsed() >= lease / 3);
+            if is_due
+                && !held.is_stuck
+                && held.runs_since.is_some_and(|since| since.elapsed() > limit(&stream.0, held.timeout_ms) + lease)
+            {
+                held.is_stuck = true;
+                let (queue, id) = (&stream.0, held.id);
+                tracing::error!(event = "attempt.stuck", %queue, %id, "handler does not stop, its lease is given up");
+                metrics::counter!("galley_attempts_stuck_total", "queue" => queue.to_string()).increment(1);
+            }
+            if held.is_stuck {
+                continue;
+            }
+            if is_due {
                 let own = held.custom_lease.and_then(|own| u64::try_from(own.as_millis()).ok());
                 due.entry(stream.clone()).or_default().push((*entry, held.started_at, own));
             }

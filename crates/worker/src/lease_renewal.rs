@@ -1,7 +1,11 @@
 //! Renews leases. A job is first renewed after a third of its lease, so short jobs need no renewal.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
+use common::name::QueueName;
 use store::StoreResult;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +28,9 @@ pub(crate) async fn run(shared: Arc<WorkerShared>, stop: CancellationToken) {
             () = tokio::time::sleep(pause) => {}
             () = shared.in_flight.renewal_needed.notified() => {}
         }
-        for (stream, renewals) in shared.in_flight.due_for_renewal(lease) {
+        let grace = Duration::from_millis(shared.max_stop_grace_ms.load(Relaxed));
+        let limit = |queue: &QueueName, asked| shared.jobs.attempt_timeout_of(queue, asked) + grace;
+        for (stream, renewals) in shared.in_flight.due_for_renewal(lease, limit) {
             for batch in renewals.chunks(MAX_BATCH_ENTRIES) {
                 if let Err(error) = renew(&shared, &stream, batch).await {
                     // Retried after the next pause, a sixth of the lease

@@ -23,7 +23,7 @@ use common::{
 };
 use store::{
     Redis, Store, connection::notifier::Notifier, events::EventLog, jobs::Consumer, long_poll::LongPoll, maintenance,
-    workers::Workers,
+    sealing::Sealer, workers::Workers,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -60,7 +60,7 @@ impl Worker {
         let rules = rules::load(settings.queue_worker.rules.as_deref(), &handlers)?;
         let dispatch = Arc::new(Dispatcher { handlers, rules });
         let metrics = telemetry::start_metrics()?;
-        let redis = Redis::new(&settings.redis)?;
+        let redis = Redis::new(&settings.redis)?.with_sealer(Sealer::from_settings(&settings.encryption)?);
         redis.check_at_start(&calls_of_bridge(&settings)).await?;
         // Redis may be away: then it is read later
         let _ = maintenance::read_memory(&redis).await;

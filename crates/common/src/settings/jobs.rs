@@ -34,8 +34,11 @@ section! {
         /// `dead_letter` to list it among the dead letters too. Either way it can be retried while it can be looked up.
         "on_exhaustion" => on_exhaustion: OnExhaustion = text("discard or dead_letter", "discard");
         /// Longest attempt of a job without `timeout_ms`: then the attempt fails, and the retry policy applies. A queue can
-        /// have its own. A claim over HTTP that asks for a longer lease gets it.
+        /// have its own. A claim over HTTP that asks for a longer lease gets it, and so does an endpoint that answered 202.
         "attempt_timeout_ms" => attempt_timeout: Duration = millis(1..=604_800_000, 3_600_000);
+        /// Longest attempt of any job, whatever its `timeout_ms`, its queue or a claim over HTTP asks for. A queue can have
+        /// its own.
+        "max_attempt_timeout_ms" => max_attempt_timeout: Duration = millis(1..=604_800_000, 604_800_000);
         /// How long a completed, cancelled or discarded job can be looked up.
         "result_ttl_ms" => result_ttl: Duration = millis(1000..=YEAR_MS, 86_400_000);
         /// Whether a job that succeeded can still be looked up with what the client sent (`args`, `meta`, options). Without
@@ -121,6 +124,11 @@ section! {
             Kind { unit: "Milliseconds", ..number(1..=604_800_000, 3_600_000) },
             "video.attempt_timeout_ms = 43200000",
         );
+        /// Longest attempt of any job of the queue; `jobs.max_attempt_timeout_ms` if absent.
+        "max_attempt_timeout_ms" => max_attempt_timeout_ms: Option<u64> = optional(
+            Kind { unit: "Milliseconds", ..number(1..=604_800_000, 604_800_000) },
+            "mail.max_attempt_timeout_ms = 60000",
+        );
     }
 }
 
@@ -133,8 +141,10 @@ pub struct QueueLimits {
     pub concurrency: Option<u32>,
     /// Jobs that may start in a period.
     pub rate: Option<Rate>,
-    /// The longest attempt of its jobs.
+    /// The longest attempt of its jobs that ask for nothing.
     pub attempt_timeout: Option<Duration>,
+    /// The longest attempt of any of its jobs.
+    pub max_attempt_timeout: Option<Duration>,
 }
 
 pub(super) fn read_queues(root: &mut Section) -> Result<BTreeMap<QueueName, QueueLimits>, SettingError> {
@@ -159,6 +169,7 @@ pub(super) fn read_queues(root: &mut Section) -> Result<BTreeMap<QueueName, Queu
             concurrency: queue.concurrency,
             rate,
             attempt_timeout: queue.attempt_timeout_ms.map(Duration::from_millis),
+            max_attempt_timeout: queue.max_attempt_timeout_ms.map(Duration::from_millis),
         };
         Ok((parse_value("queues", &name, QUEUE_TABLE)?, limits))
     });

@@ -28,7 +28,9 @@ pub use jobs::{
     BridgeSettings, CronSettings, JobSettings, MAX_WORKFLOW_JOBS, MIN_LEASE_MS, OnExhaustion, QueueLimits,
     WorkflowSettings,
 };
-pub use process::{LogFormat, LogSettings, MaintenanceSettings, RedisSettings, RedisUrl, TelemetrySettings};
+pub use process::{
+    EncryptionSettings, LogFormat, LogSettings, MaintenanceSettings, RedisSettings, RedisUrl, TelemetrySettings,
+};
 pub use render::{default_toml, reference};
 pub use services::{GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings};
 pub use tokens::{JwtSettings, KeyLimitSettings, MIN_TOKEN_SECRET_BYTES, TokenSettings, TokenTables};
@@ -43,6 +45,7 @@ const YEAR_MS: u64 = 365 * 86_400_000;
 #[expect(missing_docs, reason = "each section is described where it is declared")]
 pub struct Settings {
     pub redis: RedisSettings,
+    pub encryption: EncryptionSettings,
     pub gateway: GatewaySettings,
     pub auth: AuthSettings,
     pub queue_worker: QueueWorkerSettings,
@@ -93,6 +96,7 @@ impl Settings {
         let mut root = Section::new("", sources.build()?.collect()?);
         let settings = Self {
             redis: root.section("redis", RedisSettings::read)?,
+            encryption: root.section("encryption", EncryptionSettings::read)?,
             gateway: root.section("gateway", GatewaySettings::read)?,
             auth: root.section("auth", AuthSettings::read)?,
             queue_worker: root.section("queue_worker", QueueWorkerSettings::read)?,

@@ -1,13 +1,13 @@
 //! What every process needs: Redis, maintenance, traces and logs.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use url::Url;
 
 use super::{
     declare::section,
     error::invalid_value,
-    kinds::{millis, number, text_with},
+    kinds::{millis, number, optional_path, switch, text_with},
 };
 
 section! {
@@ -73,6 +73,17 @@ fn is_redis_url(text: &str) -> bool {
 }
 
 section! {
+    /// Encryption at rest: what clients sent is stored sealed, so that Redis and its files hold no plain text of it.
+    pub struct EncryptionSettings = "encryption" {
+        /// TOML file with the keys. All processes need the same keys. Empty: nothing is sealed.
+        "keys_file" => keys_file: Option<PathBuf> = optional_path();
+        /// Whether data that was stored before there were keys is read. Without it a value that is not sealed is refused,
+        /// so that nobody can put one into Redis.
+        "accept_plain" => accept_plain: bool = switch(true);
+    }
+}
+
+section! {
     /// Maintenance: one process at a time, the leader, moves due jobs, recovers lost ones and trims what is old.
     pub struct MaintenanceSettings = "maintenance" {
         /// Leader lease: how long after the leader dies another process may take over.
@@ -116,6 +127,9 @@ section! {
                 Err(error) => Err(invalid_value(key, format_args!("{LOG_LEVEL} ({error})"), format_args!("{level:?}"))),
             }
         });
+        /// Whether logs show the texts of failed attempts and deliveries beside their codes. They may quote arguments,
+        /// messages and answers of endpoints. The job shows them in any case.
+        "error_texts" => error_texts: bool = switch(false);
     }
 }
 

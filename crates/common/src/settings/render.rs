@@ -9,7 +9,7 @@ use super::{
     declare::{SectionText, SettingText, split_placeholder},
     jobs::{BridgeSettings, CronSettings, JobSettings, QueueSection, WorkflowSettings},
     kinds::shown,
-    process::{LogSettings, MaintenanceSettings, RedisSettings, TelemetrySettings},
+    process::{EncryptionSettings, LogSettings, MaintenanceSettings, RedisSettings, TelemetrySettings},
     services::{GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings},
     tokens::{JwtSettings, KeyLimitSettings, TokenSettings},
 };
@@ -18,6 +18,7 @@ use super::{
 fn sections() -> Vec<SectionText> {
     vec![
         RedisSettings::describe(),
+        EncryptionSettings::describe(),
         GatewaySettings::describe(),
         AuthSettings::describe(),
         JwtSettings::describe(),

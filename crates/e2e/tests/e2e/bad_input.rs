@@ -42,6 +42,7 @@ async fn a_body_that_is_no_job_is_refused_with_what_is_allowed() {
         (b"\"text\"".to_vec(), 400, "invalid_request", "object"),
         (b"null".to_vec(), 400, "invalid_request", "object"),
         (deep.into_bytes(), 400, "invalid_payload", "at most 64 levels"),
+        (format!(r#"{{"type":"a","args":{}"#, "[".repeat(1_000_000)).into_bytes(), 400, "invalid_payload", ""),
         (wide.into_bytes(), 400, "invalid_request", "256 members"),
         (br#"{"type":"a","type":"b","args":[]}"#.to_vec(), 400, "invalid_request", "duplicate member"),
         (br#"{"args":[]}"#.to_vec(), 400, "invalid_request", "type is required"),

@@ -1,10 +1,13 @@
 //! Galley as its users meet it: real processes, real HTTP, a real Redis, a real browser.
 
+mod abuse;
 mod acks;
 mod admin_audit;
 mod bad_input;
 mod batches;
 mod browser;
+mod canaries;
+mod canary_words;
 mod channels_check;
 mod channels_cross_origin;
 mod channels_history;
@@ -57,6 +60,7 @@ mod rolling_upgrade;
 mod running;
 mod rust_handlers;
 mod schemathesis;
+mod sealing;
 mod slow_readers;
 mod sse;
 mod subscriptions_api;

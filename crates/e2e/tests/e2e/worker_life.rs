@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use testkit::{RedisServer, ServiceProcess, eventually};
 
-use crate::kit::{GalleyKit, RULES_VARIABLE, TestFolder, job_body};
+use crate::kit::{GalleyKit, RULES_VARIABLE, SHORT_LEASE, TestFolder, job_body};
 
 const COMMANDS: &str = "GALLEY__PUBSUB_WORKER__COMMANDS";
 
@@ -352,4 +352,19 @@ async fn an_attempt_of_a_job_without_a_timeout_ends_too() {
     let (long, id) = (kit.enqueue(&endless("long")).await, kit.enqueue(&endless("default")).await);
     assert_eq!(kit.wait_for_state(&id, "discarded").await["error"]["code"], "timeout");
     assert_eq!(kit.job(&long).await["state"], "active");
+}
+
+#[tokio::test]
+async fn a_handler_that_never_yields_loses_its_job_after_the_time_limit() {
+    let mut variables = SHORT_LEASE.to_vec();
+    variables.extend([("GALLEY__JOBS__CRASH_BUDGET", "0"), ("GALLEY__QUEUE_WORKER__STOP_GRACE_MS", "0")]);
+    let kit = GalleyKit::start_with(RedisServer::start(), &variables).await;
+    let worker = kit.start_worker(&variables).await;
+    let id = kit.enqueue(&json!({ "type": "test.block", "args": [120_000], "timeout_ms": 100 })).await;
+    worker.wait_for_event("attempt.stuck").await;
+    let ended = kit.wait_for_state(&id, "discarded").await;
+    assert_eq!(ended["error"]["code"], "crash_budget_exhausted");
+    // The worker goes on
+    let id = kit.enqueue(&job_body("test.noop", &json!([]))).await;
+    kit.wait_for_state(&id, "completed").await;
 }

@@ -49,6 +49,8 @@ pub(crate) struct PubsubProcess {
     pub(crate) started_at: Millis,
     /// Workers that may die with a message before it is a dead letter.
     pub(crate) crash_budget: u32,
+    /// Whether logs show the texts of failures.
+    pub(crate) logs_error_texts: bool,
     /// Cancelled when the shutdown grace is over: messages in flight are released.
     pub(crate) hard_shutdown: CancellationToken,
     /// Limits concurrent reads of channels: hundreds of subscriptions with hundreds of channels that read at once
@@ -176,7 +178,8 @@ impl SubscriptionRunner {
         failure: &DeliveryFailure,
     ) {
         let (name, id, code) = (&self.subscription.name, message.position, &failure.code);
-        let error = &failure.message;
+        // The text may quote the message or the endpoint
+        let error = self.process.logs_error_texts.then_some(failure.message.as_str());
         let event = "message.not_delivered";
         tracing::warn!(event, subscription = %name, %channel, %id, attempt, code, error, "message not delivered");
         let noted = async {

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use redis::{FromRedisValue, Value};
 
-use super::Channels;
-use crate::{StoreResult, keys, script};
+use super::{Channels, sealed_message};
+use crate::{StoreResult, keys, script, sealing::Sealer};
 use common::{name::ChannelName, time::Millis};
 use model::message::{
     Position, StoredMessage,
@@ -100,8 +100,7 @@ impl Channels {
             head: head.parse().ok(),
             predecessor: predecessor.parse().ok(),
         };
-        let messages: Vec<StoredMessage> =
-            entries.into_iter().filter_map(|(id, fields)| parse_stored_message(&id, fields)).collect();
+        let messages: Vec<StoredMessage> = self.parse_messages(channel, entries);
         let last = positions.last().copied();
         let after_all = last.unwrap_or_else(|| continuity::resume_from(after, around));
         Ok(ChannelPage {
@@ -122,7 +121,7 @@ impl Channels {
         let mut command = redis::cmd("XRANGE");
         command.arg(keys::channel_history(channel)).arg(format!("({after}")).arg("+").arg("COUNT").arg(max);
         let entries: HistoryEntries = command.query_async(&mut self.redis.clone()).await?;
-        Ok(entries.into_iter().filter_map(|(id, fields)| parse_stored_message(&id, fields)).collect())
+        Ok(self.parse_messages(channel, entries))
     }
 
     /// The position before the first message published at that time or later.
@@ -196,7 +195,8 @@ impl Channels {
             pipeline.query_async(&mut connection).await?;
         let Some(head) = self.channel_head(channel).await? else { return Ok(None) };
         let read = |entries: HistoryEntries| {
-            entries.into_iter().next().and_then(|(id, fields)| parse_stored_message(&id, fields))
+            let (id, fields) = entries.into_iter().next()?;
+            parse_stored_message(self.redis.sealer(), channel, &id, fields)
         };
         let (newest, oldest) = (read(newest), read(oldest));
         let now = self.redis.now().await?;
@@ -211,6 +211,11 @@ impl Channels {
             last_published_at: last_at,
             per_minute,
         }))
+    }
+
+    fn parse_messages(&self, channel: &ChannelName, entries: HistoryEntries) -> Vec<StoredMessage> {
+        let parse = |(id, fields): (String, Value)| parse_stored_message(self.redis.sealer(), channel, &id, fields);
+        entries.into_iter().filter_map(parse).collect()
     }
 
     /// The time by Redis's clock, which dates messages.
@@ -234,9 +239,20 @@ fn messages_per_minute(kept: u64, oldest: &StoredMessage, now: Millis) -> u64 {
 }
 
 /// Parses a message of the history. An entry that Galley did not write may contain anything.
-pub(crate) fn parse_stored_message(id: &str, fields: Value) -> Option<StoredMessage> {
+pub(crate) fn parse_stored_message(
+    sealer: &Sealer,
+    channel: &ChannelName,
+    id: &str,
+    fields: Value,
+) -> Option<StoredMessage> {
     let position = id.parse().ok()?;
     let mut fields = HashMap::<String, Vec<u8>>::from_redis_value(fields).unwrap_or_default();
+    let opened = sealed_message::open(sealer, channel, &mut fields);
+    if let Err(error) = opened {
+        tracing::error!(%channel, id, %error, "a message cannot be read");
+        metrics::counter!("galley_damaged_messages_total").increment(1);
+        return None;
+    }
     let mut text = |name: &str| fields.remove(name).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let at = text("a").and_then(|text| text.parse().ok()).unwrap_or_default();
     let (content_type, attributes) = (text("t"), text("h"));

@@ -13,6 +13,7 @@
 //! | `reader`, `cursor`, `page_budget` | one reader of many channels; its position in each; memory for what it has read |
 //! | `reader_counts`, `changed_channels` | how many readers each channel has, over all gateways |
 //! | `plain_messages` | messages of plain Redis publishers, without the copies of Galley's own |
+//! | `sealed_message` | messages as they are stored when there are keys |
 //! | `retention` | trims histories |
 //! | `subscription_groups`, `new_channel_groups` | consumer groups of subscriptions: for new channels, and orphans |
 
@@ -32,6 +33,7 @@ mod reader;
 mod reader_counts;
 mod registry;
 mod retention;
+mod sealed_message;
 mod subscription_groups;
 
 pub use cursor::ReaderEvent;

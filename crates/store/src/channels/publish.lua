@@ -4,7 +4,7 @@
 -- ARGV: 1 channel, 2 live channel, 3 epoch of the data, 4 about how many messages to keep, 5 about how many to keep
 --       when the channel has subscriptions (field `s` of the state), 6 min TTL in ms, 7 ms to add to it when the TTL is
 --       set, 8 body, 9 content type or '', 10 attributes or '', 11 "1" if the caller registered the channel just now,
---       12 "1" if the channel had subscriptions then, 13 TTL of the outcome in ms
+--       12 "1" if the channel had subscriptions then, 13 TTL of the outcome in ms, 14 body as it is stored if it is sealed
 -- Returns {position, listeners, 1 if the caller must register the channel again, the time in ms or nil if the message
 -- was published before}, or nil when the caller must register the channel first and call again. A process that knows the
 -- epoch and the time may add messages without the script for as long as the min TTL is above that of the setting.
@@ -19,7 +19,8 @@ local channel, live_channel, data_epoch = ARGV[1], ARGV[2], ARGV[3]
 local max_kept, max_kept_for_subscriptions = ARGV[4], ARGV[5]
 local min_ttl_ms, extra_ttl_ms = tonumber(ARGV[6]), tonumber(ARGV[7])
 local body, content_type, attributes = ARGV[8], ARGV[9], ARGV[10]
-local is_registered, has_subscriptions, outcome_ttl_ms = ARGV[11] == '1', ARGV[12] == '1', ARGV[13]
+local is_registered, has_subscriptions = ARGV[11] == '1', ARGV[12] == '1'
+local outcome_ttl_ms, sealed_body = ARGV[13], ARGV[14]
 
 if outcome then
   local stored = redis.call('GET', outcome)
@@ -45,7 +46,7 @@ if tonumber(epoch) < tonumber(data_epoch) then
 end
 
 local published = string.format('%.0f', now)
-local fields = { 'b', body, 'a', published }
+local fields = { sealed_body and 'z' or 'b', sealed_body or body, 'a', published }
 if content_type ~= '' then
   fields[5], fields[6] = 't', content_type
 end

@@ -15,7 +15,10 @@ use std::{
 use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult};
 
 use super::{
-    Channels, MessageDedup, PublishedMessage, TooManyChannels, new_channel_groups::NewChannelGroups, registry,
+    Channels, MessageDedup, PublishedMessage, TooManyChannels,
+    new_channel_groups::NewChannelGroups,
+    registry,
+    sealed_message::{self, SealedMessage},
 };
 use crate::{StoreError, StoreResult, connection::pinned::PinnedConnection, keys, script};
 use common::{name::ChannelName, time::Millis};
@@ -168,11 +171,20 @@ impl Channels {
         call.arg((self.settings.history_ttl + following).as_millis().to_string());
         call.arg(refresh.saturating_sub(following).as_millis().to_string());
         call.arg(&*message.body).arg(message.content_type.as_deref().unwrap_or_default());
-        call.arg(message.attributes.as_deref().unwrap_or_default());
+        let sealed = sealed_message::seal(self.redis.sealer(), channel, message);
+        let attributes = match &sealed {
+            Some(sealed) => sealed.attributes.as_deref(),
+            None => message.attributes.as_deref(),
+        };
+        call.arg(attributes.unwrap_or_default());
         call.arg(u8::from(registered.is_some()))
             .arg(u8::from(registered.is_some_and(NewChannelGroups::may_have_subscriptions)));
-        if let Some(MessageDedup { ttl, .. }) = once {
-            call.arg(self.redis.memory().idempotency_ttl(ttl).as_millis().to_string());
+        let outcome_ttl = once.map(|once| self.redis.memory().idempotency_ttl(once.ttl).as_millis().to_string());
+        if outcome_ttl.is_some() || sealed.is_some() {
+            call.arg(outcome_ttl.unwrap_or_default());
+        }
+        if let Some(sealed) = &sealed {
+            call.arg(&sealed.body);
         }
         let (id, asked) = (connection.id(), Instant::now());
         let answer: Option<(String, u64, bool, Option<Millis>)> = self.redis.run_pinned(&call, connection).await?;
@@ -208,7 +220,8 @@ impl Channels {
             return Ok(None);
         };
         let published_at = known.now();
-        let add = add_command(channel, known.epoch, published_at, message);
+        let sealed = sealed_message::seal(self.redis.sealer(), channel, message);
+        let add = add_command(channel, known.epoch, published_at, message, sealed.as_ref());
         let announcement = Announcement {
             channel: channel.to_string(),
             live_channel: self.redis.topics().live_messages(channel),
@@ -244,14 +257,25 @@ impl Channels {
 }
 
 /// Adds a message to a history that exists, in its epoch, as `publish.lua` does.
-fn add_command(channel: &ChannelName, epoch: u64, published_at: Millis, message: &NewMessage<'_>) -> Cmd {
+fn add_command(
+    channel: &ChannelName,
+    epoch: u64,
+    published_at: Millis,
+    message: &NewMessage<'_>,
+    sealed: Option<&SealedMessage>,
+) -> Cmd {
     let mut add = Cmd::with_capacity(12, message.body.len() + 256);
     add.arg("XADD").arg(keys::channel_history(channel)).arg("NOMKSTREAM").arg(format!("{epoch}-*"));
-    add.arg("b").arg(&*message.body).arg("a").arg(published_at);
+    match sealed {
+        Some(sealed) => add.arg("z").arg(&sealed.body),
+        None => add.arg("b").arg(&*message.body),
+    };
+    add.arg("a").arg(published_at);
     if let Some(content_type) = message.content_type.as_deref().filter(|text| !text.is_empty()) {
         add.arg("t").arg(content_type);
     }
-    if let Some(attributes) = message.attributes.as_deref().filter(|text| !text.is_empty()) {
+    let attributes = sealed.map_or(message.attributes.as_deref(), |sealed| sealed.attributes.as_deref());
+    if let Some(attributes) = attributes.filter(|text| !text.is_empty()) {
         add.arg("h").arg(attributes);
     }
     add

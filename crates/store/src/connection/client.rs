@@ -38,7 +38,7 @@ use super::{
     memory::MemoryState,
     redis_clock::{READING_INTERVAL, RedisClock},
 };
-use crate::{keys::TopicNames, next_reconnect_delay, reconnect_delays};
+use crate::{keys::TopicNames, next_reconnect_delay, reconnect_delays, sealing::Sealer};
 use common::settings::RedisSettings;
 
 /// Pause between attempts to end a read that may not have reached the server yet.
@@ -46,7 +46,7 @@ const UNBLOCK_RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
 /// A handle to Redis. Cheap to clone.
 #[derive(Clone)]
-pub struct Redis(Arc<RedisInner>);
+pub struct Redis(Arc<RedisInner>, Sealer);
 
 pub(super) struct RedisInner {
     pub(super) client: Client,
@@ -116,20 +116,34 @@ impl Redis {
         let server_left = watch::Sender::new(None);
         let pool = build_pool(info.clone(), config, settings, &server_left)?;
         let dialling = ConnectState { generation: 0, delays: reconnect_delays(), last_failure: None, connecting: None };
-        let redis = Self(Arc::new(RedisInner {
-            client: Client::open(info)?,
-            settings: settings.clone(),
-            runtime: Handle::current(),
-            hot_connection: Arc::default(),
-            connect_state: Mutex::new(dialling),
-            pool,
-            memory: MemoryState::default(),
-            server_left,
-            topics,
-            clock: RedisClock::default(),
-        }));
+        let redis = Self(
+            Arc::new(RedisInner {
+                client: Client::open(info)?,
+                settings: settings.clone(),
+                runtime: Handle::current(),
+                hot_connection: Arc::default(),
+                connect_state: Mutex::new(dialling),
+                pool,
+                memory: MemoryState::default(),
+                server_left,
+                topics,
+                clock: RedisClock::default(),
+            }),
+            Sealer::default(),
+        );
         redis.0.runtime.spawn(read_clock_regularly(Arc::downgrade(&redis.0)));
         Ok(redis)
+    }
+
+    /// The same client, which seals what it stores and opens what it reads.
+    #[must_use]
+    pub fn with_sealer(self, sealer: Sealer) -> Self {
+        Self(self.0, sealer)
+    }
+
+    /// Seals and opens what is stored.
+    pub(crate) fn sealer(&self) -> &Sealer {
+        &self.1
     }
 
     /// Redis's clock as this process knows it.
@@ -331,7 +345,7 @@ impl HotConnection {
 async fn read_clock_regularly(redis: Weak<RedisInner>) {
     loop {
         tokio::time::sleep(READING_INTERVAL).await;
-        let Some(redis) = redis.upgrade().map(Redis) else { return };
+        let Some(redis) = redis.upgrade().map(|inner| Redis(inner, Sealer::default())) else { return };
         if redis.current_connection().is_some()
             && let Err(error) = redis.now().await
         {

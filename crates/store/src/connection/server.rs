@@ -92,7 +92,13 @@ impl Redis {
     pub async fn check_at_start(&self, extra: &[String]) -> Result<(), ServerError> {
         // A connection of its own: the shared one is not told why it is refused, because at run time that may pass
         let checked = match self.connect_alone().await {
-            Ok(mut connection) => check_all(&mut connection, extra, self.topics()).await,
+            Ok(mut connection) => {
+                let checked = check_all(&mut connection, extra, self.topics()).await;
+                match self.sealer().check_keys(&mut connection).await {
+                    Err(error) if checked.is_ok() => Err(error),
+                    _ => checked,
+                }
+            }
             Err(error) => match self.connect_problem(&error) {
                 Some(problem) => Err(ServerError::Unsuitable(problem)),
                 None => Err(StoreError::from(connect_error(error)).into()),
@@ -158,7 +164,9 @@ impl Redis {
     /// # Errors
     /// It takes no writes, is too old, may evict jobs, or acknowledges writes that an fsync setting can lose.
     pub async fn check_server(&self) -> Result<ServerInfo, ServerError> {
-        check_server_on(&mut self.clone()).await
+        let server = check_server_on(&mut self.clone()).await?;
+        self.sealer().check_keys(&mut self.clone()).await?;
+        Ok(server)
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     connection::{clock::MoveDue, notification::Notification},
     jobs::{EnqueueRefusal, EnqueuedJob, Jobs},
     keys, script,
+    sealing::Sealer,
 };
 use common::{
     name::{CronName, quoted},
@@ -103,7 +104,8 @@ impl Cron<'_> {
         for _ in 0..MAX_SAVE_ATTEMPTS {
             let raw = self.read_raw(&definition.name).await?;
             // An entry that cannot be parsed is replaced like a missing one
-            let entry = match raw.as_deref().and_then(parse_entry) {
+            let known = raw.as_deref().map(|raw| self.parse_entry(definition.name.as_str(), raw)).transpose()?;
+            let entry = match known.flatten() {
                 Some(known) => known.with_definition(definition.clone(), now),
                 None => CronEntry::new(definition.clone(), now),
             };
@@ -130,7 +132,8 @@ impl Cron<'_> {
     /// # Errors
     /// Redis is unavailable or the entry is damaged.
     pub async fn get(&self, name: &CronName) -> StoreResult<Option<CronEntry>> {
-        self.read_raw(name).await?.map(|raw| parse_entry(&raw).ok_or_else(|| damaged_error(name))).transpose()
+        let Some(raw) = self.read_raw(name).await? else { return Ok(None) };
+        self.parse_entry(name.as_str(), &raw)?.ok_or_else(|| damaged_error(name)).map(Some)
     }
 
     /// At most `limit` entries by name, after `after`.
@@ -150,7 +153,7 @@ impl Cron<'_> {
                 command.arg(keys::CRON_ENTRIES).arg(some).query_async(&mut connection).await?;
             for (name, raw) in some.iter().zip(found) {
                 let Some(raw) = raw else { continue };
-                match parse_entry(&raw) {
+                match self.parse_entry(name, &raw).ok().flatten() {
                     Some(entry) if enabled.is_none_or(|enabled| enabled == entry.enabled) => {
                         if page.entries.len() == limit {
                             page.next = page.entries.last().map(|last| last.name.to_string());
@@ -188,7 +191,7 @@ impl Cron<'_> {
         for _ in 0..MAX_SAVE_ATTEMPTS {
             let now = self.jobs.now().await?;
             let Some(raw) = self.read_raw(name).await? else { return Ok(None) };
-            let entry = parse_entry(&raw).ok_or_else(|| damaged_error(name))?;
+            let entry = self.parse_entry(name.as_str(), &raw)?.ok_or_else(|| damaged_error(name))?;
             let entry = entry.with_enabled(enabled, now).map_err(|error| StoreError::damaged(error.to_string()))?;
             match self.save_if_unchanged(&entry, Some(&raw), now).await? {
                 CronSaveOutcome::Saved | CronSaveOutcome::AlreadySaved => return Ok(Some(entry)),
@@ -239,7 +242,7 @@ impl Cron<'_> {
             let (now, raw) = (self.jobs.now().await?, self.read_raw(name).await);
             // A damaged entry is reported when it is due
             let Ok(Some(raw)) = raw else { return raw.map(drop).or_else(ignore_damaged) };
-            let Some(entry) = parse_entry(&raw) else { return Ok(()) };
+            let Ok(Some(entry)) = self.parse_entry(name.as_str(), &raw) else { return Ok(()) };
             let Ok(healed) = entry.after_clock_set_back(now) else { return Ok(()) };
             match self.save_if_unchanged(&healed, Some(&raw), now).await? {
                 CronSaveOutcome::Saved | CronSaveOutcome::AlreadySaved => {
@@ -254,6 +257,15 @@ impl Cron<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Parses a stored entry; none if it is none.
+    fn parse_entry(&self, name: &str, raw: &str) -> StoreResult<Option<CronEntry>> {
+        if !Sealer::is_sealed(raw) && !self.jobs.sealer().is_on() {
+            return Ok(serde_json::from_str(raw).ok());
+        }
+        let opened = self.jobs.sealer().open(&["cron", name], raw.to_owned())?;
+        Ok(serde_json::from_str(&opened).ok())
     }
 
     async fn read_raw(&self, name: &CronName) -> StoreResult<Option<String>> {
@@ -279,7 +291,7 @@ impl Cron<'_> {
             .key(keys::CRON_NEXT)
             .arg(entry.name.as_str())
             .arg(known.unwrap_or_default())
-            .arg(encode_entry(entry)?)
+            .arg(&*self.jobs.sealer().seal(&["cron", entry.name.as_str()], &encode_entry(entry)?))
             .arg(entry.next_check_at(now).map(|at| at.to_string()).unwrap_or_default())
             .arg(self.jobs.store.settings.cron.max_entries)
             .arg(self.jobs.store.redis.topics().notifications())
@@ -309,10 +321,6 @@ impl Cron<'_> {
 
 fn ignore_damaged(error: StoreError) -> StoreResult<()> {
     if matches!(error, StoreError::Damaged(_)) { Ok(()) } else { Err(error) }
-}
-
-fn parse_entry(raw: &str) -> Option<CronEntry> {
-    serde_json::from_str(raw).ok()
 }
 
 fn encode_entry(entry: &CronEntry) -> StoreResult<String> {

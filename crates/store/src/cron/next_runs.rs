@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Cron, parse_entry};
+use super::Cron;
 use crate::{StoreResult, keys};
 
 /// About how many entries one slice looks at.
@@ -27,7 +27,10 @@ impl Cron<'_> {
         for (name, raw) in found.iter().filter(|(name, _)| missing.contains(name.as_str())) {
             let now = self.jobs.now().await?;
             // One that cannot be read never runs, and one that is disabled has no next run
-            let Some(entry) = parse_entry(raw).filter(|entry| entry.next_check_at(now).is_some()) else { continue };
+            let Ok(Some(entry)) = self.parse_entry(name, raw) else { continue };
+            if entry.next_check_at(now).is_none() {
+                continue;
+            }
             // If it was changed meanwhile, that set its next run
             self.save_if_unchanged(&entry, Some(raw), now).await?;
             tracing::warn!(cron = name, "the next run of a cron entry was missing, restored");

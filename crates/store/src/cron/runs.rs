@@ -7,7 +7,7 @@
 use futures_util::future::join_all;
 use serde_json::json;
 
-use super::{Cron, CronSaveOutcome, damaged_error, parse_entry};
+use super::{Cron, CronSaveOutcome, damaged_error};
 use crate::{StoreError, StoreResult, events::JobEvent, jobs::EnqueueRefusal, keys};
 use common::{
     id::JobId,
@@ -64,7 +64,8 @@ impl Cron<'_> {
                 self.remove_if_unchanged(name.as_str(), "").await?;
                 return Ok(());
             };
-            let turn = parse_entry(&raw).map(|entry| (entry.tick(now, self.catch_up_limits()), entry));
+            let entry = self.parse_entry(name.as_str(), &raw).ok().flatten();
+            let turn = entry.map(|entry| (entry.tick(now, self.catch_up_limits()), entry));
             let Some((Ok(turn), entry)) = turn else {
                 // It would be due for ever. Registering the entry again revives it
                 self.unschedule(name.as_str()).await?;

@@ -231,7 +231,7 @@ impl EventHubInner {
                 () = self.limiter.wait_until_unused() => return Ok(()),
             };
             *delays = reconnect_delays();
-            self.broadcast_batches(read_tail(reply)?).await?;
+            self.broadcast_batches(read_tail(self.redis.sealer(), reply)?).await?;
         }
     }
 

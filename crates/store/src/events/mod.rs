@@ -142,7 +142,7 @@ async fn write(
                 .arg(entries_max)
                 .arg("*")
                 .arg("d")
-                .arg(render_batch(entry));
+                .arg(redis.sealer().seal_owned(&["events"], render_batch(entry)));
             if command.exec_async(&mut redis).await.is_err() {
                 metrics::counter!("galley_events_dropped_total").increment(entry.len() as u64);
             }

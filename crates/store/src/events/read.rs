@@ -8,7 +8,7 @@ use redis::{FromRedisValue, Value};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{Redis, StoreResult, jobs::parse_streams_reply, keys, script};
+use crate::{Redis, StoreResult, jobs::parse_streams_reply, keys, script, sealing::Sealer};
 use common::{
     id::{EntryId, JobId},
     json::ObjectWriter,
@@ -137,7 +137,7 @@ impl Redis {
             let entries: Vec<(String, Value)> = command.query_async(&mut connection).await?;
             let Some((last, _)) = entries.last() else { break };
             before = format!("({last}");
-            for batch in read_batches(entries) {
+            for batch in read_batches(self.sealer(), entries) {
                 for event in batch.events.into_iter().rev().filter(|event| filter.matches(event)) {
                     if found.len() < limit {
                         found.push(event);
@@ -157,7 +157,7 @@ impl Redis {
         let mut command = redis::cmd("XRANGE");
         command.arg(keys::EVENTS).arg(from.to_string()).arg("+").arg("COUNT").arg(most);
         let entries: Vec<(String, Value)> = command.query_async(&mut self.pooled_connection().await?).await?;
-        Ok(read_batches(entries))
+        Ok(read_batches(self.sealer(), entries))
     }
 
     /// Whether an entry is kept, and which are.
@@ -169,12 +169,13 @@ impl Redis {
 }
 
 /// Parses entries of Redis. An entry that cannot be parsed was written by another program and has no events.
-pub(super) fn read_batches(entries: Vec<(String, Value)>) -> Vec<EventBatch> {
+pub(super) fn read_batches(sealer: &Sealer, entries: Vec<(String, Value)>) -> Vec<EventBatch> {
     let read = entries.into_iter().filter_map(|(entry, fields)| {
         let entry: EntryId = entry.parse().ok()?;
-        let fields = HashMap::<String, String>::from_redis_value(fields).unwrap_or_default();
+        let mut fields = HashMap::<String, String>::from_redis_value(fields).unwrap_or_default();
+        let text = fields.remove("d").and_then(|text| sealer.open(&["events"], text).ok());
         let texts: Vec<&RawValue> =
-            fields.get("d").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+            text.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         let events = texts.into_iter().enumerate();
         Some(EventBatch { entry, events: events.filter_map(|(index, raw)| read_event(entry, index, raw)).collect() })
     });
@@ -217,8 +218,8 @@ fn read_event(entry: EntryId, index: usize, raw: &RawValue) -> Option<ReadEvent>
 }
 
 /// The answer of XREAD.
-pub(super) fn read_tail(reply: Value) -> StoreResult<Vec<EventBatch>> {
-    Ok(read_batches(parse_streams_reply(reply)?.remove(keys::EVENTS).unwrap_or_default()))
+pub(super) fn read_tail(sealer: &Sealer, reply: Value) -> StoreResult<Vec<EventBatch>> {
+    Ok(read_batches(sealer, parse_streams_reply(reply)?.remove(keys::EVENTS).unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -244,11 +245,13 @@ mod tests {
             ("5-0".to_owned(), fields)
         };
         for noise in ["", "no", "{}", "[1]", r#"[{"type":"a\nb","data":{}}]"#, r#"[{"type":5,"data":{}}]"#] {
-            let batches = read_batches(vec![entry(noise)]);
+            let batches = read_batches(&Sealer::default(), vec![entry(noise)]);
             assert!(batches.iter().all(|batch| batch.events.is_empty()), "{noise}");
         }
-        let batches =
-            read_batches(vec![entry("[{\"type\":\"a\",\n\"data\":{\"queue\":\"q\"}}, {\"type\":\"b\",\"data\":{}}]")]);
+        let batches = read_batches(
+            &Sealer::default(),
+            vec![entry("[{\"type\":\"a\",\n\"data\":{\"queue\":\"q\"}}, {\"type\":\"b\",\"data\":{}}]")],
+        );
         let events = &batches[0].events;
         assert_eq!(
             events[0].json,

@@ -56,8 +56,8 @@ impl Redis {
         let ttl = if has_room { memory.idempotency_ttl(ttl) } else { Duration::ZERO };
         memory.note_stored(DataKind::IdempotencyKeys, KEY_BYTES);
         let known: Vec<String> = script::BEGIN_REQUEST
-            .key(keys::idempotency(&request.fingerprint))
-            .arg(&request.content_hash)
+            .key(self.request_key(request))
+            .arg(&*self.sealer().fingerprint(&request.content_hash))
             .arg(format!("{seed:032x}"))
             .arg(ttl.as_millis().to_string())
             .invoke_async(&mut self.clone())
@@ -68,13 +68,17 @@ impl Redis {
             ["reused"] => Ok(IdempotencyStatus::KeyReused),
             ["answered", status, body] => Ok(IdempotencyStatus::Answered {
                 status: status.parse().map_err(|_| damaged())?,
-                body: body.to_owned(),
+                body: self.sealer().open(&["answer", &request.fingerprint], body.to_owned())?,
             }),
             ["started", seed] => {
                 Ok(IdempotencyStatus::Started { seed: u128::from_str_radix(seed, 16).map_err(|_| damaged())? })
             }
             _ => Err(damaged()),
         }
+    }
+
+    fn request_key(&self, request: &IdempotentRequest) -> String {
+        keys::idempotency(&self.sealer().fingerprint(&request.fingerprint))
     }
 
     /// Stores the answer to a request.
@@ -89,7 +93,7 @@ impl Redis {
         status: u16,
         body: &str,
     ) -> StoreResult<()> {
-        let key = keys::idempotency(&request.fingerprint);
+        let (key, sealer) = (self.request_key(request), self.sealer());
         let ttl = self.memory().idempotency_ttl(ttl);
         self.memory().note_stored(DataKind::IdempotencyKeys, body.len());
         let mut pipeline = redis::pipe();
@@ -98,10 +102,11 @@ impl Redis {
             .cmd("HSET")
             .arg(&key)
             .arg("content")
-            .arg(&request.content_hash)
+            .arg(&*sealer.fingerprint(&request.content_hash))
             .arg("seed")
             .arg(format!("{seed:032x}"));
-        pipeline.arg("status").arg(status).arg("answer").arg(body);
+        let answer = sealer.seal(&["answer", &request.fingerprint], body);
+        pipeline.arg("status").arg(status).arg("answer").arg(&*answer);
         pipeline.cmd("PEXPIRE").arg(&key).arg(ttl.as_millis().to_string());
         Ok(pipeline.exec_async(&mut self.clone()).await?)
     }
@@ -112,7 +117,7 @@ impl Redis {
     /// # Errors
     /// Redis is unavailable.
     pub async fn forget_idempotent_request(&self, request: &IdempotentRequest, seed: u128) -> StoreResult<()> {
-        let mut call = script::FORGET_REQUEST.key(keys::idempotency(&request.fingerprint));
+        let mut call = script::FORGET_REQUEST.key(self.request_key(request));
         call.arg(format!("{seed:032x}")).invoke_async::<i64>(&mut self.clone()).await?;
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Cancels jobs, in whatever state they are.
 
-use super::{Jobs, LocatedJob, record::FinishedJob};
+use super::{Jobs, LocatedJob, finished_job::FinishedJob};
 use crate::connection::notification::Notification;
 use crate::{StoreError, StoreResult, events::JobEvent, keys::QueueKeys, script};
 use common::{id::JobId, name::LimitKey};
@@ -50,7 +50,7 @@ impl Jobs {
         };
         let keys = QueueKeys::new(&job.queue);
         let key = LimitKey::or_placeholder(job.limit_key());
-        let text = ended.to_text_without_attempt();
+        let text = ended.to_text_without_attempt(self.sealer(), job);
         let ttl = self.result_ttl(job, text.len());
         let answer: String = script::CANCEL
             .key(keys.stream(job.priority))

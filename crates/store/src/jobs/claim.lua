@@ -4,7 +4,8 @@
 -- ARGV: 1 consumer, 2 max jobs, 3 "pull" or "worker", 4 lease in ms that the fetch asked for or 0, 5 default lease in ms,
 --       6 worker id or "", 7 notification channel, 8 notification, 9 max jobs of the queue that run at once or -1,
 --       10 max starts or 0 in each period of 11 ms, 12 max starts at once, 13 1 for a strict rate, else 0 (9 to 13 are
---       settings; the fields of control override them), 14 longest attempt in ms of a job that sets none, 15 bytes after
+--       settings; the fields of control override them), 14 longest attempt in ms of a job that sets none, and after a
+--       space that of any job, if the settings have one, 15 bytes after
 --       which the answer gets no more jobs, 16 max jobs in one read, 17.. the priority of each stream, then for "pull" a
 --       token for each job
 -- Returns {0} when the caller's list of streams is outdated, else {1, now in ms, jobs, next claim, 1 when the bytes left no
@@ -18,7 +19,9 @@ local consumer, wanted, is_pull = ARGV[1], tonumber(ARGV[2]), ARGV[3] == 'pull'
 local requested_lease_ms, default_lease_ms = tonumber(ARGV[4]), tonumber(ARGV[5])
 local worker_id, notifications, notification = ARGV[6], ARGV[7], ARGV[8]
 local default_concurrency, default_rate, default_period_ms = ARGV[9], ARGV[10], ARGV[11]
-local default_burst, default_strict, default_timeout_ms = ARGV[12], ARGV[13], tonumber(ARGV[14])
+local default_burst, default_strict = ARGV[12], ARGV[13]
+local default_timeout, max_timeout = string.match(ARGV[14], '^(%d+) ?(%d*)$')
+local default_timeout_ms, max_timeout_ms = tonumber(default_timeout), tonumber(max_timeout)
 local max_bytes, max_read = tonumber(ARGV[15]), tonumber(ARGV[16])
 local first_priority = 17
 
@@ -79,7 +82,9 @@ local function start_lease(number, entry, fields)
     if requested_lease_ms > 0 then lease_ms = requested_lease_ms end
     token = ARGV[first_token + #jobs]
     -- A client that asks for a longer lease means it
-    deadline = now + (tonumber(field(fields, 't') or '') or math.max(default_timeout_ms, lease_ms))
+    local timeout_ms = tonumber(field(fields, 't') or '') or math.max(default_timeout_ms, lease_ms)
+    if max_timeout_ms then timeout_ms = math.min(timeout_ms, max_timeout_ms) end
+    deadline = now + timeout_ms
   end
   local attempt_name = ARGV[first_priority + number - 1] .. ':' .. entry
   local expiry = now + lease_ms

@@ -12,7 +12,9 @@ use super::{
     record::{JobFields, JobRecord},
 };
 use crate::connection::notification::Notification;
-use crate::{StoreError, StoreResult, connection::dedicated::DedicatedConnection, keys::QueueKeys, script};
+use crate::{
+    StoreError, StoreResult, connection::dedicated::DedicatedConnection, keys::QueueKeys, script, sealing::Sealer,
+};
 use common::{
     id::EntryId,
     name::{Priority, QueueName, WorkerId},
@@ -118,7 +120,7 @@ impl Jobs {
                 }
                 reply => reply?,
             };
-            if let Some(mut claimed) = parse_claim_reply(queue, priorities, reply)? {
+            if let Some(mut claimed) = parse_claim_reply(self.sealer(), queue, priorities, reply)? {
                 self.load_claimed_parents(&mut claimed.jobs).await?;
                 return Ok(claimed);
             }
@@ -155,7 +157,12 @@ impl Jobs {
         let rate = limits.rate.unwrap_or(Rate::new(0, 1));
         call.arg(limits.concurrency.map_or(-1, i64::from)).arg(rate.limit).arg(rate.period_ms);
         call.arg(rate.burst).arg(u8::from(rate.is_strict));
-        call.arg(duration_millis(self.default_attempt_timeout(queue)));
+        let (timeout, max_timeout) = self.attempt_timeouts(queue);
+        if max_timeout.as_millis() < u128::from(model::job::MAX_TIMEOUT_MS) {
+            call.arg(format!("{} {}", duration_millis(timeout), duration_millis(max_timeout)));
+        } else {
+            call.arg(duration_millis(timeout));
+        }
         call.arg(self.claim_bytes()).arg(self.claim_budget.max_read());
         for priority in priorities {
             call.arg(priority.get());
@@ -197,7 +204,8 @@ impl Jobs {
             while !rest.is_empty() {
                 let (looked_at, entries) = self.read_claimed(&stream, consumer, rest).await?;
                 // Its result may have been recorded since it was listed, and then only memory lacks it
-                let claimed = parse_claimed_entries(queue, priority, entries, self.estimated_now());
+                let now = self.estimated_now();
+                let claimed = parse_claimed_entries(self.sealer(), queue, priority, entries, now);
                 let mut claimed: Vec<ClaimedJob> = claimed.filter(|claimed| is_new(claimed.entry)).collect();
                 if !claimed.is_empty() {
                     self.load_claimed_parents(&mut claimed).await?;
@@ -236,7 +244,7 @@ impl Jobs {
         let (mut by_stream, started_at) = (parse_streams_reply(reply)?, self.estimated_now());
         let arrived = streams.iter().flat_map(|(queue, priority)| {
             let entries = by_stream.remove(&QueueKeys::new(queue).stream(*priority)).unwrap_or_default();
-            parse_claimed_entries(queue, *priority, entries, started_at)
+            parse_claimed_entries(self.sealer(), queue, *priority, entries, started_at)
         });
         let mut arrived: Vec<ClaimedJob> = arrived.collect();
         self.load_claimed_parents(&mut arrived).await?;
@@ -276,7 +284,12 @@ fn blocking_read_command(streams: &[(QueueName, Priority)], consumer: &Consumer,
 }
 
 /// Parses the reply of `claim.lua`; none if `priorities` was stale.
-fn parse_claim_reply(queue: &QueueName, priorities: &[Priority], reply: Value) -> StoreResult<Option<ClaimBatch>> {
+fn parse_claim_reply(
+    sealer: &Sealer,
+    queue: &QueueName,
+    priorities: &[Priority],
+    reply: Value,
+) -> StoreResult<Option<ClaimBatch>> {
     type ClaimReplyEntry = (usize, String, Value, String);
     let mut parts = Vec::<Value>::from_redis_value(reply).map_err(malformed_reply)?.into_iter();
     if i64::from_redis_value(parts.next().unwrap_or_default()).map_err(malformed_reply)? == 0 {
@@ -286,7 +299,7 @@ fn parse_claim_reply(queue: &QueueName, priorities: &[Priority], reply: Value) -
     let jobs = Vec::<ClaimReplyEntry>::from_redis_value(parts.next().unwrap_or_default()).map_err(malformed_reply)?;
     let claimed = jobs.into_iter().filter_map(|(stream, entry, fields, token)| {
         let priority = *priorities.get(stream.wrapping_sub(1))?;
-        let (job, entry) = read_job_entry(queue, priority, &entry, fields)?;
+        let (job, entry) = read_job_entry(sealer, queue, priority, &entry, fields)?;
         Some(ClaimedJob {
             job,
             entry,
@@ -309,6 +322,7 @@ fn parse_claim_reply(queue: &QueueName, priorities: &[Priority], reply: Value) -
 /// Parses a job entry. Another program or a later version may have written one that cannot be parsed. It stays where
 /// it is and is logged each time, and does not block the others.
 pub(crate) fn read_job_entry(
+    sealer: &Sealer,
     queue: &QueueName,
     priority: Priority,
     entry: &str,
@@ -317,7 +331,7 @@ pub(crate) fn read_job_entry(
     let read = enqueue::parse_entry_id(entry).and_then(|id| {
         // Parse each entry separately: one that is not UTF-8 must not fail the others
         let fields = JobFields::from_redis_value(fields).map_err(malformed_reply)?;
-        Ok((JobRecord::from_entry(queue, priority, id, fields)?, id))
+        Ok((JobRecord::from_entry(sealer, queue, priority, id, fields)?, id))
     });
     read.inspect_err(|error| {
         tracing::error!(%queue, %priority, entry, %error, "a job cannot be read");
@@ -333,13 +347,14 @@ pub(crate) fn parse_streams_reply(reply: Value) -> StoreResult<HashMap<String, V
 
 /// The jobs in the entries of a stream. A deleted entry has no fields and is left out.
 pub(super) fn parse_claimed_entries(
+    sealer: &Sealer,
     queue: &QueueName,
     priority: Priority,
     entries: Vec<(String, Value)>,
     started_at: Millis,
 ) -> impl Iterator<Item = ClaimedJob> {
     entries.into_iter().filter(|(_, fields)| *fields != Value::Nil).filter_map(move |(entry, fields)| {
-        let (job, entry) = read_job_entry(queue, priority, &entry, fields)?;
+        let (job, entry) = read_job_entry(sealer, queue, priority, &entry, fields)?;
         Some(ClaimedJob { job, entry, token: None, started_at })
     })
 }

@@ -60,7 +60,8 @@ impl Jobs {
         let reply = pipeline.query_async(&mut self.store.redis.clone()).await.map_err(crate::StoreError::from);
         let (control, streams, read): (Vec<Option<String>>, usize, Value) = self.claim_budget.observe(reply)?;
         let entries = parse_streams_reply(read)?.into_values().flatten().collect();
-        let mut jobs: Vec<ClaimedJob> = parse_claimed_entries(queue, priority, entries, self.estimated_now()).collect();
+        let mut jobs: Vec<ClaimedJob> =
+            parse_claimed_entries(self.sealer(), queue, priority, entries, self.estimated_now()).collect();
         if streams != priorities.len() {
             priorities.clear();
         }

@@ -8,10 +8,10 @@ use futures_util::{FutureExt, StreamExt, stream};
 use redis::ScriptInvocation;
 
 use super::{
-    ClaimedJob, Consumer, JobRecord, Jobs, Settled, follow_up::log_follow_up_failure, record::FinishedJob,
+    ClaimedJob, Consumer, JobRecord, Jobs, Settled, finished_job::FinishedJob, follow_up::log_follow_up_failure,
     settle::NOTE_TTL_MS,
 };
-use crate::{StoreResult, connection::notification::Notification, keys::QueueKeys, script};
+use crate::{StoreResult, connection::notification::Notification, keys::QueueKeys, script, sealing::Sealer};
 use common::{
     name::{LimitKey, Priority, QueueName},
     time::Millis,
@@ -73,14 +73,14 @@ struct HeldKeys {
 }
 
 impl HeldKeys {
-    fn of(keys: &QueueKeys, batch: &[Completion]) -> Self {
+    fn of(keys: &QueueKeys, sealer: &Sealer, batch: &[Completion]) -> Self {
         let mut held = Self::default();
         for (number, job) in (1..).zip(batch.iter().map(|completion| &completion.claimed.job)) {
             if job.has_record {
                 held.records.push((number, keys.record(&job.id)));
             }
             if let Some(fingerprint) = releasable_fingerprint(job) {
-                held.uniqueness.push((number, keys.uniqueness(&fingerprint)));
+                held.uniqueness.push((number, keys.uniqueness(&sealer.fingerprint(&fingerprint))));
             }
             if let Some(key) = job.limit_key() {
                 held.admitted.push((number, keys.admitted(key)));
@@ -140,7 +140,7 @@ impl Jobs {
     ) -> StoreResult<(Vec<Settled>, FollowUps)> {
         let Some(first) = batch.first() else { return Ok((Vec::new(), follow_ups(queue, &[], &[]))) };
         let keys = QueueKeys::new(queue);
-        let held = HeldKeys::of(&keys, batch);
+        let held = HeldKeys::of(&keys, self.sealer(), batch);
         let mut call = script::COMPLETE_BATCH.prepare_invoke();
         call.key(keys.stream(priority)).key(keys.active()).key(keys.leases()).key(keys.stats());
         call.key(keys.completed_batch(priority, first.claimed.entry, batch.len()));
@@ -164,7 +164,7 @@ impl Jobs {
             call.arg(completion.claimed.entry.to_string());
         }
         for completion in batch {
-            call.arg(completion.finished.to_text(priority, completion.claimed.entry));
+            call.arg(completion.finished.to_text(self.sealer(), &completion.claimed.job, completion.claimed.entry));
         }
         held.add_numbers(&mut call);
         let outcomes: Vec<i64> = call.invoke_async(&mut self.store.redis.clone()).await?;

@@ -4,7 +4,8 @@ use super::{
     EnqueueRefusal, EnqueuedJob, Jobs, LocatedJob,
     client_ids::reservation_ttl,
     enqueue::build_job_record,
-    record::{FinishedJob, JobRecord},
+    finished_job::FinishedJob,
+    record::JobRecord,
     uniqueness::{UniquenessCheck, uniqueness_ttl},
 };
 use crate::connection::notification::Notification;
@@ -177,7 +178,7 @@ impl Jobs {
         let mut call = script::CREATE.prepare_invoke();
         call.key(keys.record(&job.id)).key(keys.result(&job.id)).key(keys.due()).key(keys.pending());
         call.key(keys.timers()).key(keys.stats());
-        call.key(keys.uniqueness(unique.map_or("-", |unique| unique.fingerprint.as_str())));
+        call.key(self.uniqueness_key(&keys, unique));
         call.key(keys.key_limit(&key)).key(keys.key_queue(&key)).key(keys.waiting_keys()).key(keys.priorities());
         // Without a job to replace these are not touched
         let older = plan.replaced.as_ref().map_or(job, |(_, older, _)| older);
@@ -209,13 +210,20 @@ impl Jobs {
         match &plan.replaced {
             Some((located, older, ended)) => {
                 let [kind, entry, attempt_name, _, state] = located.seen_args();
-                call.arg(&[kind, entry, attempt_name, state, older.id.to_string(), ended.to_text_without_attempt()]);
+                call.arg(&[
+                    kind,
+                    entry,
+                    attempt_name,
+                    state,
+                    older.id.to_string(),
+                    ended.to_text_without_attempt(self.sealer(), older),
+                ]);
                 let ttl = self.result_ttl(older, ended.size());
                 call.arg(ttl.as_millis().to_string()).arg(u8::from(older.has_follow_up()));
             }
             None => drop(call.arg(&[""; 6]).arg(0).arg(0)),
         }
         call.arg(self.store.redis.topics().finished_jobs(&job.queue)).arg(u8::from(plan.is_chosen_id));
-        Ok(call.arg(job.to_fields()).invoke_async(&mut self.store.redis.clone()).await?)
+        Ok(call.arg(job.to_fields(self.sealer())).invoke_async(&mut self.store.redis.clone()).await?)
     }
 }

@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use super::{Jobs, claim::duration_millis, record::FinishedJob};
-use crate::{StoreResult, connection::clock::score_to_millis, keys::QueueKeys};
+use super::{Jobs, claim::duration_millis, finished_job::FinishedJob};
+use crate::{StoreResult, connection::clock::score_to_millis, keys::QueueKeys, sealing::Sealer};
 use common::{id::JobId, name::QueueName, time::Millis};
 
 /// Maximum number of discarded jobs scanned for one page.
@@ -139,6 +139,7 @@ impl Jobs {
             list,
             filter,
             limit,
+            sealer: self.sealer(),
             connection,
             page: DiscardedPage::default(),
             scanned: 0,
@@ -169,6 +170,7 @@ struct DiscardedScan<'a> {
     list: DiscardedList,
     filter: &'a DiscardedFilter,
     limit: usize,
+    sealer: &'a Sealer,
     connection: crate::connection::pool::PooledConnection,
     page: DiscardedPage,
     /// Number and bytes of scanned jobs.
@@ -236,7 +238,7 @@ impl DiscardedScan<'_> {
         self.scanned += 1;
         let Some(text) = text else { return Ok(()) };
         self.scanned_bytes += text.len();
-        let Some(json) = FinishedJob::json_of(text, id, queue)? else { return Ok(()) };
+        let Some(json) = FinishedJob::json_of(self.sealer, text, id, queue)? else { return Ok(()) };
         if self.filter.matches(&json) {
             self.matched_bytes += json.len();
             self.page.jobs.push((id, json));

@@ -127,12 +127,12 @@ impl Jobs {
         new: NewJob,
         traceparent: Option<String>,
     ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
-        let fields = NewEntry::new(&new, traceparent.as_deref());
+        let fields = NewEntry::new(self.sealer(), &new, traceparent.as_deref());
         let salt = fields.salt;
         for _ in 0..MAX_STREAM_ATTEMPTS {
             let added = match self.max_depth(&new.queue) {
-                Some(max_depth) => self.add_bounded(max_depth, fields).await?,
-                None => self.add_unbounded(fields).await?,
+                Some(max_depth) => self.add_bounded(max_depth, &fields).await?,
+                None => self.add_unbounded(&fields).await?,
             };
             match added {
                 AddResult::Entry(entry) => {
@@ -155,12 +155,12 @@ impl Jobs {
         Err(StoreError::damaged(format!("the stream of {} keeps vanishing", new.queue)))
     }
 
-    async fn add_unbounded(&self, fields: NewEntry<'_>) -> StoreResult<AddResult> {
+    async fn add_unbounded(&self, fields: &NewEntry<'_>) -> StoreResult<AddResult> {
         let entry: Option<String> = add_command(fields).query_async(&mut self.store.redis.clone()).await?;
         entry.map_or(Ok(AddResult::NoStream), |entry| parse_entry_id(&entry).map(AddResult::Entry))
     }
 
-    async fn add_bounded(&self, max_depth: u64, fields: NewEntry<'_>) -> StoreResult<AddResult> {
+    async fn add_bounded(&self, max_depth: u64, fields: &NewEntry<'_>) -> StoreResult<AddResult> {
         let new = fields.job;
         let keys = QueueKeys::new(&new.queue);
         let mut call = script::ENQUEUE_BOUNDED.prepare_invoke();
@@ -236,10 +236,10 @@ pub(super) fn build_enqueued(id: JobId, entry: EntryId, new: NewJob, traceparent
 }
 
 /// Adds an ordinary job to its stream; nil if the stream does not exist.
-pub(super) fn add_command(fields: NewEntry<'_>) -> Cmd {
+pub(super) fn add_command(fields: &NewEntry<'_>) -> Cmd {
     let new = fields.job;
     // NOMKSTREAM: a stream is created with its group and its registry entry, or not at all
-    let mut command = Cmd::with_capacity(8 + fields.num_of_args(), new.envelope.as_str().len() + 128);
+    let mut command = Cmd::with_capacity(8 + fields.num_of_args(), fields.envelope.len() + 128);
     command.arg("XADD").arg(QueueKeys::new(&new.queue).stream(new.priority)).arg("NOMKSTREAM").arg("*").arg(fields);
     command
 }

@@ -239,9 +239,9 @@ impl Jobs {
         pipeline.atomic();
         let mut salts = Vec::with_capacity(new.len());
         for job in new {
-            let fields = NewEntry::new(job, traceparent);
+            let fields = NewEntry::new(self.sealer(), job, traceparent);
             salts.push(fields.salt);
-            pipeline.add_command(add_command(fields));
+            pipeline.add_command(add_command(&fields));
         }
         let entries: Vec<Option<String>> = pipeline.query_async(&mut self.store.redis.clone()).await?;
         Ok(entries.into_iter().zip(salts).collect())

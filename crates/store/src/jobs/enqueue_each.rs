@@ -65,9 +65,9 @@ impl Jobs {
         pipeline.ignore_errors();
         let mut salts = Vec::with_capacity(new.len());
         for (job, _) in &new {
-            let fields = NewEntry::new(job, traceparent.map(String::as_str));
+            let fields = NewEntry::new(self.sealer(), job, traceparent.map(String::as_str));
             salts.push(fields.salt);
-            pipeline.add_command(add_command(fields));
+            pipeline.add_command(add_command(&fields));
         }
         let answers = pipeline.query_async(&mut self.store.redis.clone()).await;
         let answers: Vec<redis::RedisResult<Option<String>>> = match answers {

@@ -1,6 +1,6 @@
 //! Discards jobs that did not start by `expires_at` or did not end within `total_timeout_ms`.
 
-use super::{Jobs, LocatedJob, record::FinishedJob};
+use super::{Jobs, LocatedJob, finished_job::FinishedJob};
 use crate::{StoreResult, connection::clock::MoveDue, keys::QueueKeys};
 use common::{id::JobId, name::QueueName, time::Millis};
 use model::job::JobState;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{JobRecord, Jobs, LocatedJob, record::FinishedJob};
+use super::{JobRecord, Jobs, LocatedJob, finished_job::FinishedJob};
 use crate::{
     StoreError, StoreResult,
     connection::{budgets::DataKind, memory::ResultRetention},
@@ -113,7 +113,7 @@ impl Jobs {
         if let Some(unique) =
             parts.unique(queue).filter(|unique| !unique.states.iter().any(|state| state.is_terminal()))
         {
-            let key = QueueKeys::new(queue).uniqueness(&unique.fingerprint);
+            let key = self.uniqueness_key(&QueueKeys::new(queue), Some(&unique));
             let _: i64 = script::RELEASE_UNIQUENESS
                 .key(key)
                 .key(QueueKeys::new(queue).result(&id))

@@ -6,7 +6,11 @@ use super::{
     Attempt, ClaimedJob, Consumer, JobRecord, Jobs, PULL_CONSUMER, attempt::call_about, enqueue::parse_entry_id,
 };
 use crate::connection::notification::Notification;
-use crate::{StoreResult, keys::QueueKeys, script};
+use crate::{
+    StoreResult,
+    keys::{self, QueueKeys},
+    script,
+};
 use common::{
     id::EntryId,
     name::{Priority, QueueName, WorkerId},
@@ -25,7 +29,7 @@ impl Jobs {
         let renewed: i64 = call_about(&script::HEARTBEAT, job, entry)
             .arg(token)
             .arg(worker)
-            .arg(progress.unwrap_or_default())
+            .arg(progress.map_or_else(String::new, |progress| self.seal_progress(job, entry, progress)))
             .arg(self.store.redis.topics().notifications())
             .arg(Notification::DueChanged(job.queue.clone()).encode())
             .invoke_async(&mut self.store.redis.clone())
@@ -46,10 +50,30 @@ impl Jobs {
     ) -> StoreResult<bool> {
         let noted: i64 = call_about(&script::RECORD_PROGRESS, job, entry)
             .arg(consumer.name())
-            .arg(progress)
+            .arg(self.seal_progress(job, entry, progress))
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         Ok(noted == 1)
+    }
+
+    fn seal_progress(&self, job: &JobRecord, entry: EntryId, progress: &str) -> String {
+        let attempt = keys::attempt_name(job.priority, entry);
+        self.sealer().seal(&["progress", job.queue.as_str(), &attempt], progress).into_owned()
+    }
+
+    /// The progress of an attempt as it was reported; none if it is empty.
+    pub(super) fn open_progress(
+        &self,
+        queue: &QueueName,
+        priority: Priority,
+        entry: EntryId,
+        stored: String,
+    ) -> StoreResult<Option<String>> {
+        if stored.is_empty() {
+            return Ok(None);
+        }
+        let attempt = keys::attempt_name(priority, entry);
+        self.sealer().open(&["progress", queue.as_str(), &attempt], stored).map(Some)
     }
 
     /// Gives a queue-worker's attempt a token with which another program can end it over HTTP, too. With a lease the
@@ -67,12 +91,12 @@ impl Jobs {
         lease: Option<Duration>,
     ) -> StoreResult<bool> {
         let job = &claimed.job;
-        let timeout = job.timeout_ms.and_then(|ms| Millis::try_from(ms).ok());
+        let deadline = self.attempt_deadline(claimed, lease);
         let issued: i64 = call_about(&script::ISSUE_CALLBACK_TOKEN, job, claimed.entry)
             .arg(consumer.name())
             .arg(token)
             .arg(claimed.started_at)
-            .arg(timeout.map_or(0, |limit| claimed.started_at.saturating_add(limit)))
+            .arg(deadline)
             .arg(worker.as_str())
             .arg(lease.map_or(0, |lease| lease.as_millis().max(1)).to_string())
             .arg(PULL_CONSUMER)

@@ -6,12 +6,14 @@ use super::{
     Jobs,
     claim::{malformed_reply, read_job_entry},
     enqueue::parse_entry_id,
-    record::{FinishedJob, JobFields, JobRecord},
+    finished_job::FinishedJob,
+    record::{JobFields, JobRecord},
 };
 use crate::{
     StoreError, StoreResult,
     keys::{self, QueueKeys},
     script,
+    sealing::Sealer,
 };
 use common::{
     id::{EntryId, JobId},
@@ -258,7 +260,7 @@ impl Jobs {
         command.arg(QueueKeys::new(queue).stream(priority)).arg(entry.to_string()).arg(entry.to_string());
         let found: Vec<(String, Value)> = command.query_async(&mut self.store.redis.clone()).await?;
         let Some((entry, fields)) = found.into_iter().next() else { return Ok(JobStreamEntry::Missing) };
-        Ok(read_job_entry(queue, priority, &entry, fields)
+        Ok(read_job_entry(self.sealer(), queue, priority, &entry, fields)
             .map_or(JobStreamEntry::Unreadable, |(job, _)| JobStreamEntry::Job(Box::new(job))))
     }
 
@@ -286,12 +288,13 @@ impl Jobs {
         match (kind.as_str(), entry) {
             ("result", _) => {
                 let text = String::from_redis_value(next()).map_err(malformed_reply)?;
-                let job = FinishedJob::json_of(&text, id, queue)?;
+                let job = FinishedJob::json_of(self.sealer(), &text, id, queue)?;
                 Ok(job.map_or(LookupStep::NotFound, |json| LookupStep::Found(Box::new(LocatedJob::Finished(json)))))
             }
-            ("record", _) => locate_in_record(id, queue, JobFields::from_redis_value(next()).map_err(malformed_reply)?)
-                .map(Box::new)
-                .map(LookupStep::Found),
+            ("record", _) => {
+                let fields = JobFields::from_redis_value(next()).map_err(malformed_reply)?;
+                locate_in_record(self.sealer(), id, queue, fields).map(Box::new).map(LookupStep::Found)
+            }
             ("follow", _) => {
                 let priority = i64::from_redis_value(next()).map_err(malformed_reply)?;
                 let entry = parse_entry_id(&String::from_redis_value(next()).map_err(malformed_reply)?)?;
@@ -302,15 +305,16 @@ impl Jobs {
                 let pending = Vec::<(String, String, i64, i64)>::from_redis_value(next()).map_err(malformed_reply)?;
                 let attempt = String::from_redis_value(next()).map_err(malformed_reply)?;
                 let progress = String::from_redis_value(next()).map_err(malformed_reply)?;
-                let job = JobRecord::from_entry(queue, priority, entry, fields)?;
+                let job = JobRecord::from_entry(self.sealer(), queue, priority, entry, fields)?;
                 if job.id != id {
                     return Ok(LookupStep::NotFound);
                 }
+                let progress = self.open_progress(queue, priority, entry, progress)?;
                 let holder = pending.into_iter().next().map(|(_, consumer, idle, _)| JobHolder {
                     consumer,
                     idle_since: now - idle,
                     attempt: ActiveAttempt::parse(&attempt),
-                    progress: Some(progress).filter(|progress| !progress.is_empty()),
+                    progress,
                 });
                 Ok(LookupStep::Found(Box::new(LocatedJob::InStream { job, entry, holder })))
             }
@@ -319,13 +323,14 @@ impl Jobs {
     }
 }
 
-fn locate_in_record(id: JobId, queue: &QueueName, fields: JobFields) -> StoreResult<LocatedJob> {
+fn locate_in_record(sealer: &Sealer, id: JobId, queue: &QueueName, fields: JobFields) -> StoreResult<LocatedJob> {
     let record_state = fields.get("s").unwrap_or_default().to_owned();
     let state =
         if record_state == "key_waiting" { Some(JobState::Available) } else { JobState::from_name(&record_state) };
     let state = state.ok_or_else(|| StoreError::damaged(format!("record of {id} has no state")))?;
     let priority = fields.get("p").and_then(Priority::from_text);
     let due = fields.get("d").and_then(|text| text.parse().ok());
-    let job = JobRecord::from_fields(id, queue, priority.unwrap_or_default(), fields, true)?;
+    let owner = id.to_string();
+    let job = JobRecord::from_fields((sealer, &owner), id, queue, priority.unwrap_or_default(), fields, true)?;
     Ok(LocatedJob::InRecord { job, state, record_state, due })
 }

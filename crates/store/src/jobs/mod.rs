@@ -22,7 +22,7 @@
 //! | `lost_claims` | releases jobs whose claim was never answered |
 //! | `settle` | ends attempts: finish, retry, snooze, release |
 //! | `consumer` | names of consumers in pending lists |
-//! | `record` | a stored job, and its JSON when it is finished |
+//! | `record`, `finished_job` | a stored job; what remains of it when it is finished |
 //! | `locate` | finds a job by its id |
 //! | `cancel`, `purge` | cancels one job; the waiting jobs of a queue |
 //! | `expire`, `promote` | discards expired jobs; makes due or activated jobs available |
@@ -52,6 +52,7 @@ mod enqueue_all;
 mod enqueue_each;
 mod expire;
 mod fence;
+mod finished_job;
 mod follow_up;
 mod job_events;
 mod lease;
@@ -94,18 +95,20 @@ pub(super) use enqueue::new_job_record;
 pub use enqueue::{EnqueueRefusal, EnqueuedJob};
 pub use enqueue_all::BatchRefusal;
 pub use fence::Fence;
+pub use finished_job::FinishedJob;
 pub(super) use locate::JobStreamEntry;
 pub use locate::{ActiveAttempt, JobHolder, LocatedJob};
 pub(super) use new_entry::NewEntry;
+pub(crate) use parent_results::open_results;
 pub use purge::{PurgeCursor, PurgeRequest, PurgeResult};
 pub use queues::QueueControl;
 pub(crate) use queues::sorted_priorities;
+pub use record::JobRecord;
 pub(super) use record::parse_id_field;
-pub use record::{FinishedJob, JobRecord};
 pub use settle::{FailureOutcome, Settled};
 pub use stats::QueueStats;
 
-use crate::{Redis, Store, StoreResult, events::JobEvent};
+use crate::{Redis, Store, StoreResult, events::JobEvent, sealing::Sealer};
 
 /// Continues a workflow when one of its jobs ended: set by `workflows`, which depends on jobs.
 pub(crate) type MemberEnded =
@@ -150,16 +153,40 @@ impl Jobs {
         &self.store.redis
     }
 
-    /// The longest attempt of a job: what it asks for, else what its queue or all jobs have.
-    #[must_use]
-    pub fn attempt_timeout(&self, job: &JobRecord) -> Duration {
-        job.timeout_ms.map_or_else(|| self.default_attempt_timeout(&job.queue), Duration::from_millis)
+    /// Seals and opens what is stored.
+    pub(crate) fn sealer(&self) -> &Sealer {
+        self.store.redis.sealer()
     }
 
-    fn default_attempt_timeout(&self, queue: &QueueName) -> Duration {
+    /// The longest attempt of a job: what it asks for, else what its queue or all jobs have, and never more than the
+    /// queue or all jobs may have.
+    #[must_use]
+    pub fn attempt_timeout(&self, job: &JobRecord) -> Duration {
+        self.attempt_timeout_of(&job.queue, job.timeout_ms)
+    }
+
+    /// The same for a job of that queue that asks for that much.
+    #[must_use]
+    pub fn attempt_timeout_of(&self, queue: &QueueName, asked_ms: Option<u64>) -> Duration {
+        let (default, max) = self.attempt_timeouts(queue);
+        asked_ms.map_or(default, Duration::from_millis).min(max)
+    }
+
+    /// The longest attempt of a queue's jobs that ask for nothing, and of any of its jobs.
+    fn attempt_timeouts(&self, queue: &QueueName) -> (Duration, Duration) {
         let settings = &self.store.settings;
-        let of_queue = settings.queues.get(queue).and_then(|queue| queue.attempt_timeout);
-        of_queue.unwrap_or(settings.jobs.attempt_timeout)
+        let of_queue = settings.queues.get(queue);
+        let default = of_queue.and_then(|queue| queue.attempt_timeout).unwrap_or(settings.jobs.attempt_timeout);
+        let max = of_queue.and_then(|queue| queue.max_attempt_timeout).unwrap_or(settings.jobs.max_attempt_timeout);
+        (default.min(max), max)
+    }
+
+    /// When an attempt must be over that another program may end. A longer lease for it is meant, as in `claim.lua`.
+    fn attempt_deadline(&self, claimed: &ClaimedJob, lease: Option<Duration>) -> Millis {
+        let (default, max) = self.attempt_timeouts(&claimed.job.queue);
+        let asked = claimed.job.timeout_ms.map(Duration::from_millis);
+        let limit = asked.unwrap_or_else(|| default.max(lease.unwrap_or_default())).min(max);
+        claimed.started_at.saturating_add(Millis::try_from(limit.as_millis()).unwrap_or(Millis::MAX))
     }
 
     /// Records an event of a job.

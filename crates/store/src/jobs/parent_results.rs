@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{ClaimedJob, JobRecord, Jobs, LocatedJob};
-use crate::{StoreResult, keys};
+use crate::{StoreResult, keys, sealing::Sealer};
 use common::id::WorkflowId;
 use model::workflow::{Membership, WorkflowKind};
 
@@ -93,8 +93,25 @@ impl Jobs {
             return Ok(Vec::new());
         }
         let fields: Vec<String> = (0..before).map(|index| format!("r{index}")).collect();
-        Ok(redis::cmd("HMGET").arg(&key).arg(fields).query_async(&mut redis).await?)
+        let stored: Vec<Option<String>> = redis::cmd("HMGET").arg(&key).arg(fields).query_async(&mut redis).await?;
+        open_results(self.sealer(), workflow, stored)
     }
+}
+
+/// The results of a workflow's jobs, by their index, as they were before they were stored.
+pub(crate) fn open_results(
+    sealer: &Sealer,
+    workflow: WorkflowId,
+    stored: Vec<Option<String>>,
+) -> StoreResult<Vec<Option<String>>> {
+    if !sealer.is_on() && !stored.iter().flatten().any(|text| Sealer::is_sealed(text)) {
+        return Ok(stored);
+    }
+    let workflow = workflow.to_string();
+    let opened = stored.into_iter().enumerate().map(|(index, text)| {
+        text.map(|text| sealer.open(&["workflow", &workflow, &format!("r{index}")], text)).transpose()
+    });
+    opened.collect()
 }
 
 /// How many jobs of a workflow pass their results to a job of it.

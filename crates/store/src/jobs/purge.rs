@@ -147,7 +147,8 @@ impl Purge<'_> {
             newest = format!("({oldest}");
             let id = |(entry, fields): (String, Value)| {
                 let fields = super::record::JobFields::from_redis_value(fields).ok()?;
-                JobRecord::from_entry(queue, priority, parse_entry_id(&entry).ok()?, fields).ok().map(|job| job.id)
+                let entry = parse_entry_id(&entry).ok()?;
+                JobRecord::from_entry(self.jobs.sealer(), queue, priority, entry, fields).ok().map(|job| job.id)
             };
             let ids: Vec<JobId> = entries.into_iter().filter_map(id).collect();
             self.cancel(&ids).await?;

@@ -3,17 +3,14 @@
 use redis::{FromRedisValue, ParsingError, Value};
 
 use super::compact_result::{CompactResult, JobResult};
-use crate::{StoreError, StoreResult, keys};
+use crate::{StoreError, StoreResult, sealing::Sealer};
 use common::{
     id::{EntryId, JobId},
     name::{LimitKey, Priority, QueueName},
     time::Millis,
 };
 use model::{
-    job::{
-        AttemptError, Envelope, EnvelopeSummary, JobHistory, JobState, KeyLimit, RetryPolicy, retry::OnExhaustion,
-        view::JobView,
-    },
+    job::{Envelope, EnvelopeSummary, JobHistory, JobState, KeyLimit, RetryPolicy, retry::OnExhaustion, view::JobView},
     workflow::Membership,
 };
 
@@ -75,6 +72,7 @@ impl FromRedisValue for JobFields {
 impl JobRecord {
     /// Parses a stream entry. That of an ordinary job has only the salt of its id.
     pub(super) fn from_entry(
+        sealer: &Sealer,
         queue: &QueueName,
         priority: Priority,
         entry: EntryId,
@@ -84,24 +82,26 @@ impl JobRecord {
             fields.remove("i").ok_or_else(|| StoreError::damaged(format!("entry {entry} of {queue} has no id")))?;
         let (id, has_record) = parse_id_field(queue, priority, entry, &marker)
             .ok_or_else(|| StoreError::damaged(format!("entry {entry} of {queue} has a bad id")))?;
-        let mut job = Self::from_fields(id, queue, priority, fields, has_record)?;
+        let mut job = Self::from_fields((sealer, &marker), id, queue, priority, fields, has_record)?;
         job.enqueued_at = i64::try_from(entry.milliseconds).ok();
         Ok(job)
     }
 
-    /// Parses a record.
+    /// Parses a record. What is sealed belongs to `owner`: the id of the job, or for an ordinary job in its stream its salt.
     pub(super) fn from_fields(
+        (sealer, owner): (&Sealer, &str),
         id: JobId,
         queue: &QueueName,
         priority: Priority,
         mut fields: JobFields,
         has_record: bool,
     ) -> StoreResult<Self> {
+        let open = |field: &str, text: String| sealer.open(&[field, queue.as_str(), owner], text);
         let envelope = fields.remove("e").ok_or_else(|| StoreError::damaged(format!("job {id} has no envelope")))?;
-        let history = match fields.get("h") {
-            Some(text) => {
-                JobHistory::parse(text).map_err(|error| StoreError::damaged(format!("history of {id}: {error}")))?
-            }
+        let envelope = open("e", envelope)?;
+        let history = match fields.remove("h") {
+            Some(text) => JobHistory::parse(&open("h", text)?)
+                .map_err(|error| StoreError::damaged(format!("history of {id}: {error}")))?,
             None => JobHistory::default(),
         };
         let envelope = Envelope::from_json(envelope);
@@ -122,7 +122,10 @@ impl JobRecord {
             timeout_ms: number("t"),
             traceparent: fields.remove("c"),
             workflow: fields.remove("w").and_then(|text| text.parse().ok()),
-            parent_results: parent_results.filter(|text| !text.starts_with('=')),
+            parent_results: parent_results
+                .filter(|text| !text.starts_with('='))
+                .map(|text| open("r", text))
+                .transpose()?,
             parent_results_bytes,
             has_record,
             enqueued_at: None,
@@ -134,15 +137,17 @@ impl JobRecord {
     /// # Errors
     /// They are not those of a job.
     pub fn parse(id: JobId, queue: &QueueName, fields: Vec<(String, String)>) -> StoreResult<Self> {
-        Self::from_fields(id, queue, Priority::default(), JobFields(fields), true)
+        Self::from_fields((&Sealer::default(), ""), id, queue, Priority::default(), JobFields(fields), true)
     }
 
     /// Fields and values for storage, without its id.
-    pub(super) fn to_fields(&self) -> Vec<String> {
-        let mut fields = vec!["e".to_owned(), self.envelope.as_str().to_owned()];
+    pub(super) fn to_fields(&self, sealer: &Sealer) -> Vec<String> {
+        let id = if sealer.is_on() { self.id.to_string() } else { String::new() };
+        let seal = |field: &str, text: &str| sealer.seal(&[field, self.queue.as_str(), &id], text).into_owned();
+        let mut fields = vec!["e".to_owned(), seal("e", self.envelope.as_str())];
         let mut push = |name: &str, value: String| fields.extend([name.to_owned(), value]);
         if !self.history.is_empty() {
-            push("h", self.history.to_json());
+            push("h", seal("h", &self.history.to_json()));
         }
         if let Some(ms) = self.lease_ms {
             push("v", ms.to_string());
@@ -161,7 +166,7 @@ impl JobRecord {
         }
         match (self.parent_results_bytes, &self.parent_results) {
             (Some(bytes), _) => push("r", format!("={bytes}")),
-            (None, Some(results)) => push("r", results.clone()),
+            (None, Some(results)) => push("r", seal("r", results)),
             (None, None) => {}
         }
         fields
@@ -203,12 +208,17 @@ impl JobRecord {
     }
 
     /// Whether its envelope is needed when it has succeeded: it asks for it, it failed before, or its follow-up reads it.
-    fn needs_envelope(&self) -> bool {
+    pub(super) fn needs_envelope(&self) -> bool {
         self.summary.keeps_envelope || !self.history.errors.is_empty() || self.has_follow_up()
     }
 
     /// What is kept of it without its envelope.
-    fn compact<'a>(&self, result: JobResult<'a>, started_at: Option<Millis>, ended_at: Millis) -> CompactResult<'a> {
+    pub(super) fn compact<'a>(
+        &self,
+        result: JobResult<'a>,
+        started_at: Option<Millis>,
+        ended_at: Millis,
+    ) -> CompactResult<'a> {
         CompactResult {
             job_type: self.summary.job_type.clone(),
             priority: self.priority,
@@ -257,144 +267,4 @@ pub(crate) fn parse_id_field(
         return Some((marker.parse().ok()?, true));
     }
     Some((JobId::from_entry(entry, queue, priority, u32::from_str_radix(marker, 16).ok()?)?, false))
-}
-
-/// What remains of a finished job.
-#[derive(Debug, Clone)]
-pub struct FinishedJob {
-    /// How it ended.
-    pub state: JobState,
-    /// The JSON of the whole job, or a [`CompactResult`].
-    text: String,
-}
-
-impl FinishedJob {
-    /// It succeeded. Its envelope is kept if the job needs it.
-    #[must_use]
-    pub fn completed(job: &JobRecord, result: Option<&str>, started_at: Option<Millis>, now: Millis) -> Self {
-        Self::succeeded(job, result.map_or(JobResult::None, JobResult::Json), started_at, now, false)
-    }
-
-    /// It succeeded. Its envelope is kept if the job needs it, or if `keeps_envelope`.
-    pub(super) fn succeeded<'a>(
-        job: &'a JobRecord,
-        result: JobResult<'a>,
-        started_at: Option<Millis>,
-        now: Millis,
-        keeps_envelope: bool,
-    ) -> Self {
-        if !keeps_envelope && !job.needs_envelope() {
-            // Two clocks are involved: the shown times must not run backwards
-            let ended_at = started_at.map_or(now, |started| started.max(now));
-            return Self { state: JobState::Completed, text: job.compact(result, started_at, ended_at).to_text() };
-        }
-        Self::build(job, JobState::Completed, now, |view| {
-            view.attempt = job.history.current_attempt();
-            view.started_at = started_at;
-            match result {
-                JobResult::None => {}
-                JobResult::Json(json) => view.result = Some(json),
-                JobResult::Dropped(why) => view.result_dropped = Some(why),
-            }
-            // Its workflow has them: see with_parent_results
-            view.parent_results = None;
-        })
-    }
-
-    /// Its last attempt failed; the failure is in its history already.
-    #[must_use]
-    pub fn discarded(job: &JobRecord, now: Millis) -> Self {
-        Self::build(job, JobState::Discarded, now, |_| {})
-    }
-
-    /// It did not start in time.
-    #[must_use]
-    pub fn expired(job: &JobRecord, now: Millis) -> Self {
-        let mut job = job.clone();
-        job.history.errors.push(AttemptError::new(
-            "expired",
-            "expired",
-            "not started before expires_at",
-            job.history.attempts,
-            now,
-        ));
-        Self::build(&job, JobState::Discarded, now, |view| view.has_run = false)
-    }
-
-    /// It did not finish in time.
-    #[must_use]
-    pub fn overdue(job: &JobRecord, running_since: Option<Millis>, now: Millis) -> Self {
-        let mut job = job.clone();
-        let limit = job.summary.total_timeout.unwrap_or_default().as_millis();
-        let message = format!("not over within its total_timeout_ms of {limit} ms");
-        if running_since.is_some() {
-            job.history.attempts += 1;
-        }
-        job.history.errors.push(AttemptError::new(
-            "total_timeout",
-            "total_timeout",
-            &message,
-            job.history.attempts,
-            now,
-        ));
-        Self::build(&job, JobState::Discarded, now, |view| {
-            if running_since.is_some() {
-                view.started_at = running_since;
-            }
-        })
-    }
-
-    /// It was cancelled, maybe during an attempt.
-    #[must_use]
-    pub fn cancelled(job: &JobRecord, running_since: Option<Millis>, now: Millis) -> Self {
-        Self::build(job, JobState::Cancelled, now, |view| {
-            if running_since.is_some() {
-                view.attempt = job.history.current_attempt();
-                view.started_at = running_since;
-            }
-        })
-    }
-
-    fn build<'a>(job: &'a JobRecord, state: JobState, now: Millis, change: impl FnOnce(&mut JobView<'a>)) -> Self {
-        let mut view = job.view(state);
-        if job.parent_results_bytes.is_some() {
-            // Its workflow has them: see with_parent_results
-            view.parent_results = None;
-        }
-        change(&mut view);
-        // Two clocks are involved: the shown times must not run backwards
-        view.ended_at = Some(view.started_at.map_or(now, |started| started.max(now)));
-        Self { state, text: view.to_json() }
-    }
-
-    /// The JSON of the whole job, which is there unless it is a plain success.
-    pub(super) fn json(&self) -> &str {
-        &self.text
-    }
-
-    /// How many bytes it has.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.text.len()
-    }
-
-    /// As stored: which attempt ended it, then the rest.
-    pub(super) fn to_text(&self, priority: Priority, entry: EntryId) -> String {
-        format!("{}\n{}", keys::attempt_name(priority, entry), self.text)
-    }
-
-    /// As stored when no attempt ended it.
-    pub(crate) fn to_text_without_attempt(&self) -> String {
-        format!("-\n{}", self.text)
-    }
-
-    /// The JSON of the whole job from the stored text; none if only its end is noted.
-    pub(super) fn json_of(text: &str, id: JobId, queue: &QueueName) -> StoreResult<Option<String>> {
-        let (_, rest) = text.split_once('\n').ok_or_else(|| StoreError::damaged("a result without its first line"))?;
-        if rest.is_empty() {
-            return Ok(None);
-        }
-        let compact = CompactResult::parse(rest)?;
-        Ok(Some(compact.map_or_else(|| rest.to_owned(), |compact| compact.to_json(id, queue))))
-    }
 }

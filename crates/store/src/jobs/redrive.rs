@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 
 use super::{
-    JobRecord, JobTransitionError, Jobs, LocatedJob, client_ids::RESERVATION_TTL_MS, record::FinishedJob,
+    JobRecord, JobTransitionError, Jobs, LocatedJob, client_ids::RESERVATION_TTL_MS, finished_job::FinishedJob,
     uniqueness::uniqueness_ttl,
 };
 use crate::{
@@ -94,7 +94,7 @@ impl Jobs {
         queue: QueueName,
         text: &str,
     ) -> StoreResult<Option<Result<(), JobTransitionError>>> {
-        let Some(json) = FinishedJob::json_of(text, id, &queue)? else { return Ok(None) };
+        let Some(json) = FinishedJob::json_of(self.sealer(), text, id, &queue)? else { return Ok(None) };
         let ended = LocatedJob::Finished(json);
         let (state, json) = (ended.state(), ended.to_json());
         if state.after(JobTransition::Redrive).is_err() {
@@ -148,7 +148,7 @@ impl Jobs {
             .key(keys.key_limit(&key))
             .key(keys.timers())
             .key(keys.stats())
-            .key(keys.uniqueness(unique.map_or("-", |unique| unique.fingerprint.as_str())))
+            .key(self.uniqueness_key(&keys, unique))
             .key(keys.discarded())
             .arg(job.id.to_string())
             .arg(job.priority.get())
@@ -162,7 +162,7 @@ impl Jobs {
             .arg(Notification::DueChanged(job.queue.clone()).encode())
             .arg(holder)
             .arg(unique_ttl)
-            .arg(job.to_fields())
+            .arg(job.to_fields(self.sealer()))
             .invoke_async(&mut self.store.redis.clone())
             .await?)
     }

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Attempt, ClaimedJob, Consumer, Fence, JobResult, Jobs, duration_millis,
-    enqueue::RECORD_BYTES,
-    record::{FinishedJob, JobRecord},
+    Attempt, ClaimedJob, Consumer, Fence, JobResult, Jobs, duration_millis, enqueue::RECORD_BYTES,
+    finished_job::FinishedJob, record::JobRecord,
 };
 use crate::connection::{budgets::DataKind, notification::Notification};
 use crate::{StoreResult, events::JobEvent, script};
@@ -82,8 +81,11 @@ impl Jobs {
     /// Redis is unavailable: call again with the same arguments.
     pub async fn finish(&self, attempt: Attempt<'_>, ended: &FinishedJob, dead_letter: bool) -> StoreResult<Settled> {
         let (Attempt { job, entry, fence }, keys) = (attempt, attempt.queue_keys());
-        let text =
-            if fence.is_attempts_own() { ended.to_text(job.priority, entry) } else { ended.to_text_without_attempt() };
+        let text = if fence.is_attempts_own() {
+            ended.to_text(self.sealer(), job, entry)
+        } else {
+            ended.to_text_without_attempt(self.sealer(), job)
+        };
         // A dead letter is its record, and a follow-up reads it
         let ttl = if dead_letter {
             self.store.redis.memory().note_stored(DataKind::DeadLetters, text.len());
@@ -223,7 +225,7 @@ impl Jobs {
     /// Schedules the next attempt; none if the attempt was not the current one.
     async fn schedule_retry(&self, attempt: Attempt<'_>, delay: Duration) -> StoreResult<Option<Millis>> {
         let (job, keys, memory) = (attempt.job, attempt.queue_keys(), self.store.redis.memory());
-        let fields = job.to_fields();
+        let fields = job.to_fields(self.sealer());
         // A record takes ten times as much as a small job in its stream. A job that has one gets no larger
         let postponed = Some(Consumer::postponed()).filter(|_| !job.has_record && !memory.has_room_for_records());
         if !job.has_record && postponed.is_none() {
@@ -303,7 +305,7 @@ impl Jobs {
             .arg(Notification::StreamCreated(job.queue.clone()).encode())
             .arg(job.expiry_timer().map(|at| at.to_string()).unwrap_or_default())
             .arg(Notification::DueChanged(job.queue.clone()).encode())
-            .arg(job.to_fields())
+            .arg(job.to_fields(self.sealer()))
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         Ok(Settled::parse(&answer))

@@ -33,13 +33,21 @@ pub(super) fn uniqueness_ttl(unique: &UniquePolicy, reservation_ttl: Millis) -> 
 }
 
 impl Jobs {
+    /// The key of a uniqueness. Without a policy it is one that is never touched.
+    pub(super) fn uniqueness_key(&self, keys: &QueueKeys, unique: Option<&UniquePolicy>) -> String {
+        unique.map_or_else(
+            || keys.uniqueness("-"),
+            |unique| keys.uniqueness(&self.sealer().fingerprint(&unique.fingerprint)),
+        )
+    }
+
     /// The job that has a uniqueness, and whether it blocks others.
     pub(super) async fn uniqueness_holder(
         &self,
         queue: &QueueName,
         unique: &UniquePolicy,
     ) -> StoreResult<UniquenessHolder> {
-        let key = QueueKeys::new(queue).uniqueness(&unique.fingerprint);
+        let key = self.uniqueness_key(&QueueKeys::new(queue), Some(unique));
         let stored: Option<String> = redis::cmd("GET").arg(key).query_async(&mut self.store.redis.clone()).await?;
         let stored = stored.unwrap_or_default();
         let Ok(id) = stored.parse::<JobId>() else { return Ok(UniquenessHolder { stored, blocking: None }) };

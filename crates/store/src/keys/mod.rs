@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 57] = [
+pub const KEY_PATTERNS: [&str; 58] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -77,6 +77,7 @@ pub const KEY_PATTERNS: [&str; 57] = [
     "galley:<db>:notifications",
     "galley:<db>:channels",
     "galley:write_check",
+    "galley:encryption",
 ];
 
 /// The queues: a sorted set of names by tag.
@@ -107,6 +108,8 @@ pub const AUDIT: &str = "galley:audit";
 pub const WORKERS: &str = "galley:workers";
 /// Who does the maintenance: a string with a TTL.
 pub const LEADER: &str = "galley:leader";
+/// The keys that sealed what is stored: a hash of a sealed text by the id of each.
+pub const ENCRYPTION_KEYS: &str = "galley:encryption";
 /// Deleted to see whether Redis takes writes: it never exists.
 pub const WRITE_CHECK: &str = "galley:write_check";
 /// The latest time by Redis's clock that a leader saw: a string of milliseconds.
@@ -290,6 +293,7 @@ mod tests {
             topics.notifications(),
             topics.new_channels(),
             WRITE_CHECK.to_owned(),
+            ENCRYPTION_KEYS.to_owned(),
         ];
         let filled: BTreeSet<String> = KEY_PATTERNS
             .iter()

@@ -111,7 +111,7 @@ impl ListBridge {
     /// Removes an element in transit and adds its job.
     async fn enqueue_element(&self, element: &[u8]) -> StoreResult<()> {
         let new = self.build_job(element);
-        let fields = NewEntry::new(&new, None);
+        let fields = NewEntry::new(self.jobs.sealer(), &new, None);
         let salt = fields.salt;
         let stream = QueueKeys::new(&self.settings.queue).stream(Priority::default());
         for _ in 0..3 {
@@ -119,7 +119,7 @@ impl ListBridge {
                 .key(keys::list_bridge(&self.settings.list))
                 .key(&stream)
                 .arg(element)
-                .arg(fields)
+                .arg(&fields)
                 .invoke_async(&mut self.redis())
                 .await?;
             match Option::<String>::from_redis_value(reply)

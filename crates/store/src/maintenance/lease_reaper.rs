@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{OutageGrace, reschedule_on_error};
 use crate::{
     StoreResult,
+    connection::clock::MoveDue,
     jobs::{ActiveAttempt, ClaimedJob, Fence, JobStreamEntry, Jobs},
     keys::{self, QueueKeys},
 };
@@ -16,6 +17,8 @@ use model::job::{AttemptError, RetryAdvice};
 
 /// Maximum number of attempts of a queue in one turn.
 const BATCH: usize = 100;
+/// When the lease of a job that cannot be read is looked at again.
+const UNREADABLE_PAUSE_MS: Millis = 60_000;
 
 /// Settles attempts whose lease expired, a batch at most. Answers with the time until it makes sense to look again, if
 /// some were spared because Redis was away or its clock was set.
@@ -28,9 +31,17 @@ pub(super) async fn reap_expired(
     let now = outage_grace.observe(jobs.now()).await?;
     let mut spared = 0;
     for member in jobs.store.redis.due_members(&keys.leases(), now, BATCH).await? {
-        let Some((claimed, attempt)) = read_attempt(jobs, queue, &keys, &member).await? else {
-            remove_member(jobs, &keys, &member).await?;
-            continue;
+        let (claimed, attempt) = match read_attempt(jobs, queue, &keys, &member).await? {
+            LeasedAttempt::Found(claimed, attempt) => (*claimed, attempt),
+            LeasedAttempt::Gone => {
+                remove_member(jobs, &keys, &member).await?;
+                continue;
+            }
+            // A process that can read it settles it: one with the key, if it is sealed
+            LeasedAttempt::Unreadable => {
+                jobs.move_due(queue, &keys.leases(), &[member], (now + UNREADABLE_PAUSE_MS, MoveDue::Always)).await?;
+                continue;
+            }
         };
         match outage_grace.remaining_grace(now - attempt.started_at) {
             0 => {
@@ -61,20 +72,30 @@ async fn reap_one(jobs: &Jobs, claimed: &ClaimedJob, attempt: &ActiveAttempt, no
     Ok(())
 }
 
-/// The job and the attempt of a lease; none if either is gone.
-async fn read_attempt(
-    jobs: &Jobs,
-    queue: &QueueName,
-    keys: &QueueKeys,
-    member: &str,
-) -> StoreResult<Option<(ClaimedJob, ActiveAttempt)>> {
-    let Some((priority, entry)) = keys::parse_attempt_name(member) else { return Ok(None) };
+/// What a lease is of.
+enum LeasedAttempt {
+    Found(Box<ClaimedJob>, ActiveAttempt),
+    /// The job or the attempt does not exist.
+    Gone,
+    /// The job cannot be read here, which was logged.
+    Unreadable,
+}
+
+/// The job and the attempt of a lease.
+async fn read_attempt(jobs: &Jobs, queue: &QueueName, keys: &QueueKeys, member: &str) -> StoreResult<LeasedAttempt> {
+    let Some((priority, entry)) = keys::parse_attempt_name(member) else { return Ok(LeasedAttempt::Gone) };
     let text: Option<String> =
         redis::cmd("HGET").arg(keys.active()).arg(member).query_async(&mut jobs.store.redis.clone()).await?;
-    let Some(attempt) = text.as_deref().and_then(ActiveAttempt::parse) else { return Ok(None) };
-    let JobStreamEntry::Job(job) = jobs.read_entry(queue, priority, entry).await? else { return Ok(None) };
+    let Some(attempt) = text.as_deref().and_then(ActiveAttempt::parse) else {
+        return Ok(LeasedAttempt::Gone);
+    };
+    let job = match jobs.read_entry(queue, priority, entry).await? {
+        JobStreamEntry::Job(job) => job,
+        JobStreamEntry::Missing => return Ok(LeasedAttempt::Gone),
+        JobStreamEntry::Unreadable => return Ok(LeasedAttempt::Unreadable),
+    };
     let claimed = ClaimedJob { job: *job, entry, token: None, started_at: attempt.started_at };
-    Ok(Some((claimed, attempt)))
+    Ok(LeasedAttempt::Found(Box::new(claimed), attempt))
 }
 
 /// A lease without an attempt: its job ended, or somebody changed the data.

@@ -1,7 +1,7 @@
 //! Deletes a subscription and what belongs to it. Its workers may notice late: they ask before they write, and the last one
 //! sweeps up.
 
-use super::{MAX_SAVE_ATTEMPTS, Subscriptions, parse_subscription, too_many_conflicts};
+use super::{MAX_SAVE_ATTEMPTS, Subscriptions, too_many_conflicts};
 use crate::{StoreResult, jobs::PurgeRequest, keys};
 use common::{name::SubscriptionName, time::Millis};
 use model::{job::JobState, subscription::Subscription};
@@ -20,7 +20,7 @@ impl Subscriptions {
             if self.save(name, Some(&raw), None).await? == "changed" {
                 continue;
             }
-            if let Some(subscription) = parse_subscription(&raw) {
+            if let Ok(Some(subscription)) = self.parse(name.as_str(), &raw) {
                 self.clear_data(&subscription).await?;
             }
             return Ok(true);
@@ -83,7 +83,7 @@ impl Subscriptions {
         command.arg(keys::SUBSCRIPTIONS).arg(name.as_str()).arg("");
         let (raw, marker): (Option<Vec<u8>>, Option<Vec<u8>>) = command.query_async(&mut self.redis().clone()).await?;
         let Some(raw) = raw else { return Ok(marker.is_some()) };
-        let now = std::str::from_utf8(&raw).ok().and_then(parse_subscription);
+        let now = std::str::from_utf8(&raw).ok().and_then(|raw| self.parse(name.as_str(), raw).ok().flatten());
         Ok(now.is_some_and(|now| now.created_at != created_at))
     }
 }

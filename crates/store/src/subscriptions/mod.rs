@@ -29,6 +29,8 @@ mod subscription_workers;
 use std::{collections::HashMap, sync::Arc};
 
 use redis::{ScriptInvocation, Value};
+use serde::Deserialize;
+use serde_json::json;
 
 use crate::{
     Redis, StoreError, StoreResult, connection::notification::Notification, events::JobEvent, jobs::Jobs, keys, script,
@@ -114,10 +116,8 @@ impl Subscriptions {
     /// # Errors
     /// Redis is unavailable or the subscription is damaged.
     pub async fn get(&self, name: &SubscriptionName) -> StoreResult<Option<Subscription>> {
-        self.read_raw(name)
-            .await?
-            .map(|raw| parse_subscription(&raw).ok_or_else(|| damaged_subscription(name)))
-            .transpose()
+        let Some(raw) = self.read_raw(name).await? else { return Ok(None) };
+        self.parse(name.as_str(), &raw)?.ok_or_else(|| damaged_subscription(name)).map(Some)
     }
 
     /// All subscriptions, by name. Those that cannot be parsed are left out and logged.
@@ -130,9 +130,17 @@ impl Subscriptions {
             redis::cmd("HGETALL").arg(keys::SUBSCRIPTIONS).query_async(&mut connection).await?;
         let mut known = SubscriptionList { is_missing: all.is_empty(), subscriptions: Vec::with_capacity(all.len()) };
         for (name, raw) in all.into_iter().filter(|(name, _)| !name.is_empty()) {
-            let found = String::from_utf8(raw).ok().and_then(|raw| Some((parse_subscription(&raw)?, raw)));
-            // One stored under another's name would be delivered twice
-            let found = found.filter(|(subscription, _)| subscription.name.as_str().as_bytes() == name);
+            let found = String::from_utf8(raw).ok().map(|raw| {
+                let parsed = self.parse(&String::from_utf8_lossy(&name), &raw)?;
+                // One stored under another's name would be delivered twice
+                let parsed = parsed.filter(|subscription| subscription.name.as_str().as_bytes() == name);
+                StoreResult::Ok(parsed.map(|subscription| (subscription, raw)))
+            });
+            let found = found.transpose().unwrap_or_else(|error| {
+                tracing::error!(name = printable(&name), %error, "a subscription cannot be read");
+                None
+            });
+            let found = found.flatten();
             if found.is_none() {
                 tracing::warn!(name = printable(&name), "skipped a subscription that cannot be parsed");
             }
@@ -261,18 +269,46 @@ impl Subscriptions {
     ) -> StoreResult<Option<Subscription>> {
         for _ in 0..MAX_SAVE_ATTEMPTS {
             let Some(raw) = self.read_raw(name).await? else { return Ok(None) };
-            let mut subscription = parse_subscription(&raw).ok_or_else(|| damaged_subscription(name))?;
+            let mut subscription = self.parse(name.as_str(), &raw)?.ok_or_else(|| damaged_subscription(name))?;
             let before = subscription.updated_at;
             if !change(&mut subscription) {
                 return Ok(None);
             }
             // Distinguishes one change from the next
             subscription.updated_at = self.jobs.now().await?.max(before + 1);
-            if self.save(name, Some(&raw), Some(&encode_subscription(&subscription)?)).await? != "changed" {
+            if self.save(name, Some(&raw), Some(&self.encode(&subscription)?)).await? != "changed" {
                 return Ok(Some(subscription));
             }
         }
         Err(too_many_conflicts(name))
+    }
+
+    /// Parses what is stored under a name; none if it is no subscription.
+    pub(super) fn parse(&self, name: &str, raw: &str) -> StoreResult<Option<Subscription>> {
+        match serde_json::from_str::<SealedMember>(raw) {
+            Ok(SealedMember { sealed: Some(sealed) }) => {
+                let opened = self.redis().sealer().open(&["subscription", name], sealed)?;
+                Ok(serde_json::from_str(&opened).ok())
+            }
+            _ => self.redis().sealer().accept_plain(serde_json::from_str(raw).ok()),
+        }
+    }
+
+    /// A subscription as it is stored. If it is sealed, what finds its channels stays beside it.
+    pub(super) fn encode(&self, subscription: &Subscription) -> StoreResult<String> {
+        let text = serde_json::to_string(subscription).map_err(|error| StoreError::damaged(error.to_string()))?;
+        let sealer = self.redis().sealer();
+        if !sealer.is_on() {
+            return Ok(text);
+        }
+        let outline = json!({
+            "channels": subscription.channels,
+            "mode": subscription.mode,
+            "begin": subscription.begin,
+            "created_at": subscription.created_at,
+            "sealed": sealer.seal(&["subscription", subscription.name.as_str()], &text),
+        });
+        Ok(outline.to_string())
     }
 
     async fn read_raw(&self, name: &SubscriptionName) -> StoreResult<Option<String>> {
@@ -316,12 +352,10 @@ fn channel_script_call(
     call
 }
 
-fn parse_subscription(raw: &str) -> Option<Subscription> {
-    serde_json::from_str(raw).ok()
-}
-
-fn encode_subscription(subscription: &Subscription) -> StoreResult<String> {
-    serde_json::to_string(subscription).map_err(|error| StoreError::damaged(error.to_string()))
+/// The sealed part of a stored subscription.
+#[derive(Deserialize)]
+struct SealedMember {
+    sealed: Option<String>,
 }
 
 fn damaged_subscription(name: &SubscriptionName) -> StoreError {

@@ -5,9 +5,7 @@ use std::time::Duration;
 use redis::Value;
 
 use super::{
-    MessageDisposition, Subscriptions, channel_script_call,
-    position::parse_position,
-    shared::{gap_before_entries, parse_messages},
+    MessageDisposition, Subscriptions, channel_script_call, position::parse_position, shared::gap_before_entries,
 };
 use crate::{StoreResult, keys, script};
 use common::name::{ChannelName, WorkerId};
@@ -124,7 +122,7 @@ impl Subscriptions {
             "read" | "gap" => ClaimedChannel::Messages {
                 fence: ChannelFence(token),
                 gap: (how == "gap").then(|| gap_before_entries(&position, &before, &entries)).flatten(),
-                messages: parse_messages(entries),
+                messages: self.parse_messages(channel, entries),
                 failures,
                 crashes,
             },
@@ -145,7 +143,11 @@ impl Subscriptions {
         (held, delay, problem): (&ChannelFence, Duration, Option<&str>),
     ) -> StoreResult<Option<u32>> {
         let mut call = script::BLOCK_CHANNEL.key(keys::subscription_cursor(channel, &subscription.name));
-        let problem: String = problem.unwrap_or_default().chars().take(MAX_ERROR_CHARS).collect();
+        let mut problem: String = problem.unwrap_or_default().chars().take(MAX_ERROR_CHARS).collect();
+        if !problem.is_empty() {
+            let place = ["problem", subscription.name.as_str(), channel.as_str()];
+            problem = self.redis().sealer().seal_owned(&place, problem);
+        }
         call.arg(worker.as_str()).arg(&held.0).arg(delay.as_millis().to_string()).arg(problem);
         let failures: i64 = call.invoke_async(&mut self.redis().clone()).await?;
         Ok(u32::try_from(failures).ok())

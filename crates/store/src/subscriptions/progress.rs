@@ -125,6 +125,8 @@ impl Subscriptions {
         let (position, head, lag, in_flight, failures, at, problem): (String, String, u64, u64, u32, Millis, String) =
             call.invoke_async(&mut self.redis().clone()).await?;
         let position: Option<Position> = position.parse().ok();
+        let place = ["problem", subscription.name.as_str(), channel.as_str()];
+        let problem = if problem.is_empty() { problem } else { self.redis().sealer().open(&place, problem)? };
         let held_up = (failures > 0).then_some(BlockedChannel { failures, next_attempt_at: at, last_error: problem });
         Ok(ChannelProgress {
             channel: channel.clone(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{MAX_SAVE_ATTEMPTS, Subscriptions, encode_subscription, parse_subscription, too_many_conflicts};
+use super::{MAX_SAVE_ATTEMPTS, Subscriptions, too_many_conflicts};
 use crate::{StoreResult, keys};
 use common::name::{ChannelName, SubscriptionName};
 use model::{
@@ -94,7 +94,7 @@ impl Subscriptions {
             let now = self.jobs.now().await?;
             let raw = self.read_raw(name).await?;
             // A subscription that cannot be parsed is replaced like a missing one
-            let before = raw.as_deref().and_then(parse_subscription);
+            let before = raw.as_deref().map(|raw| self.parse(name.as_str(), raw)).transpose()?.flatten();
             let applied = SubscriptionRequest::parse(body, depth_limit, now).and_then(|request| {
                 let (start, needs_secret) = (request.start(), request.needs_secret(before.as_ref()));
                 let subscription = request.apply(name.clone(), before.as_ref(), now)?;
@@ -122,7 +122,7 @@ impl Subscriptions {
                 begun.insert(channel.clone());
                 self.seek_channel(&subscription, &channel, start).await?;
             }
-            let saved = self.save(name, raw.as_deref(), Some(&encode_subscription(&subscription)?)).await?;
+            let saved = self.save(name, raw.as_deref(), Some(&self.encode(&subscription)?)).await?;
             match saved.as_str() {
                 "saved" | "already_saved" => {
                     self.clear_previous(&subscription, before.as_ref()).await?;

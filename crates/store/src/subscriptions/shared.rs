@@ -136,7 +136,9 @@ impl Subscriptions {
             channel_index: number.saturating_sub(1),
             gap: (how == "gap").then(|| gap_before_entries(&position, &before, &entries)).flatten(),
             needs_open: how == "not_opened",
-            messages: parse_messages(entries),
+            messages: channels
+                .get(number.saturating_sub(1))
+                .map_or_else(Vec::new, |channel| self.parse_messages(channel, entries)),
             has_more: is_more,
         });
         Ok(given.collect())
@@ -213,10 +215,11 @@ impl Subscriptions {
         let (entries, times, lost, missing, seen): ReclaimReply = call.invoke_async(&mut self.redis().clone()).await?;
         let gaps = missing.chunks_exact(3).filter_map(|gap| gap_between(&gap[0], &gap[1], gap[2].parse().ok()));
         let gaps = gaps.collect();
+        let sealer = self.redis().sealer();
         let messages = entries
             .into_iter()
             .zip(times)
-            .filter_map(|((id, fields), times)| Some((parse_stored_message(&id, fields)?, times)))
+            .filter_map(|((id, fields), times)| Some((parse_stored_message(sealer, channel, &id, fields)?, times)))
             .collect();
         let lost = lost.iter().map(|position| parse_position(position)).collect();
         Ok(ReclaimedMessages { messages, lost, gaps, resume_after: seen.parse().ok() })
@@ -243,6 +246,13 @@ impl Subscriptions {
         Ok(pipeline.query_async(&mut connection).await?)
     }
 
+    /// Parses the messages of entries. An entry that Galley did not write may contain anything.
+    pub(super) fn parse_messages(&self, channel: &ChannelName, entries: Vec<(String, Value)>) -> Vec<StoredMessage> {
+        let sealer = self.redis().sealer();
+        let parse = |(id, fields): (String, Value)| parse_stored_message(sealer, channel, &id, fields);
+        entries.into_iter().filter_map(parse).collect()
+    }
+
     /// Deletes consumers that hold nothing in a channel and were silent for this long.
     ///
     /// # Errors
@@ -258,11 +268,6 @@ impl Subscriptions {
         let _: i64 = call.invoke_async(&mut self.redis().clone()).await?;
         Ok(())
     }
-}
-
-/// Parses the messages of entries. An entry that Galley did not write may contain anything.
-pub(super) fn parse_messages(entries: Vec<(String, Value)>) -> Vec<StoredMessage> {
-    entries.into_iter().filter_map(|(id, fields)| parse_stored_message(&id, fields)).collect()
 }
 
 /// The gap between a position and the next entries.

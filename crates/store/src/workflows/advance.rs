@@ -1,6 +1,6 @@
 //! Advances a workflow as far as possible.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{borrow::Cow, future::Future, pin::Pin, time::Duration};
 
 use futures_util::{TryStreamExt, stream};
 use serde::Deserialize;
@@ -102,12 +102,14 @@ impl Workflows {
         end: TerminalState,
         result: &str,
     ) -> StoreResult<Option<MemberCounts>> {
+        let (workflow, field) = (membership.workflow.to_string(), format!("r{}", membership.index));
+        let seal = |text| self.jobs.sealer().seal(&["workflow", &workflow, &field], text);
         let tally: redis::Value = script::RECORD_MEMBER
             .key(keys::workflow(&membership.workflow))
             .arg(membership.index)
             .arg(end.job_state().as_str())
-            .arg(result)
-            .arg(format!("{{\"omitted\":true,\"job_id\":\"{job}\"}}"))
+            .arg(&*if result.is_empty() { Cow::Borrowed("") } else { seal(result) })
+            .arg(&*seal(&format!("{{\"omitted\":true,\"job_id\":\"{job}\"}}")))
             .arg(self.jobs.store.settings.workflows.results_limit_bytes)
             .invoke_async(&mut self.jobs.store.redis.clone())
             .await?;

@@ -112,13 +112,14 @@ impl Workflows {
     async fn cancel_before_create(&self, id: JobId, new: NewJob) -> StoreResult<bool> {
         let job = new_job_record(id, new);
         let keys = QueueKeys::new(&job.queue);
-        let ended: i64 = script::CANCEL_BEFORE_CREATE
+        let ended = FinishedJob::cancelled(&job, None, self.jobs.estimated_now());
+        let is_ended: i64 = script::CANCEL_BEFORE_CREATE
             .key(keys.record(&id))
             .key(keys.result(&id))
-            .arg(FinishedJob::cancelled(&job, None, self.jobs.estimated_now()).to_text_without_attempt())
+            .arg(ended.to_text_without_attempt(self.jobs.sealer(), &job))
             .arg(self.jobs.store.settings.jobs.result_ttl.as_millis().to_string())
             .invoke_async(&mut self.jobs.store.redis.clone())
             .await?;
-        Ok(ended == 1)
+        Ok(is_ended == 1)
     }
 }

@@ -28,6 +28,7 @@ use crate::{
     connection::budgets::DataKind,
     jobs::{EnqueueRefusal, Jobs, LocatedJob},
     keys, log_interruption, script,
+    sealing::Sealer,
 };
 use common::{id::WorkflowId, name::QueueName, time::Millis};
 use model::workflow::{
@@ -83,7 +84,7 @@ impl Workflows {
         self.reschedule_workflow(id, advance::CHECK_SOON.min(self.jobs.store.settings.workflows.check_interval))
             .await?;
         let mut call = script::CREATE_WORKFLOW.key(keys::workflow(&id));
-        let call = call.arg(record_fields(&new, traceparent, now));
+        let call = call.arg(record_fields(self.jobs.sealer(), id, &new, traceparent, now));
         match call.invoke_async::<i64>(&mut self.jobs.store.redis.clone()).await.map_err(StoreError::from) {
             Ok(0) => return Ok(Err(CreateWorkflowError::Duplicate(id))),
             Ok(_) => {}
@@ -214,17 +215,29 @@ fn count_starting_jobs(new: &NewWorkflow) -> BTreeMap<&QueueName, u64> {
     starting
 }
 
-fn record_fields(new: &NewWorkflow, traceparent: Option<String>, now: Millis) -> Vec<String> {
+fn record_fields(
+    sealer: &Sealer,
+    id: WorkflowId,
+    new: &NewWorkflow,
+    traceparent: Option<String>,
+    now: Millis,
+) -> Vec<String> {
+    let id = id.to_string();
+    let seal = |field: &str, text: &str| sealer.seal(&["workflow", &id, field], text).into_owned();
     let has = |wanted| new.callbacks.iter().any(|(callback, _)| *callback == wanted);
     let callbacks: String =
         BatchCallback::ALL.map(|callback| if has(callback) { '1' } else { '0' }).into_iter().collect();
-    let mut fields: Vec<String> =
-        ["y", new.kind.as_str(), "o", &callbacks, "g", &new.name_and_meta].map(str::to_owned).into();
+    let mut fields: Vec<String> = ["y", new.kind.as_str(), "o", &callbacks].map(str::to_owned).into();
+    fields.extend(["g".to_owned(), seal("g", &new.name_and_meta)]);
     fields.extend(["t".to_owned(), new.members.len().to_string(), "a".to_owned(), now.to_string()]);
     if let Some(text) = traceparent {
         fields.extend(["c".to_owned(), text]);
     }
-    let mut push = |index: usize, member: &NewWorkflowMember| fields.extend([format!("j{index}"), member.json.clone()]);
+    let mut push = |index: usize, member: &NewWorkflowMember| {
+        let name = format!("j{index}");
+        let stored = seal(&name, &member.json);
+        fields.extend([name, stored]);
+    };
     for (index, member) in new.members.iter().enumerate() {
         push(index, member);
     }

@@ -1,7 +1,11 @@
 //! A stored workflow; `docs/redis.md` describes the fields.
 
 use super::Workflows;
-use crate::{StoreError, StoreResult, jobs::RequestClock, keys};
+use crate::{
+    StoreError, StoreResult,
+    jobs::{RequestClock, open_results},
+    keys,
+};
 use common::settings::MAX_WORKFLOW_JOBS;
 use common::{
     id::{JobId, WorkflowId},
@@ -113,7 +117,7 @@ impl Workflows {
         }
         Ok(Some(WorkflowRecord {
             id,
-            name_and_meta: about.clone(),
+            name_and_meta: self.jobs.sealer().open(&["workflow", &id.to_string(), "g"], about.clone())?,
             created_at: created_at.parse().unwrap_or_default(),
             traceparent: traceparent.clone(),
             started_before_index: number(0).and_then(|number| usize::try_from(number).ok()).unwrap_or(0),
@@ -139,8 +143,10 @@ impl Workflows {
         let texts: MemberTexts = command.query_async(&mut self.jobs.store.redis.clone()).await?;
         let mut jobs = Vec::with_capacity(indexes.len());
         let mut clock = RequestClock::new(&self.jobs);
+        let (sealer, workflow) = (self.jobs.sealer(), record.id.to_string());
         for (index, text) in indexes.into_iter().zip(texts) {
             let text = text.ok_or_else(|| damaged(record.id, "lacks a job"))?;
+            let text = sealer.open(&["workflow", &workflow, &format!("j{index}")], text)?;
             let body: Object = serde_json::from_str(&text).map_err(|error| damaged(record.id, &error.to_string()))?;
             let now = clock.now_for(&body).await?;
             let new = NewJob::parse(&body, now).map_err(|error| damaged(record.id, &error.to_string()))?;
@@ -151,7 +157,8 @@ impl Workflows {
 
     /// The results of the jobs before an index; none for jobs without one.
     pub(super) async fn read_results(&self, id: WorkflowId, before: usize) -> StoreResult<Vec<Option<String>>> {
-        self.read_indexed(id, 'r', before).await
+        let stored = self.read_indexed(id, 'r', before).await?;
+        open_results(self.jobs.sealer(), id, stored)
     }
 
     /// The jobs that were in the way of those before an index.

@@ -118,3 +118,27 @@ async fn a_snoozed_job_comes_again_in_its_time_and_has_spent_no_attempt() {
     assert_eq!(snooze().await, None, "the attempt before this one is over");
     maintenance.stop().await;
 }
+
+#[tokio::test]
+async fn an_attempt_that_was_handed_over_ends_at_its_time_limit_however_often_it_is_heard_of() {
+    let limit = ("GALLEY__QUEUES__DEFAULT__ATTEMPT_TIMEOUT_MS", "700");
+    let longest = ("GALLEY__QUEUES__DEFAULT__MAX_ATTEMPT_TIMEOUT_MS", "700");
+    for (variables, lease) in [([limit, limit], 500), ([longest, longest], 60_000)] {
+        let kit = StoreKit::with_variables(&variables);
+        let maintenance = kit.start_maintenance();
+        let consumer = consumer();
+        let id = kit.enqueue(JOB_BODY).await;
+        let claimed = kit.claim_one(&consumer).await;
+        let lease = Some(Duration::from_millis(lease));
+        let issued = kit.jobs.issue_callback_token(&claimed, &consumer, &worker(), TOKEN, lease).await;
+        assert!(issued.expect("redis runs"));
+        eventually("the time limit is over", || async {
+            // Each call renews the lease
+            let _ = kit.jobs.heartbeat(Attempt::of(&claimed, &token(TOKEN)), None).await;
+            let job = kit.job(id).await;
+            (job["error"]["code"] == "timeout").then_some(())
+        })
+        .await;
+        maintenance.stop().await;
+    }
+}

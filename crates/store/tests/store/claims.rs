@@ -244,3 +244,61 @@ async fn jobs_that_were_pulled_in_an_answer_that_never_came_are_released_unspent
         kit.claim(&consumer(), 10).await.iter().map(|claimed| claimed.job.history.current_attempt()).collect();
     assert_eq!(attempts, [1, 1, 1]);
 }
+
+#[tokio::test]
+async fn no_claim_over_http_lasts_longer_than_the_longest_attempt() {
+    let kit = StoreKit::with_variables(&[("GALLEY__JOBS__MAX_ATTEMPT_TIMEOUT_MS", "500")]);
+    let maintenance = kit.start_maintenance();
+    for (body, lease) in [
+        (r#"{"type":"a","args":[],"timeout_ms":600000}"#, None),
+        (r#"{"type":"a","args":[],"visibility_timeout_ms":600000}"#, None),
+        (r#"{"type":"a","args":[]}"#, Some(Duration::from_hours(1))),
+    ] {
+        let id = kit.enqueue(body).await;
+        let claimed = kit.pull(lease).await.expect("the job");
+        assert_eq!(claimed.job.id, id);
+        eventually("its time is over", || async { (kit.job(id).await["error"]["code"] == "timeout").then_some(()) })
+            .await;
+    }
+    maintenance.stop().await;
+}
+
+#[tokio::test]
+async fn a_backlog_of_a_million_jobs_delays_neither_the_first_nor_the_newest() {
+    const FILL: &str = "for n = 1, 100000 do redis.call('XADD', KEYS[1], '*', 'i', string.format('%x', n), \
+                        'e', '{\"type\":\"a\",\"args\":[]}') end return redis.call('XLEN', KEYS[1])";
+    let kit = StoreKit::start();
+    let first = kit.enqueue(JOB_BODY).await;
+    for _ in 0..10 {
+        kit.redis_command(&["EVAL", FILL, "1", "galley:{default}:s:0"]).await;
+    }
+    let newest = kit.enqueue(JOB_BODY).await;
+    assert_eq!(kit.jobs.queue_stats(&queue()).await.expect("redis runs").available, 1_000_002);
+    assert_eq!(kit.claim_one(&consumer()).await.job.id, first);
+    assert_eq!(kit.state(newest).await, "available");
+    assert!(kit.jobs.cancel(newest).await.expect("redis runs").is_ok());
+    assert_eq!(kit.pull(None).await.expect("the next job").job.summary.job_type.as_str(), "a");
+}
+
+#[tokio::test]
+async fn jobs_of_an_older_and_of_a_newer_version_are_run_and_what_is_none_delays_nobody() {
+    let kit = StoreKit::start();
+    kit.enqueue(JOB_BODY).await;
+    let stream = "galley:{default}:s:0";
+    for fields in [
+        // Fields, members and options of the envelope that this version does not know
+        &["i", "1", "e", r#"{"type":"newer","args":[],"options_v9":{"a":1},"retry":{"jitter_v9":true}}"#, "zz", "9"][..],
+        &["i", "2", "e", r#"{"type":"older","args":[]}"#],
+        &["i", "3", "e", r#"{"v":9,"sealed":"?"}"#],
+        &["i", "not hex", "e", r#"{"type":"a","args":[]}"#],
+        &["other", "fields"],
+    ] {
+        let mut command = vec!["XADD", stream, "*"];
+        command.extend(fields);
+        kit.redis_command(&command).await;
+    }
+    kit.enqueue(r#"{"type":"last","args":[]}"#).await;
+    let claimed = kit.claim(&consumer(), 10).await;
+    let types: Vec<&str> = claimed.iter().map(|claimed| claimed.job.summary.job_type.as_str()).collect();
+    assert_eq!(types, ["test.echo", "newer", "older", "last"]);
+}

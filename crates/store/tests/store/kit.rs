@@ -20,6 +20,7 @@ use store::{
         Claimant, ClaimedJob, Completion, Consumer, EnqueueRefusal, EnqueuedJob, Fence, FinishedJob, Jobs, Settled,
     },
     maintenance,
+    sealing::Sealer,
     workflows::Workflows,
 };
 use testkit::RedisServer;
@@ -50,6 +51,7 @@ impl StoreKit {
         all.entry("GALLEY__REDIS__URL".to_owned()).or_insert_with(|| server.url());
         let settings = Settings::from_sources(None, all).expect("allowed settings");
         let redis = Redis::new(&settings.redis).expect("a URL");
+        let redis = redis.with_sealer(Sealer::from_settings(&settings.encryption).expect("keys"));
         let (log, _writer) = EventLog::start(&redis, settings.jobs.events_max, CancellationToken::new());
         let notifier = Notifier::start(&redis, settings.channels.probe_interval, CancellationToken::new());
         let jobs = Store::new(&redis, &notifier, &settings, log).jobs();

@@ -32,6 +32,7 @@ mod purge;
 mod queues;
 mod redrive;
 mod retention;
+mod sealing;
 mod settle;
 mod subscriptions;
 mod subscriptions_cursor;
