@@ -84,13 +84,14 @@ class NoRetry(Exception):
 class _Connection:
     """One keep-alive connection, made anew when it is gone. For one thread at a time."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: Optional[str]) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"url must be like http://host:port, got {url!r}")
         self._make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._is_plain = parts.scheme == "http"
         self._host, self._port, self._prefix = parts.hostname, parts.port, parts.path.rstrip("/")
+        self._authorization = {"Authorization": f"Bearer {key}"} if key else {}
         self._http: Optional[http.client.HTTPConnection] = None
         self._hung_up = False
 
@@ -118,7 +119,7 @@ class _Connection:
         if self._hung_up:
             raise ConnectionAbortedError("hung up")
         self._http.sock.settimeout(timeout)
-        all_headers = {"Content-Type": "application/json", **dict(headers)}
+        all_headers = {"Content-Type": "application/json", **self._authorization, **dict(headers)}
         self._http.request(method, self._prefix + path, body=data, headers=all_headers)
         response = self._http.getresponse()
         answer = response.read()
@@ -171,11 +172,13 @@ def _pauses() -> Callable[[], float]:
 class Client:
     """Enqueues jobs and looks after them. May be used by several threads; each has a connection of its own.
 
-    ``patience`` is for how many seconds a request is sent again while the gateway is away.
+    ``key`` is a key of the gateway, ``GALLEY_KEY`` unless given. ``patience`` is for how many seconds a request is sent
+    again while the gateway is away.
     """
 
-    def __init__(self, url: Optional[str] = None, patience: float = 10.0) -> None:
+    def __init__(self, url: Optional[str] = None, patience: float = 10.0, key: Optional[str] = None) -> None:
         self._url = url or os.environ.get("GALLEY_URL") or DEFAULT_URL
+        self._key = key or os.environ.get("GALLEY_KEY")
         self._patience = patience
         self._local = threading.local()
         self._connection()
@@ -218,7 +221,7 @@ class Client:
     def _connection(self) -> _Connection:
         connection = getattr(self._local, "connection", None)
         if connection is None:
-            connection = self._local.connection = _Connection(self._url)
+            connection = self._local.connection = _Connection(self._url, self._key)
         return connection
 
     def _call(self, method: str, path: str, body: Any = None, wait: float = 0.0, headers: Sequence[Tuple[str, str]] = ()) -> Any:
@@ -286,15 +289,17 @@ class Worker:
         lease: float = 30.0,
         grace: float = 25.0,
         worker_id: Optional[str] = None,
+        key: Optional[str] = None,
     ) -> None:
         if concurrency < 1 or lease < 1 or grace < 0:
             raise ValueError("concurrency and lease must be at least 1, grace not negative")
         self.id = worker_id or f"{socket.gethostname()[:64]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._url = url or os.environ.get("GALLEY_URL") or DEFAULT_URL
+        self._key = key or os.environ.get("GALLEY_KEY")
         self._queues, self._concurrency, self._lease, self._grace = list(queues), concurrency, lease, grace
         self._handlers: Dict[str, Handler] = {}
         self._local = threading.local()
-        self._fetching = _Connection(self._url)
+        self._fetching = _Connection(self._url, self._key)
         self._inbox: "queue.SimpleQueue[Context]" = queue.SimpleQueue()
         # Everything below is changed under this condition
         self._changed = threading.Condition()
@@ -370,7 +375,7 @@ class Worker:
     def _connection(self) -> _Connection:
         connection = getattr(self._local, "connection", None)
         if connection is None:
-            connection = self._local.connection = _Connection(self._url)
+            connection = self._local.connection = _Connection(self._url, self._key)
         return connection
 
     # Fetching: the permit first, then the job
@@ -521,7 +526,7 @@ class Worker:
     # Signs of life
 
     def _beat(self) -> None:
-        connection, every = _Connection(self._url), min(self._lease / 3, 10.0)
+        connection, every = _Connection(self._url, self._key), min(self._lease / 3, 10.0)
         next_beat = time.monotonic() + every
         while True:
             # In between deadlines are looked at

@@ -96,6 +96,20 @@ wait_ready() { # NAME ADDRESS
     exit 1
 }
 
+# A key that may do everything, made once, unless the settings say otherwise
+make_key() {
+    [ -z "${GALLEY__AUTH__MODE:-}${GALLEY__AUTH__KEYS_FILE:-}${GALLEY__AUTH__FIRST_KEY:-}" ] || return 0
+    local keys=$folder/keys.toml
+    mkdir -p "$folder"
+    if [ ! -s "$folder/key" ] || [ ! -s "$keys" ]; then
+        rm -f "$keys"
+        local scopes=jobs:write,jobs:read,work,channels:publish,channels:subscribe,subscriptions,admin:read,admin:write
+        (umask 077 && "$target/debug/gateway" keys create --name "make run" --scopes "$scopes" --file "$keys" >"$folder/key")
+    fi
+    export GALLEY__AUTH__KEYS_FILE=$keys
+    key=$(cat "$folder/key")
+}
+
 # Returns when one of the services has ended
 wait_any() {
     local pid
@@ -122,6 +136,8 @@ else
     start_redis
     redis=$GALLEY__REDIS__URL
 fi
+key=
+make_key
 export GALLEY__LOG__FORMAT=${GALLEY__LOG__FORMAT:-pretty}
 export GALLEY__QUEUE_WORKER__DEMO_HANDLERS=${GALLEY__QUEUE_WORKER__DEMO_HANDLERS:-true}
 for service in "gateway=$gateway" "queue-worker=$queue_worker" "pubsub-worker=$pubsub_worker"; do
@@ -137,12 +153,14 @@ Galley runs:
   health    http://$gateway/health/ready
   metrics   http://$gateway/metrics
   redis     $redis
+  key       ${key:-as your settings say}
 
 Try it in another terminal: enqueue a job, see how it ended, publish a message.
 
-  JOB=\$(curl -s http://$gateway/ojs/v1/jobs -H 'Content-Type: application/json' -d '{"type":"test.echo","args":["hello"]}' | sed 's/.*"id":"\([^"]*\)".*/\1/')
-  curl -s "http://$gateway/ojs/v1/jobs/\$JOB?wait_ms=5000"
-  curl -s http://$gateway/v1/channels/hello/messages -H 'Content-Type: text/plain' --data-binary 'dinner is ready'
+  export GALLEY_URL=http://$gateway GALLEY_KEY=$key
+  JOB=\$(curl -s http://$gateway/ojs/v1/jobs -H "Authorization: Bearer \$GALLEY_KEY" -H 'Content-Type: application/json' -d '{"type":"test.echo","args":["hello"]}' | sed 's/.*"id":"\([^"]*\)".*/\1/')
+  curl -s "http://$gateway/ojs/v1/jobs/\$JOB?wait_ms=5000" -H "Authorization: Bearer \$GALLEY_KEY"
+  curl -s http://$gateway/v1/channels/hello/messages -H "Authorization: Bearer \$GALLEY_KEY" -H 'Content-Type: text/plain' --data-binary 'dinner is ready'
 
 Ctrl-C stops everything; a second Ctrl-C kills what has not stopped.
 

@@ -22,9 +22,9 @@ export class Client {
   private readonly gateway: Gateway;
   private readonly patienceMs: number;
 
-  /** `patienceMs` is for how long a request is sent again while the gateway is away. */
-  constructor(url?: string, options: { patienceMs?: number } = {}) {
-    this.gateway = new Gateway(url);
+  /** `key` is `GALLEY_KEY` unless given. `patienceMs` is for how long a request is sent again while the gateway is away. */
+  constructor(url?: string, options: { patienceMs?: number; key?: string } = {}) {
+    this.gateway = new Gateway(url, options.key);
     this.patienceMs = options.patienceMs ?? 10_000;
   }
 

@@ -48,17 +48,20 @@ export interface Call {
 
 export class Gateway {
   private readonly url: string;
+  private readonly authorization: Record<string, string>;
 
-  constructor(url?: string) {
-    const environment = typeof process === "undefined" ? undefined : process.env["GALLEY_URL"];
-    this.url = (url ?? (environment || "http://127.0.0.1:8080")).replace(/\/+$/, "");
+  constructor(url?: string, key?: string) {
+    const environment = typeof process === "undefined" ? {} : process.env;
+    this.url = (url ?? (environment["GALLEY_URL"] || "http://127.0.0.1:8080")).replace(/\/+$/, "");
+    const usedKey = key ?? environment["GALLEY_KEY"];
+    this.authorization = usedKey ? { authorization: `Bearer ${usedKey}` } : {};
     // Complains about what is no URL
     new URL(this.url);
   }
 
   async call<T>({ method, path, body, waitMs = 0, headers = {}, signal }: Call): Promise<T> {
     // undefined is no JSON: JSON.stringify leaves it out, and says nothing of it
-    const request: RequestInit = { method, headers: { "content-type": "application/json", ...headers } };
+    const request: RequestInit = { method, headers: { "content-type": "application/json", ...this.authorization, ...headers } };
     if (body !== undefined) request.body = JSON.stringify(body, isReport(path) ? (_, value) => wellFormed(value) : undefined);
     const limit = new AbortController();
     const timer = setTimeout(() => limit.abort(new Error("no answer in time")), waitMs + ANSWER_MS);

@@ -25,6 +25,8 @@ const MAX_STACK = 16_000;
 
 export interface WorkerOptions {
   url?: string;
+  /** `GALLEY_KEY` unless given. */
+  key?: string;
   queues?: string[];
   /** Jobs at a time. */
   concurrency?: number;
@@ -78,7 +80,7 @@ export class Worker {
   private changed: () => void = () => {};
 
   constructor(options: WorkerOptions = {}) {
-    this.gateway = new Gateway(options.url);
+    this.gateway = new Gateway(options.url, options.key);
     this.queues = options.queues ?? ["default"];
     this.concurrency = options.concurrency ?? 1;
     this.leaseMs = options.leaseMs ?? 30_000;

@@ -4,6 +4,7 @@
 //! `bench/results/<date>.json`. Nothing here asserts how long something takes; what is lost or unanswered makes the exit
 //! status 1.
 
+mod access;
 mod backlog;
 mod bare_route;
 mod care;
@@ -117,6 +118,8 @@ enum BenchCommand {
     Care,
     /// Jobs enqueued per second, beside a bare route and a bare client.
     Enqueue,
+    /// What the check of a key costs a request.
+    Access,
     /// The bare route, until it is killed.
     #[command(hide = true)]
     BareRoute,
@@ -147,6 +150,7 @@ impl BenchCommand {
             Self::Processing => vec![processing::run(durability, scope).await?],
             Self::Care => vec![care::run(durability, scope).await?],
             Self::Enqueue => vec![enqueue::run(durability, scope).await?],
+            Self::Access => vec![access::run(durability, scope).await?],
             Self::Scale(options) => vec![scale::run(durability, scope, &options).await?],
             Self::Cost => vec![cost::run(durability, scope).await?],
             Self::BareRoute | Self::Publish => Vec::new(),
@@ -160,6 +164,7 @@ async fn run_all(durability: BenchDurability, scope: BenchScope) -> anyhow::Resu
         processing::run(durability, scope).await?,
         care::run(durability, scope).await?,
         enqueue::run(durability, scope).await?,
+        access::run(durability, scope).await?,
         latency::run(durability, scope).await?,
         backlog::run(durability, scope).await?,
         memory::run(durability, scope).await?,

@@ -61,7 +61,7 @@ struct CreateKey {
     #[arg(long)]
     namespace: Option<String>,
     /// When it expires: 2030-01-31T12:00:00Z, or +P90D from now. Without it, never.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     expires_at: Option<String>,
     /// The file, which is made if it does not exist.
     #[arg(long)]

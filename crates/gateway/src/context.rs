@@ -54,7 +54,7 @@ pub(crate) async fn request_middleware(
     let request_id = request_id(request.headers());
     let path = request.path().to_owned();
     let given = traceparent(request.headers().get("traceparent"));
-    let rules = request.match_pattern().as_deref().and_then(rules_of);
+    let rules = matched_rules(&request);
     let span = request_span(&request, rules, &request_id);
     continue_trace(&span, given.as_deref());
     request.extensions_mut().insert(RequestTrace(traceparent_of(&span).or(given)));
@@ -75,10 +75,16 @@ pub(crate) async fn request_middleware(
     Ok(response)
 }
 
+/// The rules of the path that the router will match. As the router does, it reads the path after decoding what is
+/// percent-encoded without need: `/%6fjs` is `/ojs`.
+fn matched_rules(request: &ServiceRequest) -> Option<&'static PathRules> {
+    rules_of(&request.resource_map().match_pattern(request.match_info().as_str())?)
+}
+
 /// Checks the site that the request comes from, and its key.
 async fn check_sender(request: &ServiceRequest, rules: Option<&'static PathRules>) -> Result<(), ApiError> {
     if let Some(site) = request.app_data::<SiteCheck>() {
-        site.check(request.head())?;
+        site.check(request.head(), request.match_info().as_str())?;
     }
     match request.app_data::<Data<Services>>() {
         Some(services) => services.auth.admit(request, rules).await,

@@ -58,6 +58,11 @@ impl ApiError {
         Self { retry_after: Some(wait), ..self }
     }
 
+    /// The key is not for this name.
+    pub(crate) fn name_not_allowed(what: impl fmt::Display) -> Self {
+        Self::new(ErrorCode::NameNotAllowed, format!("this key is not for {what}"))
+    }
+
     pub(crate) fn code(&self) -> ErrorCode {
         self.code
     }

@@ -22,7 +22,7 @@ use actix_web::{
 use common::{health::is_probe, known_names};
 use serde_json::Value;
 
-use crate::{body::RawBody, error::ApiError, routes::OPENAPI_DOCUMENT};
+use crate::{auth::Caller, body::RawBody, error::ApiError, routes::OPENAPI_DOCUMENT};
 
 /// Headers of which one is read.
 const SINGLE_HEADERS: [&str; 4] = ["Content-Type", "Content-Encoding", "Idempotency-Key", "Last-Event-ID"];
@@ -104,7 +104,7 @@ async fn check(request: &mut ServiceRequest) -> Result<(), ApiError> {
 }
 
 fn inputs_of(request: &HttpRequest) -> Option<&'static RouteInputs> {
-    ROUTES.get(&request.match_pattern()?)?.get(request.method())
+    ROUTES.get(Caller::of(request).ok()?.path()?)?.get(request.method())
 }
 
 /// Checks the query of a list at a path that has an event stream too.

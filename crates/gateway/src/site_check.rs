@@ -49,8 +49,9 @@ impl SiteCheck {
     }
 
     /// Refuses a request for a host that is not ours, and a page of another site.
-    pub(crate) fn check(&self, request: &RequestHead) -> Result<(), ApiError> {
-        let path = request.uri.path();
+    ///
+    /// `path` is decoded as the router reads it.
+    pub(crate) fn check(&self, request: &RequestHead, path: &str) -> Result<(), ApiError> {
         if is_probe(path) {
             return Ok(());
         }
@@ -182,7 +183,8 @@ mod tests {
     fn code(method: Method, path: &str, headers: &[(&'static str, &'static str)]) -> Option<ErrorCode> {
         let request = TestRequest::with_uri(path).method(method);
         let request = headers.iter().fold(request, |request, header| request.append_header(*header));
-        site_check().check(request.to_http_request().head()).err().map(|error| error.code())
+        let request = request.to_http_request();
+        site_check().check(request.head(), request.path()).err().map(|error| error.code())
     }
 
     #[test]

@@ -3,12 +3,14 @@
 use std::{fs, path::Path, process::Stdio};
 
 use serde_json::Value;
-use testkit::TEST_TIMEOUT;
+use testkit::{RedisServer, TEST_TIMEOUT};
 
-use crate::kit::GalleyKit;
+use crate::{keyed::TOKEN_SECRET, kit::GalleyKit};
 
 /// Where the documents say that Galley listens.
 const DOCUMENTED_ADDRESS: &str = "127.0.0.1:8080";
+/// The key of the reader, in `GALLEY_KEY`.
+const KEY: &str = "glk_documents_0123456789012345678901234567890123456789012";
 
 /// Prepares the shell. A request has to succeed. One that never ends (`-N`) has to give something before its time is
 /// over. What a test has no machine for (containers, whole builds) has to name things that exist.
@@ -68,13 +70,20 @@ async fn run_document(path: &str) -> GalleyKit {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let script = script_of(&fs::read_to_string(root.join(path)).expect(path));
     assert!(!script.is_empty(), "{path} has no shell snippets: take it off the list");
-    let kit = GalleyKit::start().await;
+    let secrets = [("GALLEY__AUTH__FIRST_KEY", KEY), ("GALLEY__AUTH__TOKENS__SECRET", TOKEN_SECRET)];
+    let kit = GalleyKit::start_with(RedisServer::start(), &secrets).await;
     let queues = [("GALLEY__QUEUE_WORKER__QUEUES", "default,demo")];
     let _worker = kit.start_worker(&queues).await;
     let _listener = kit.start_pubsub_worker().await;
     let script = script.replace(DOCUMENTED_ADDRESS, &kit.gateway.address().to_string());
     let mut shell = tokio::process::Command::new("bash");
-    shell.arg("-c").arg(format!("{PRELUDE}\nset -x\n{script}")).current_dir(&root).stdin(Stdio::null());
+    shell
+        .arg("-c")
+        .arg(format!("{PRELUDE}\nset -x\n{script}"))
+        .current_dir(&root)
+        .env("GALLEY_KEY", KEY)
+        .env("GALLEY_URL", kit.gateway.url(""));
+    shell.stdin(Stdio::null());
     let output = tokio::time::timeout(TEST_TIMEOUT, shell.kill_on_drop(true).output()).await;
     let output = output.expect("it ends in time").expect("bash runs");
     assert!(
@@ -107,6 +116,7 @@ documents! {
     the_snippets_about_subscriptions_work: "docs/subscriptions.md",
     the_snippets_about_workers_work: "docs/workers.md",
     the_snippets_about_operations_work: "docs/operations.md",
+    the_snippets_about_security_work: "docs/security.md",
 }
 
 const CHANNELS: &str = "docs/channels.md";
@@ -114,7 +124,9 @@ const CHANNELS: &str = "docs/channels.md";
 #[tokio::test(flavor = "multi_thread")]
 async fn the_snippets_about_channels_publish_what_they_say() {
     let kit = run_document(CHANNELS).await;
-    let history: Value = kit.get("/v1/channels/orders/messages").await.json().await.expect("JSON");
+    let history = kit.http.get(kit.gateway.url("/v1/channels/orders/messages"));
+    let history = history.header("authorization", format!("Bearer {KEY}")).send().await.expect("an answer");
+    let history: Value = history.json().await.expect("JSON");
     assert_eq!(history["messages"].as_array().map(Vec::len), Some(6), "{history}");
 }
 

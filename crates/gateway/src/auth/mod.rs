@@ -117,12 +117,16 @@ impl Auth {
     }
 
     /// Lets a request pass, or says why not. `rules` are those of its path, if the path exists.
-    pub(crate) async fn admit(&self, request: &ServiceRequest, rules: Option<&PathRules>) -> Result<(), ApiError> {
+    pub(crate) async fn admit(
+        &self,
+        request: &ServiceRequest,
+        rules: Option<&'static PathRules>,
+    ) -> Result<(), ApiError> {
         let rule = match rules {
             // A browser asks with OPTIONS what it may do, and sends no key
             Some(rules) if request.method() != Method::OPTIONS => rules.of_method(request.method()),
             Some(_) => None,
-            None if request.match_pattern().is_some() => return Err(ApiError::internal("the route has no entry")),
+            // The router answers 404
             None => None,
         };
         let access = match rule {
@@ -148,7 +152,7 @@ impl Auth {
                 }
             },
         };
-        request.extensions_mut().insert(Caller::new(access));
+        request.extensions_mut().insert(Caller::new(access, rules.map(|rules| rules.path)));
         Ok(())
     }
 

@@ -2,12 +2,15 @@
 //!
 //! A name outside is refused with 403. What is looked up by an id and lies outside is not found, as if it did not exist.
 
-use actix_web::{dev::ServiceRequest, web::Data};
+use std::sync::Arc;
+
+use actix_web::{dev::ServiceRequest, http::Method, web::Data};
 use common::name::{ChannelName, QueueName, quoted};
 use model::access::Access;
 use percent_encoding::percent_decode_str;
 
 use crate::{
+    auth::Caller,
     error::{ApiError, ErrorCode},
     routes::table::{RouteRule, Subject},
     services::Services,
@@ -15,20 +18,53 @@ use crate::{
 
 /// Checks what the path names.
 pub(super) async fn check(request: &ServiceRequest, rule: &RouteRule, access: &Access) -> Result<(), ApiError> {
-    let outside = |what: &str| ApiError::new(ErrorCode::NameNotAllowed, format!("this key is not for {what}"));
+    let caller = || Caller::new(Arc::new(access.clone()), None);
     match rule.subject {
         Subject::Queue if !access.has_every_queue() => {
             let queue = parameter(rule.path, request.path()).parse::<QueueName>().ok();
             // What is no name cannot be the key's
-            queue.filter(|queue| access.has_queue(queue)).map(drop).ok_or_else(|| outside("this queue"))
+            queue
+                .filter(|queue| access.has_queue(queue))
+                .map(drop)
+                .ok_or_else(|| ApiError::name_not_allowed("this queue"))
         }
         Subject::Channel if !access.has_every_channel() => {
             let channel = parameter(rule.path, request.path()).parse::<ChannelName>().ok();
-            channel.filter(|channel| access.has_channel(channel)).map(drop).ok_or_else(|| outside("this channel"))
+            channel
+                .filter(|channel| access.has_channel(channel))
+                .map(drop)
+                .ok_or_else(|| ApiError::name_not_allowed("this channel"))
         }
         Subject::Job if !access.has_every_queue() => {
             let id = parameter(rule.path, request.path());
             check_job(services(request)?, &id, access).await
+        }
+        Subject::Workflow if !access.has_every_queue() => {
+            let id = parameter(rule.path, request.path());
+            check_workflow(services(request)?, &id, access).await
+        }
+        Subject::Cron if !access.has_every_queue() => {
+            let name = parameter(rule.path, request.path());
+            let Ok(parsed) = name.parse() else { return Ok(()) };
+            let found = services(request)?.jobs.cron().get(&parsed).await?;
+            let is_seen = found.is_none_or(|entry| caller().has_cron_entry(&entry));
+            found_or(is_seen, format_args!("cron entry {}", quoted(&name)))
+        }
+        Subject::Subscription if !access.is_unlimited() => {
+            let name = parameter(rule.path, request.path());
+            if request.method() == Method::PUT && !access.holds(&name) {
+                return Err(ApiError::name_not_allowed(format_args!("subscription {}", quoted(&name))));
+            }
+            let Ok(parsed) = name.parse() else { return Ok(()) };
+            let found = services(request)?.subscriptions.get(&parsed).await?;
+            match found {
+                Some(found) if caller().has_subscription(&found) => Ok(()),
+                Some(_) if request.method() == Method::PUT => {
+                    Err(ApiError::name_not_allowed(format_args!("subscription {}", quoted(&name))))
+                }
+                Some(_) => found_or(false, format_args!("subscription {}", quoted(&name))),
+                None => Ok(()),
+            }
         }
         Subject::Everything if !access.is_unlimited() => {
             let message = "this concerns the whole installation, and the key is limited to a part of it";
@@ -42,10 +78,20 @@ pub(super) async fn check(request: &ServiceRequest, rule: &RouteRule, access: &A
 async fn check_job(services: &Services, id: &str, access: &Access) -> Result<(), ApiError> {
     let Ok(parsed) = id.parse() else { return Ok(()) };
     let Some(located) = services.jobs.locate(parsed).await? else { return Ok(()) };
-    if located.queue().is_some_and(|queue| access.has_queue(&queue)) {
-        return Ok(());
-    }
-    Err(ApiError::not_found(format_args!("job {}", quoted(id))))
+    let is_seen = located.queue().is_some_and(|queue| access.has_queue(&queue));
+    found_or(is_seen, format_args!("job {}", quoted(id)))
+}
+
+/// A workflow with a job of another queue is not found.
+async fn check_workflow(services: &Services, id: &str, access: &Access) -> Result<(), ApiError> {
+    let Ok(parsed) = id.parse() else { return Ok(()) };
+    let queues = services.workflows.workflow_queues(parsed).await?;
+    let is_seen = queues.is_none_or(|queues| queues.iter().all(|queue| access.has_queue(queue)));
+    found_or(is_seen, format_args!("workflow {}", quoted(id)))
+}
+
+fn found_or(is_seen: bool, what: std::fmt::Arguments<'_>) -> Result<(), ApiError> {
+    if is_seen { Ok(()) } else { Err(ApiError::not_found(what)) }
 }
 
 fn services(request: &ServiceRequest) -> Result<&Services, ApiError> {

@@ -14,6 +14,7 @@ use super::{
     ojs_response, with_warnings,
 };
 use crate::{
+    auth::Caller,
     body::JsonBody,
     context::RequestTrace,
     error::{ApiError, ErrorCode},
@@ -34,7 +35,12 @@ struct BatchEnqueueRequest<'a> {
 }
 
 /// `{"jobs": [...], "mode": "atomic"}`: stores all or none. With `"per_item"` each job has an outcome.
-pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> ApiResult {
+pub(super) async fn enqueue(
+    caller: Caller,
+    request: HttpRequest,
+    services: web::Data<Services>,
+    body: JsonBody,
+) -> ApiResult {
     run_idempotent(&request, &services, &[body.bytes()], async |seed| {
         let batch: BatchEnqueueRequest = body.parse()?;
         let max_jobs = services.settings.gateway.batch_max_jobs;
@@ -46,10 +52,10 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
         }
         match batch.mode.as_deref() {
             None | Some("atomic") => {
-                enqueue_atomic(&services, &batch.jobs, RequestTrace::from_request(&request), seed).await
+                enqueue_atomic(&caller, &services, &batch.jobs, RequestTrace::from_request(&request), seed).await
             }
             Some("per_item") => {
-                enqueue_per_item(&services, &batch.jobs, RequestTrace::from_request(&request), seed).await
+                enqueue_per_item(&caller, &services, &batch.jobs, RequestTrace::from_request(&request), seed).await
             }
             Some(other) => {
                 Err(ApiError::invalid(format!("mode must be \"atomic\" or \"per_item\", got {}", quoted(other))))
@@ -60,6 +66,7 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
 }
 
 async fn enqueue_atomic(
+    caller: &Caller,
     services: &Services,
     jobs: &[&RawValue],
     trace: Option<String>,
@@ -69,7 +76,7 @@ async fn enqueue_atomic(
     let mut warnings = Vec::new();
     let mut clock = RequestClock::new(&services.jobs);
     for (n, raw) in jobs.iter().enumerate() {
-        let read = parse_item(services, &mut clock, raw, seed.map(|seed| (seed, n))).await;
+        let read = parse_item(caller, services, &mut clock, raw, seed.map(|seed| (seed, n))).await;
         let read = read.map_err(|error| error.with_subject(&format!("jobs[{n}]")))?;
         now = read.now;
         own_ids.extend(read.derived_id());
@@ -108,6 +115,7 @@ async fn run_to_end<T: Send + 'static>(
 }
 
 async fn enqueue_per_item(
+    caller: &Caller,
     services: &Services,
     jobs: &[&RawValue],
     trace: Option<String>,
@@ -117,7 +125,7 @@ async fn enqueue_per_item(
         jobs.iter().enumerate().map(|(n, raw)| (Ok(*raw), seed.map(|seed| (seed, n)))).collect();
     let mut results = BatchResults::default();
     for some in wanted.chunks(CHUNK_SIZE) {
-        let stored = enqueue_items(services, some, trace.clone()).await;
+        let stored = enqueue_items(caller, services, some, trace.clone()).await;
         results.lines.extend(stored.lines);
         results.is_replayable &= stored.is_replayable;
     }
@@ -146,6 +154,7 @@ impl Default for BatchResults {
 
 /// Stores jobs in their order and returns a line of the answer for each.
 pub(super) async fn enqueue_items(
+    caller: &Caller,
     services: &Services,
     wanted: &[BatchItem<'_>],
     trace: Option<String>,
@@ -155,7 +164,7 @@ pub(super) async fn enqueue_items(
     let mut new = Vec::with_capacity(wanted.len());
     for (raw, seed) in wanted {
         let read = match raw {
-            Ok(raw) => parse_item(services, &mut clock, raw, *seed).await,
+            Ok(raw) => parse_item(caller, services, &mut clock, raw, *seed).await,
             Err(error) => Err(error.clone()),
         };
         origins.push(read.map(|read| {
@@ -196,6 +205,7 @@ fn result_json(outcome: Result<AcceptedJob, ApiError>) -> String {
 }
 
 async fn parse_item(
+    caller: &Caller,
     services: &Services,
     clock: &mut RequestClock<'_>,
     raw: &RawValue,
@@ -207,5 +217,5 @@ async fn parse_item(
     }
     let members: Object = serde_json::from_str(raw.get())
         .map_err(|error| ApiError::invalid(format!("a job must be a JSON object: {error}")))?;
-    parse_job(clock, &members, seed).await
+    parse_job(caller, clock, &members, seed).await
 }

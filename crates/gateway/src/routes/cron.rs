@@ -7,7 +7,10 @@ use common::{
     json::{Object, ObjectWriter},
     name::{CronName, quoted},
 };
-use model::cron::{CronDefinition, CronEntry, definition};
+use model::{
+    access::Scope,
+    cron::{CronDefinition, CronEntry, definition},
+};
 use serde::Deserialize;
 use serde_json::json;
 use store::cron::RegisterCronError;
@@ -18,6 +21,7 @@ use super::{
     ojs_response, parse_bounded, parse_flag, with_warnings,
 };
 use crate::{
+    auth::Caller,
     body::JsonBody,
     context::RequestTrace,
     error::{ApiError, ErrorCode},
@@ -29,11 +33,25 @@ use crate::{
 const MAX_PAGE_SIZE: usize = 1000;
 
 /// Repeating the request is safe: it changes the entry of that name to what it is already.
-pub(super) async fn register(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> ApiResult {
+pub(super) async fn register(
+    caller: Caller,
+    request: HttpRequest,
+    services: web::Data<Services>,
+    body: JsonBody,
+) -> ApiResult {
     run_idempotent(&request, &services, &[body.bytes()], async |_| {
         let members: Object = body.parse()?;
         let now = services.jobs.now().await?;
         let definition = CronDefinition::parse(&members, now)?;
+        caller.check_name("cron entry", definition.name.as_str())?;
+        caller.check_queue(Scope::JobsWrite, &definition.template.new_job(&definition.name, now, now)?.queue)?;
+        // Another entry of that name may be for a queue that the key is not for
+        if !caller.has_every_queue()
+            && let Some(before) = services.jobs.cron().get(&definition.name).await?
+            && !caller.has_cron_entry(&before)
+        {
+            return Err(ApiError::name_not_allowed(format_args!("cron entry {}", definition.name)));
+        }
         let registered = services.jobs.cron().register(&definition, now).await?.map_err(register_error)?;
         let status = if registered.is_new { StatusCode::CREATED } else { StatusCode::OK };
         Ok(ojs_response(status, with_warnings(entry_json(&registered.entry), &definition.warnings)))
@@ -60,15 +78,21 @@ pub(super) struct ListCronQuery {
     limit: Option<String>,
 }
 
-pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListCronQuery>) -> ApiResult {
+pub(super) async fn list(caller: Caller, services: web::Data<Services>, query: web::Query<ListCronQuery>) -> ApiResult {
     let limit = parse_bounded("limit", query.limit.as_deref(), MAX_PAGE_SIZE, MAX_PAGE_SIZE)?;
     let enabled = parse_flag("enabled", query.enabled.as_deref())?;
-    let page = services.jobs.cron().page(query.after.as_deref(), limit, enabled).await?;
+    let cron = services.jobs.cron();
+    let page = cron.page(query.after.as_deref(), limit, |entry| {
+        enabled.is_none_or(|enabled| enabled == entry.enabled) && caller.has_cron_entry(entry)
+    });
+    let page = page.await?;
+    // How many there are in all is for keys that see all
+    let total = if caller.is_unlimited() { page.total } else { page.entries.len() };
     let entries: Vec<String> = page.entries.iter().map(CronEntry::to_json).collect();
     let entries = format!("[{}]", entries.join(","));
     let mut out = ObjectWriter::with_capacity(entries.len() + 64);
     out.raw("crons", &entries).number("count", page.entries.len() as u64);
-    out.number("total", page.total as u64);
+    out.number("total", total as u64);
     if let Some(next) = &page.next {
         out.text("next", next);
     }

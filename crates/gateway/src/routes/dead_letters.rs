@@ -9,7 +9,7 @@ use common::{
     name::quoted,
     time::{self, Millis},
 };
-use model::job::JobState;
+use model::{access::Scope, job::JobState};
 use serde::Deserialize;
 use serde_json::json;
 use store::jobs::{DiscardedCursor, DiscardedFilter, DiscardedList};
@@ -21,6 +21,7 @@ use super::{
     queues::known_queue,
 };
 use crate::{
+    auth::Caller,
     body::JsonBody,
     error::{ApiError, ErrorCode},
     services::Services,
@@ -41,7 +42,7 @@ struct DeadLetterFilterRequest {
 }
 
 impl DeadLetterFilterRequest {
-    async fn validate(self, services: &Services) -> Result<DiscardedFilter, ApiError> {
+    async fn validate(self, caller: &Caller, services: &Services, scope: Scope) -> Result<DiscardedFilter, ApiError> {
         let now = if self.since.is_some() || self.until.is_some() { services.jobs.now().await? } else { 0 };
         let moment = |name: &str, given: Option<String>| -> Result<Option<Millis>, ApiError> {
             let time = given.map(|text| time::parse_time(&text, now)).transpose();
@@ -54,11 +55,15 @@ impl DeadLetterFilterRequest {
             given => Ok(given),
         };
         let queue = match self.queue {
-            Some(name) => Some(known_queue(services, &name).await?),
+            Some(name) => {
+                caller.check_queue(scope, &name.parse()?)?;
+                Some(known_queue(caller, services, &name).await?)
+            }
             None => None,
         };
         Ok(DiscardedFilter {
             queue,
+            access: (!caller.has_every_queue()).then(|| caller.to_access()),
             job_type: pattern("type", self.job_type)?,
             error_type: pattern("error_type", self.error_type)?,
             since: moment("since", self.since)?,
@@ -80,25 +85,39 @@ pub(super) struct ListDiscardedQuery {
     after: Option<String>,
 }
 
-pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListDiscardedQuery>) -> ApiResult {
-    list_page(&services, DiscardedList::DeadLetters, query.into_inner()).await
+pub(super) async fn list(
+    caller: Caller,
+    services: web::Data<Services>,
+    query: web::Query<ListDiscardedQuery>,
+) -> ApiResult {
+    list_page(&caller, &services, (DiscardedList::DeadLetters, Scope::JobsRead), query.into_inner()).await
 }
 
 /// Jobs by their state. Only discarded ones are listed.
-pub(super) async fn list_jobs(services: web::Data<Services>, query: web::Query<ListDiscardedQuery>) -> ApiResult {
+pub(super) async fn list_jobs(
+    caller: Caller,
+    services: web::Data<Services>,
+    query: web::Query<ListDiscardedQuery>,
+) -> ApiResult {
     let query = query.into_inner();
     if query.state.as_deref() != Some(JobState::Discarded.as_str()) {
         let given = query.state.map_or_else(|| "none".to_owned(), |state| quoted(&state));
         return Err(ApiError::invalid(format!("state must be discarded, got {given}")));
     }
-    list_page(&services, DiscardedList::All, query).await
+    list_page(&caller, &services, (DiscardedList::All, Scope::AdminRead), query).await
 }
 
-async fn list_page(services: &Services, list: DiscardedList, query: ListDiscardedQuery) -> ApiResult {
+async fn list_page(
+    caller: &Caller,
+    services: &Services,
+    (list, scope): (DiscardedList, Scope),
+    query: ListDiscardedQuery,
+) -> ApiResult {
     let ListDiscardedQuery { state: _, queue, job_type, error_type, since, until, limit, after } = query;
     let limit = parse_bounded("limit", limit.as_deref(), 100, MAX_DEAD_LETTERS)?;
     let after = parse_cursor(after)?;
-    let filter = DeadLetterFilterRequest { queue, job_type, error_type, since, until }.validate(services).await?;
+    let filter = DeadLetterFilterRequest { queue, job_type, error_type, since, until };
+    let filter = filter.validate(caller, services, scope).await?;
     let page = services.jobs.list_discarded(list, &filter, after.as_ref(), limit).await?;
     let jobs: Vec<String> = page.jobs.into_iter().map(|(_, json)| json).collect();
     let next = json!(page.next.map(|next| next.to_string()));
@@ -114,8 +133,8 @@ fn parse_cursor(after: Option<String>) -> Result<Option<DiscardedCursor>, ApiErr
     after.map(read).transpose()
 }
 
-pub(super) async fn stats(services: web::Data<Services>) -> ApiResult {
-    let stats = services.jobs.dead_letter_stats().await?;
+pub(super) async fn stats(caller: Caller, services: web::Data<Services>) -> ApiResult {
+    let stats = services.jobs.dead_letter_stats(|queue| caller.has_queue(queue)).await?;
     let settings = &services.settings.jobs;
     let by_queue: BTreeMap<String, u64> =
         stats.by_queue.into_iter().map(|(queue, count)| (queue.to_string(), count)).collect();
@@ -186,7 +205,11 @@ struct MatchedDeadLetters {
     dry_run: bool,
 }
 
-async fn match_dead_letters(services: &Services, body: &JsonBody) -> Result<MatchedDeadLetters, ApiError> {
+async fn match_dead_letters(
+    caller: &Caller,
+    services: &Services,
+    body: &JsonBody,
+) -> Result<MatchedDeadLetters, ApiError> {
     let BulkDeadLetterRequest { filter: Members(filter), dry_run, confirm, limit, after } = body.parse()?;
     if !confirm && !dry_run {
         let message = "this is about all dead letters that pass the filter: confirm must be true, or dry_run";
@@ -197,20 +220,20 @@ async fn match_dead_letters(services: &Services, body: &JsonBody) -> Result<Matc
         return Err(ApiError::invalid(format!("limit must be an integer from 1 to {MAX_DEAD_LETTERS}")));
     }
     let after = parse_cursor(after)?;
-    let filter = filter.validate(services).await?;
+    let filter = filter.validate(caller, services, Scope::AdminWrite).await?;
     let letters = services.jobs.list_discarded(DiscardedList::DeadLetters, &filter, after.as_ref(), limit).await?;
     let ids = letters.jobs.into_iter().map(|(id, _)| id).collect();
     Ok(MatchedDeadLetters { ids, next: letters.next, dry_run })
 }
 
-pub(super) async fn retry_many(services: web::Data<Services>, body: JsonBody) -> ApiResult {
-    let meant = match_dead_letters(&services, &body).await?;
+pub(super) async fn retry_many(caller: Caller, services: web::Data<Services>, body: JsonBody) -> ApiResult {
+    let meant = match_dead_letters(&caller, &services, &body).await?;
     let retried = if meant.dry_run { 0 } else { services.jobs.redrive_all(&meant.ids).await? };
     Ok(ojs_response(StatusCode::OK, bulk_result_json(&meant, "retried", retried)))
 }
 
-pub(super) async fn delete_many(services: web::Data<Services>, body: JsonBody) -> ApiResult {
-    let meant = match_dead_letters(&services, &body).await?;
+pub(super) async fn delete_many(caller: Caller, services: web::Data<Services>, body: JsonBody) -> ApiResult {
+    let meant = match_dead_letters(&caller, &services, &body).await?;
     let deleted = if meant.dry_run { 0 } else { services.jobs.delete_dead_letters(&meant.ids).await? };
     Ok(ojs_response(StatusCode::OK, bulk_result_json(&meant, "deleted", deleted)))
 }

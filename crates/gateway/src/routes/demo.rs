@@ -2,12 +2,12 @@
 //! keys and bytes are the original's, so its workers and listeners still work.
 
 use actix_web::{HttpResponse, http::header, web};
-use common::name::ChannelName;
+use common::name::{ChannelName, quoted};
 use model::message::NewMessage;
 use store::StoreError;
 
 use super::ApiResult;
-use crate::services::Services;
+use crate::{error::ApiError, services::Services};
 
 const DEMO_LIST: &str = "task:prodcons:queue";
 const DEMO_CHANNEL: &str = "task:pubsub:channel";
@@ -28,11 +28,28 @@ const INDEX_HTML: &str = r#"<!DOCTYPE html>
 </html>
 "#;
 
-pub(super) async fn index() -> HttpResponse {
-    HttpResponse::Ok().content_type("text/html; charset=utf-8").body(INDEX_HTML)
+/// Without the demo there is nothing to link to.
+const BARE_HTML: &str = r#"<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>Galley</title></head>
+<body>
+<p>Galley. The interface is described at <a href="/openapi.json">/openapi.json</a>.</p>
+</body>
+</html>
+"#;
+
+pub(super) async fn index(services: web::Data<Services>) -> HttpResponse {
+    let page = if services.settings.gateway.demo_routes { INDEX_HTML } else { BARE_HTML };
+    HttpResponse::Ok().content_type("text/html; charset=utf-8").body(page)
+}
+
+/// The demo can be switched off: its routes are then like any path that does not exist.
+fn check_served(services: &Services, path: &str) -> Result<(), ApiError> {
+    if services.settings.gateway.demo_routes { Ok(()) } else { Err(ApiError::not_found(quoted(path))) }
 }
 
 pub(super) async fn prodcons(services: web::Data<Services>) -> ApiResult {
+    check_served(&services, "/prodcons")?;
     let element: u8 = rand::random_range(0..10);
     services.redis.push_element(DEMO_LIST, element.to_string().as_bytes()).await?;
     tracing::info!("lpush {DEMO_LIST} -- {element}");
@@ -40,6 +57,7 @@ pub(super) async fn prodcons(services: web::Data<Services>) -> ApiResult {
 }
 
 pub(super) async fn pubsub(services: web::Data<Services>) -> ApiResult {
+    check_served(&services, "/pubsub")?;
     let element: u8 = rand::random_range(0..10);
     let channel: ChannelName = DEMO_CHANNEL.parse().map_err(|_| StoreError::Damaged(DEMO_CHANNEL.to_owned()))?;
     let element = element.to_string();

@@ -124,7 +124,7 @@ pub(super) async fn list(
     check_list_query(&request)?;
     let filter = query.filter(&caller)?;
     let events = services.redis.events(&filter, EventPosition::START.entry, query.limit()?).await?;
-    Ok(events_response(&events, &unknown_queue_warnings(&services, &filter.queues).await))
+    Ok(events_response(&events, &unknown_queue_warnings(&caller, &services, &filter.queues).await))
 }
 
 /// A stream of all events.
@@ -150,7 +150,7 @@ pub(super) async fn queue_events(
     if wants_list(&request) {
         check_list_query(&request)?;
         let events = services.redis.events(&filter, EventPosition::START.entry, query.limit()?).await?;
-        return Ok(events_response(&events, &unknown_queue_warnings(&services, &filter.queues).await));
+        return Ok(events_response(&events, &unknown_queue_warnings(&caller, &services, &filter.queues).await));
     }
     let start = query.resume_position(&request)?.map_or(EventStart::Now, EventStart::After);
     stream_response(&request, &services, filter, start).await

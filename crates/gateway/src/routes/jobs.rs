@@ -11,12 +11,13 @@ use actix_web::{
     web,
 };
 use common::{id::JobId, json::Object, name::quoted, time::Millis};
-use model::job::NewJob;
+use model::{access::Scope, job::NewJob};
 use serde::Deserialize;
 use store::jobs::{EnqueueRefusal, EnqueuedJob, JobTransitionError, RequestClock};
 
 use super::{ApiResult, job_json, ojs_response, ojs_response_builder, with_warnings};
 use crate::{
+    auth::Caller,
     body::JsonBody,
     context::RequestTrace,
     error::{ApiError, ErrorCode},
@@ -28,11 +29,17 @@ use crate::{
 const MIN_FULL_QUEUE_RETRY_DELAY: Duration = Duration::from_millis(50);
 const MAX_FULL_QUEUE_RETRY_DELAY: Duration = Duration::from_millis(800);
 
-pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> ApiResult {
+pub(super) async fn enqueue(
+    caller: Caller,
+    request: HttpRequest,
+    services: web::Data<Services>,
+    body: JsonBody,
+) -> ApiResult {
     let wait = preferred_wait(request.headers(), services.settings.gateway.max_wait);
     run_idempotent(&request, &services, &[body.bytes()], async |seed| {
         let members: Object = body.parse()?;
-        let read = parse_job(&mut RequestClock::new(&services.jobs), &members, seed.map(|seed| (seed, 0))).await?;
+        let mut clock = RequestClock::new(&services.jobs);
+        let read = parse_job(&caller, &mut clock, &members, seed.map(|seed| (seed, 0))).await?;
         let trace = RequestTrace::from_request(&request);
         let deadline = wait.map(|wait| (wait, Instant::now() + wait));
         let accepted = match deadline {
@@ -124,14 +131,17 @@ pub(super) struct JobOrigin {
 }
 
 /// Checks a request for a job. With a seed the job's id follows from it, so that a repeated request makes no second
-/// job.
+/// job. The key must be for the queue.
 pub(super) async fn parse_job(
+    caller: &Caller,
     clock: &mut RequestClock<'_>,
     members: &Object<'_>,
     seed: Option<(IdempotencySeed, usize)>,
 ) -> Result<ParsedJob, ApiError> {
     let now = clock.now_for(members).await?;
-    Ok(ParsedJob::with_seed(NewJob::parse(members, now)?, now, seed))
+    let new_job = NewJob::parse(members, now)?;
+    caller.check_queue(Scope::JobsWrite, &new_job.queue)?;
+    Ok(ParsedJob::with_seed(new_job, now, seed))
 }
 
 /// Stores a job. Finding a job that the same request stored before counts as storing it.

@@ -16,6 +16,8 @@ mod ndjson;
 mod openapi;
 mod progress;
 mod queues;
+#[cfg(test)]
+mod scopes_document;
 mod subscriptions;
 mod system;
 pub(crate) mod table;
@@ -24,7 +26,7 @@ mod worker_list;
 mod workers;
 mod workflows;
 
-use actix_web::{HttpResponse, HttpResponseBuilder, http::StatusCode, web};
+use actix_web::{HttpResponse, HttpResponseBuilder, guard, http::StatusCode, web};
 
 use common::name::Origin;
 use model::access::Scope::{
@@ -34,7 +36,7 @@ use model::access::Scope::{
 pub(crate) use channels::parse_since;
 pub(crate) use openapi::DOCUMENT as OPENAPI_DOCUMENT;
 
-use crate::{error::ApiError, media_type::OJS_JSON};
+use crate::{auth::Caller, error::ApiError, media_type::OJS_JSON};
 use table::{Need, routes};
 
 type ApiResult = Result<HttpResponse, ApiError>;
@@ -115,8 +117,8 @@ routes! {
     "/ojs/v1/queues/{queue}/jobs" { DELETE queues::purge => Need::Has(AdminWrite), Queue; }
     "/ojs/v1/admin/jobs" { GET dead_letters::list_jobs => Need::Has(AdminRead), List; }
     "/ojs/v1/admin/fsck" {
-        GET consistency_check::report => Need::Has(AdminRead), Everything;
-        POST consistency_check::repair => Need::Has(AdminWrite), Everything;
+        GET consistency_check::report => Need::Has(AdminRead), Named;
+        POST consistency_check::repair => Need::Has(AdminWrite), Named;
     }
     "/v1/admin/audit" { GET audit::list => Need::Has(AdminRead), Everything; }
     "/v1/tokens" { POST tokens::create => Need::AnyKey, Nothing; }

@@ -20,7 +20,7 @@ use super::{
     batch::{BatchItem, CHUNK_SIZE, enqueue_items},
 };
 use crate::{
-    auth::{Credentials, StreamSession},
+    auth::{Caller, Credentials, StreamSession},
     context::RequestTrace,
     error::{ApiError, ErrorCode},
     key_usage::KeyMeter,
@@ -34,7 +34,12 @@ const RESPONSE_BUFFER: usize = 4;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Enqueues a job for each line of the body.
-pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>, payload: web::Payload) -> ApiResult {
+pub(super) async fn enqueue(
+    caller: Caller,
+    request: HttpRequest,
+    services: web::Data<Services>,
+    payload: web::Payload,
+) -> ApiResult {
     let given = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !given.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(NDJSON_MEDIA_TYPE) {
         return Err(ApiError::new(
@@ -47,7 +52,8 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
     // The length of others was counted before
     let counts = !request.headers().contains_key(header::CONTENT_LENGTH);
     let meter = request.extensions().get::<Credentials>().and_then(|known| known.meter.clone()).filter(|_| counts);
-    let lines = NdjsonEnqueuer { services, trace: RequestTrace::from_request(&request), meter, responses: answers };
+    let lines =
+        NdjsonEnqueuer { caller, services, trace: RequestTrace::from_request(&request), meter, responses: answers };
     // Answers begin before the body ends, so this task outlives the handler
     actix_web::rt::spawn(lines.run(payload, session));
     let body = stream::unfold(unread, |mut unread| async {
@@ -66,6 +72,7 @@ pub(super) async fn enqueue(request: HttpRequest, services: web::Data<Services>,
 struct ClientNotReading;
 
 struct NdjsonEnqueuer {
+    caller: Caller,
     services: web::Data<Services>,
     trace: Option<String>,
     /// Counts the bytes of the body, if they are limited.
@@ -148,7 +155,7 @@ impl NdjsonEnqueuer {
         let wanted: Vec<BatchItem> =
             lines.map(|line| (json::parse::<&RawValue>(line, depth).map_err(ApiError::from), None)).collect();
         for some in wanted.chunks(CHUNK_SIZE) {
-            let lines = enqueue_items(&self.services, some, self.trace.clone()).await.lines.join("\n");
+            let lines = enqueue_items(&self.caller, &self.services, some, self.trace.clone()).await.lines.join("\n");
             let mut text = json::escape_line_ends(&lines).into_owned();
             text.push('\n');
             self.send(text).await?;

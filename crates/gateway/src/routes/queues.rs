@@ -14,6 +14,7 @@ use store::jobs::{PurgeRequest, QueueControl, QueueStats};
 
 use super::{ApiResult, MAX_COMPARED_NAMES, ojs_response, parse_bounded, parse_flag};
 use crate::{
+    auth::Caller,
     body::JsonBody,
     error::{ApiError, ErrorCode},
     services::Services,
@@ -32,11 +33,15 @@ pub(super) struct ListQueuesQuery {
 }
 
 /// The queues in the order of their names.
-pub(super) async fn list(services: web::Data<Services>, page: web::Query<ListQueuesQuery>) -> ApiResult {
+pub(super) async fn list(
+    caller: Caller,
+    services: web::Data<Services>,
+    page: web::Query<ListQueuesQuery>,
+) -> ApiResult {
     let limit = parse_bounded("limit", page.limit.as_deref(), DEFAULT_PAGE_SIZE, 1000)?;
     let mut names = services.jobs.list_queues().await?;
     names.sort_unstable();
-    names.retain(|name| page.after.as_deref().is_none_or(|after| name.as_str() > after));
+    names.retain(|name| caller.has_queue(name) && page.after.as_deref().is_none_or(|after| name.as_str() > after));
     let more = names.len() > limit;
     let mut queues = Vec::new();
     for name in names.into_iter().take(limit) {
@@ -54,10 +59,10 @@ pub(super) struct QueueQuery {
 impl QueueQuery {
     /// The queue in a path. One that does not exist is created if the client asks for it: a misspelt name must not look
     /// like an empty queue. The conformance suites pause queues before they use them.
-    async fn queue(&self, services: &Services, path: &str) -> Result<QueueName, ApiError> {
+    async fn queue(&self, caller: &Caller, services: &Services, path: &str) -> Result<QueueName, ApiError> {
         let create = parse_flag("create", self.create.as_deref())?;
         if !create.unwrap_or(services.settings.gateway.test_directives) {
-            return known_queue(services, path).await;
+            return known_queue(caller, services, path).await;
         }
         let queue: QueueName = path.parse()?;
         services.jobs.register_queue(&queue).await??;
@@ -66,20 +71,21 @@ impl QueueQuery {
 }
 
 /// A queue that exists.
-pub(super) async fn known_queue(services: &Services, name: &str) -> Result<QueueName, ApiError> {
+pub(super) async fn known_queue(caller: &Caller, services: &Services, name: &str) -> Result<QueueName, ApiError> {
     let queue: QueueName = name.parse()?;
     if services.jobs.has_queue(&queue).await? || is_of_subscription(services, &queue).await? {
         return Ok(queue);
     }
     let names = services.jobs.list_queues().await?;
-    let known: Vec<&str> = names.iter().map(QueueName::as_str).take(MAX_COMPARED_NAMES).collect();
+    let names = names.iter().filter(|name| caller.has_queue(name));
+    let known: Vec<&str> = names.map(QueueName::as_str).take(MAX_COMPARED_NAMES).collect();
     let hint = "its first job creates it, and so does create=true where that is a parameter";
     Err(ApiError::unknown_name("queue", queue.as_str(), &known, hint))
 }
 
 /// What to say about those of these queues that do not exist. They are no error where a program may come before the first
 /// job; a misspelt name should be noticed all the same.
-pub(super) async fn unknown_queue_warnings(services: &Services, queues: &[QueueName]) -> Vec<String> {
+pub(super) async fn unknown_queue_warnings(caller: &Caller, services: &Services, queues: &[QueueName]) -> Vec<String> {
     // Without Redis there is nothing to say
     let Ok(mut unknown) = services.jobs.unknown_queues(queues).await else { return Vec::new() };
     unknown.retain(|queue| queue.as_str() != DEFAULT_QUEUE && subscription_of_queue(queue).is_none());
@@ -87,7 +93,7 @@ pub(super) async fn unknown_queue_warnings(services: &Services, queues: &[QueueN
         return Vec::new();
     }
     let names = services.jobs.list_some_queues(MAX_COMPARED_NAMES).await.unwrap_or_default();
-    let known: Vec<&str> = names.iter().map(QueueName::as_str).collect();
+    let known: Vec<&str> = names.iter().filter(|name| caller.has_queue(name)).map(QueueName::as_str).collect();
     let warning = |queue: &QueueName| {
         let meant = nearest(queue.as_str(), &known).map(|meant| format!(", did you mean {meant:?}?"));
         format!("queue {:?} does not exist before its first job{}", queue.as_str(), meant.unwrap_or_default())
@@ -103,11 +109,12 @@ async fn is_of_subscription(services: &Services, queue: &QueueName) -> Result<bo
 
 /// A queue, its counters, its controls and its limits.
 pub(super) async fn stats(
+    caller: Caller,
     services: web::Data<Services>,
     queue: web::Path<String>,
     query: web::Query<QueueQuery>,
 ) -> ApiResult {
-    let queue = query.queue(&services, &queue).await?;
+    let queue = query.queue(&caller, &services, &queue).await?;
     queue_response(&services, &queue).await
 }
 
@@ -139,21 +146,23 @@ fn limits_json(control: &QueueControl) -> Value {
 }
 
 pub(super) async fn pause(
+    caller: Caller,
     services: web::Data<Services>,
     queue: web::Path<String>,
     query: web::Query<QueueQuery>,
 ) -> ApiResult {
-    let queue = query.queue(&services, &queue).await?;
+    let queue = query.queue(&caller, &services, &queue).await?;
     services.jobs.set_queue_paused(&queue, true).await??;
     queue_response(&services, &queue).await
 }
 
 pub(super) async fn resume(
+    caller: Caller,
     services: web::Data<Services>,
     queue: web::Path<String>,
     query: web::Query<QueueQuery>,
 ) -> ApiResult {
-    let queue = query.queue(&services, &queue).await?;
+    let queue = query.queue(&caller, &services, &queue).await?;
     services.jobs.set_queue_paused(&queue, false).await??;
     services.jobs.set_queue_closed(&queue, false).await??;
     queue_response(&services, &queue).await
@@ -161,17 +170,19 @@ pub(super) async fn resume(
 
 /// Closes the queue to new jobs; workers finish the others. `resume` ends it.
 pub(super) async fn drain(
+    caller: Caller,
     services: web::Data<Services>,
     queue: web::Path<String>,
     query: web::Query<QueueQuery>,
 ) -> ApiResult {
-    let queue = query.queue(&services, &queue).await?;
+    let queue = query.queue(&caller, &services, &queue).await?;
     services.jobs.set_queue_closed(&queue, true).await??;
     queue_response(&services, &queue).await
 }
 
 /// Sets the limits of a queue. Limits that are left out get the values of the settings.
 pub(super) async fn set_limits(
+    caller: Caller,
     services: web::Data<Services>,
     queue: web::Path<String>,
     query: web::Query<QueueQuery>,
@@ -182,7 +193,7 @@ pub(super) async fn set_limits(
     let concurrency = limits.get("concurrency").map(|raw| limit::parse_concurrency(raw, "concurrency")).transpose();
     let rate = limits.get("rate").map(|raw: &RawValue| limit::parse_rate(raw, "rate")).transpose();
     let (concurrency, rate) = (concurrency.map_err(ApiError::invalid)?, rate.map_err(ApiError::invalid)?);
-    let queue = query.queue(&services, &queue).await?;
+    let queue = query.queue(&caller, &services, &queue).await?;
     if let Some(wanted) = limits.get("max_depth") {
         let set = services.jobs.queue_control(&queue).await?.max_depth;
         if wanted.get().parse().ok() != set || set.is_none() {
@@ -220,9 +231,14 @@ fn confirmed_queue(path: &str, confirm: Option<&str>) -> Result<QueueName, ApiEr
 }
 
 /// Cancels the jobs that wait in a queue.
-pub(super) async fn purge(services: web::Data<Services>, queue: web::Path<String>, body: JsonBody) -> ApiResult {
+pub(super) async fn purge(
+    caller: Caller,
+    services: web::Data<Services>,
+    queue: web::Path<String>,
+    body: JsonBody,
+) -> ApiResult {
     let request: PurgeQueueRequest = body.parse()?;
-    let queue = known_queue(&services, confirmed_queue(&queue, request.confirm.as_deref())?.as_str()).await?;
+    let queue = known_queue(&caller, &services, confirmed_queue(&queue, request.confirm.as_deref())?.as_str()).await?;
     let allowed = [JobState::Available, JobState::Scheduled, JobState::Retryable, JobState::Pending];
     let names = request.states.unwrap_or_else(|| allowed.iter().map(ToString::to_string).collect());
     let states: Option<Vec<JobState>> =
@@ -245,9 +261,14 @@ pub(super) async fn purge(services: web::Data<Services>, queue: web::Path<String
 }
 
 /// Deletes a queue that holds no jobs.
-pub(super) async fn delete(services: web::Data<Services>, queue: web::Path<String>, body: JsonBody) -> ApiResult {
+pub(super) async fn delete(
+    caller: Caller,
+    services: web::Data<Services>,
+    queue: web::Path<String>,
+    body: JsonBody,
+) -> ApiResult {
     let request: DeleteQueueRequest = body.parse()?;
-    let queue = known_queue(&services, confirmed_queue(&queue, request.confirm.as_deref())?.as_str()).await?;
+    let queue = known_queue(&caller, &services, confirmed_queue(&queue, request.confirm.as_deref())?.as_str()).await?;
     if !services.jobs.delete_queue(&queue).await? {
         let message = format!("queue {queue} holds jobs or dead letters");
         return Err(ApiError::new(ErrorCode::QueueNotEmpty, message));

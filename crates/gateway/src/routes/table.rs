@@ -135,7 +135,7 @@ macro_rules! routes {
         /// Adds every route. Pages from `origins` may read channels.
         pub(crate) fn configure(config: &mut web::ServiceConfig, origins: &[Origin]) {
             $({
-                let resource = web::resource($path);
+                let resource = web::resource($path).guard(guard::fn_guard(|context| Caller::is_admitted(context, $path)));
                 $(let resource = table::with_method!(resource, $method, $handler);)+
                 $(let resource = resource.wrap(cross_origin::$wrap(origins));)?
                 config.service(resource);

@@ -6,12 +6,16 @@ use actix_web::{
     web,
 };
 use common::{id::WorkflowId, json::Object, name::quoted};
-use model::workflow::{NewWorkflow, WorkflowView};
+use model::{
+    access::Scope,
+    workflow::{NewWorkflow, WorkflowView},
+};
 use serde::Deserialize;
 use store::workflows::{CancelWorkflowError, CreateWorkflowError};
 
 use super::{ApiResult, ojs_response, ojs_response_builder, parse_bounded, with_warnings};
 use crate::{
+    auth::Caller,
     body::JsonBody,
     context::RequestTrace,
     error::{ApiError, ErrorCode},
@@ -19,7 +23,12 @@ use crate::{
     services::Services,
 };
 
-pub(super) async fn create(request: HttpRequest, services: web::Data<Services>, body: JsonBody) -> ApiResult {
+pub(super) async fn create(
+    caller: Caller,
+    request: HttpRequest,
+    services: web::Data<Services>,
+    body: JsonBody,
+) -> ApiResult {
     run_idempotent(&request, &services, &[body.bytes()], async |seed| {
         let members: Object = body.parse()?;
         let now = if NewWorkflow::mentions_time(&members) {
@@ -28,6 +37,7 @@ pub(super) async fn create(request: HttpRequest, services: web::Data<Services>, 
             services.jobs.estimated_now()
         };
         let mut new = NewWorkflow::parse(&members, services.settings.workflows.max_jobs, now)?;
+        check_allowed(&caller, &members, &new)?;
         let warnings = std::mem::take(&mut new.warnings);
         let own_id = seed.filter(|_| new.id.is_none()).map(IdempotencySeed::workflow_id);
         new.id = new.id.or(own_id);
@@ -49,6 +59,16 @@ pub(super) async fn create(request: HttpRequest, services: web::Data<Services>, 
     .await
 }
 
+/// Refuses jobs of queues that the key is not for, and a name outside of its namespace.
+fn check_allowed(caller: &Caller, members: &Object<'_>, new: &NewWorkflow) -> Result<(), ApiError> {
+    let jobs = new.members.iter().chain(new.callbacks.iter().map(|(_, member)| member));
+    jobs.map(|member| &member.job.queue).try_for_each(|queue| caller.check_queue(Scope::JobsWrite, queue))?;
+    match members.get("name").and_then(|raw| serde_json::from_str::<String>(raw.get()).ok()) {
+        Some(name) => caller.check_name("workflow", &name),
+        None => Ok(()),
+    }
+}
+
 pub(super) async fn show(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
     Ok(ojs_response(StatusCode::OK, workflow_json(&find_workflow(&services, parse_workflow_id(&id)?).await?)))
 }
@@ -60,7 +80,11 @@ pub(super) struct ListWorkflowsQuery {
 }
 
 /// Running workflows. Others are found by their ids.
-pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListWorkflowsQuery>) -> ApiResult {
+pub(super) async fn list(
+    caller: Caller,
+    services: web::Data<Services>,
+    query: web::Query<ListWorkflowsQuery>,
+) -> ApiResult {
     if let Some(state) = query.state.as_deref().filter(|state| *state != "running") {
         let got = quoted(state);
         return Err(ApiError::invalid(format!(
@@ -68,7 +92,11 @@ pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListWo
         )));
     }
     let limit = parse_bounded("limit", query.limit.as_deref(), 50, 100)?;
-    let workflows = services.workflows.running_workflows(limit).await?;
+    let workflows = if caller.has_every_queue() {
+        services.workflows.running_workflows(limit).await?
+    } else {
+        services.workflows.running_workflows_of(limit, |queue| caller.has_queue(queue)).await?
+    };
     let workflows: Vec<String> = workflows.iter().map(WorkflowView::to_json).collect();
     Ok(ojs_response(StatusCode::OK, format!("{{\"workflows\":[{}]}}", workflows.join(","))))
 }

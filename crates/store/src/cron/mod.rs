@@ -136,11 +136,16 @@ impl Cron<'_> {
         self.parse_entry(name.as_str(), &raw)?.ok_or_else(|| damaged_error(name)).map(Some)
     }
 
-    /// At most `limit` entries by name, after `after`.
+    /// At most `limit` entries by name, after `after`. `is_wanted` chooses among them; `total` counts all.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn page(&self, after: Option<&str>, limit: usize, enabled: Option<bool>) -> StoreResult<CronPage> {
+    pub async fn page(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        is_wanted: impl Fn(&CronEntry) -> bool,
+    ) -> StoreResult<CronPage> {
         let mut connection = self.jobs.store.redis.pooled_connection().await?;
         let mut names: Vec<String> = redis::cmd("HKEYS").arg(keys::CRON_ENTRIES).query_async(&mut connection).await?;
         names.sort_unstable();
@@ -154,7 +159,7 @@ impl Cron<'_> {
             for (name, raw) in some.iter().zip(found) {
                 let Some(raw) = raw else { continue };
                 match self.parse_entry(name, &raw).ok().flatten() {
-                    Some(entry) if enabled.is_none_or(|enabled| enabled == entry.enabled) => {
+                    Some(entry) if is_wanted(&entry) => {
                         if page.entries.len() == limit {
                             page.next = page.entries.last().map(|last| last.name.to_string());
                             return Ok(page);

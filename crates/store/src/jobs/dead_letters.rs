@@ -51,12 +51,13 @@ impl Jobs {
         Ok(done.into_iter().filter(|done| *done).count())
     }
 
-    /// The statistics of all dead letters.
+    /// The statistics of the dead letters of some queues.
     ///
     /// # Errors
     /// Redis is unavailable.
-    pub async fn dead_letter_stats(&self) -> StoreResult<DeadLetterStats> {
-        let queues = self.list_queues().await?;
+    pub async fn dead_letter_stats(&self, is_wanted: impl Fn(&QueueName) -> bool) -> StoreResult<DeadLetterStats> {
+        let mut queues = self.list_queues().await?;
+        queues.retain(is_wanted);
         let mut stats = DeadLetterStats::default();
         for some in queues.chunks(QUEUE_PAGE_SIZE) {
             let mut pipeline = redis::pipe();

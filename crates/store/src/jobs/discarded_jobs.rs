@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::{Jobs, claim::duration_millis, finished_job::FinishedJob};
 use crate::{StoreResult, connection::clock::score_to_millis, keys::QueueKeys, sealing::Sealer};
 use common::{id::JobId, name::QueueName, time::Millis};
+use model::access::Access;
 
 /// Maximum number of discarded jobs scanned for one page.
 const MAX_SCANNED: usize = 10_000;
@@ -29,6 +30,8 @@ pub enum DiscardedList {
 /// Which discarded jobs; an absent condition matches all.
 #[derive(Debug, Clone, Default)]
 pub struct DiscardedFilter {
+    /// Only those of the queues that this has.
+    pub access: Option<Access>,
     /// Their queue.
     pub queue: Option<QueueName>,
     /// Their type, or a prefix of it that ends in `.*`.
@@ -133,7 +136,8 @@ impl Jobs {
             None => self.list_queues().await?,
         };
         queues.sort_unstable();
-        queues.retain(|queue| after.is_none_or(|after| *queue >= after.queue));
+        let is_seen = |queue: &QueueName| filter.access.as_ref().is_none_or(|access| access.has_queue(queue));
+        queues.retain(|queue| is_seen(queue) && after.is_none_or(|after| *queue >= after.queue));
         let connection = self.store.redis.pooled_connection().await?;
         let mut scan = DiscardedScan {
             list,

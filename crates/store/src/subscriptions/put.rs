@@ -62,7 +62,7 @@ impl Subscriptions {
         self.put_if(name, body, depth_limit, |_| Ok(())).await
     }
 
-    /// Like [`Subscriptions::put`], if `is_allowed` accepts the target; its error says why not.
+    /// Like [`Subscriptions::put`], if `is_allowed` accepts the subscription; its error says why not.
     ///
     /// # Errors
     /// Redis is unavailable or full.
@@ -71,7 +71,7 @@ impl Subscriptions {
         name: &SubscriptionName,
         body: &[u8],
         depth_limit: usize,
-        is_allowed: impl Fn(&SubscriptionTarget) -> Result<(), String>,
+        is_allowed: impl Fn(&Subscription) -> Result<(), String>,
     ) -> StoreResult<Result<PutSubscriptionResult, PutSubscriptionError>> {
         let mut begun = BTreeSet::new();
         let put = self.try_put(name, body, depth_limit, is_allowed, &mut begun).await;
@@ -87,7 +87,7 @@ impl Subscriptions {
         name: &SubscriptionName,
         body: &[u8],
         depth_limit: usize,
-        is_allowed: impl Fn(&SubscriptionTarget) -> Result<(), String>,
+        is_allowed: impl Fn(&Subscription) -> Result<(), String>,
         begun: &mut BTreeSet<ChannelName>,
     ) -> StoreResult<Result<PutSubscriptionResult, PutSubscriptionError>> {
         for _ in 0..MAX_SAVE_ATTEMPTS {
@@ -98,7 +98,7 @@ impl Subscriptions {
             let applied = SubscriptionRequest::parse(body, depth_limit, now).and_then(|request| {
                 let (start, needs_secret) = (request.start(), request.needs_secret(before.as_ref()));
                 let subscription = request.apply(name.clone(), before.as_ref(), now)?;
-                is_allowed(&subscription.deliver).map_err(SubscriptionRequestError::Invalid)?;
+                is_allowed(&subscription).map_err(SubscriptionRequestError::Invalid)?;
                 Ok((start, needs_secret, subscription))
             });
             let (start, needs_secret, subscription) = match applied {

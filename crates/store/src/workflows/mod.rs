@@ -42,6 +42,8 @@ use record::{WorkflowMember, WorkflowRecord};
 
 /// Maximum number of concurrent commands for the jobs of one workflow.
 const MAX_CONCURRENT_COMMANDS: usize = 32;
+/// Among how many workflows those of some queues are looked for.
+const MAX_SCANNED_WORKFLOWS: usize = 1000;
 
 /// Why a workflow was refused; nothing was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -202,6 +204,40 @@ impl Workflows {
             .filter(|record| record.ended.is_none())
             .map(|record| to_view(&record, Vec::new()))
             .collect())
+    }
+}
+
+impl Workflows {
+    /// The queues of a workflow's jobs; none if it does not exist.
+    ///
+    /// # Errors
+    /// Redis is unavailable or the workflow is damaged.
+    pub async fn workflow_queues(&self, id: WorkflowId) -> StoreResult<Option<BTreeSet<QueueName>>> {
+        let Some(record) = self.read_workflow(id).await? else { return Ok(None) };
+        let members = self.read_members(&record, record.job_indexes()).await?;
+        Ok(Some(members.into_iter().map(|member| member.new_job.queue).collect()))
+    }
+
+    /// Running workflows whose jobs are all of queues that are wanted, among the first [`MAX_SCANNED_WORKFLOWS`].
+    ///
+    /// # Errors
+    /// Redis is unavailable or a workflow is damaged.
+    pub async fn running_workflows_of(
+        &self,
+        limit: usize,
+        is_wanted: impl Fn(&QueueName) -> bool,
+    ) -> StoreResult<Vec<WorkflowView>> {
+        let mut found = Vec::new();
+        for view in self.running_workflows(MAX_SCANNED_WORKFLOWS).await? {
+            let queues = self.workflow_queues(view.id).await?;
+            if queues.is_some_and(|queues| queues.iter().all(&is_wanted)) {
+                found.push(view);
+            }
+            if found.len() == limit {
+                break;
+            }
+        }
+        Ok(found)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The store against a real Redis.
 
+mod api_keys;
 mod audit;
 mod batches;
 mod bridge;

@@ -16,6 +16,7 @@ use store::channels::{ChannelPage, ReaderEvent, ReaderStart};
 
 use super::{list::channel_not_found, parse_since, unknown_position};
 use crate::{
+    auth::Caller,
     error::ApiError,
     routes::{ApiResult, parse_bounded, parse_flag},
     services::Services,
@@ -37,6 +38,7 @@ pub(crate) struct ChannelHistoryQuery {
 
 /// Messages, oldest first. With `wait_ms` an empty page waits for the next message.
 pub(crate) async fn history(
+    caller: Caller,
     services: web::Data<Services>,
     channel: web::Path<String>,
     query: web::Query<ChannelHistoryQuery>,
@@ -49,7 +51,7 @@ pub(crate) async fn history(
         && query.after.is_none()
         && services.channels.channel_info(&channel).await?.is_none()
     {
-        return Err(channel_not_found(&services, &channel).await?);
+        return Err(channel_not_found(&caller, &services, &channel).await?);
     }
     let asked = start_position(&services, &channel, &query).await?;
     // Who does not say where it was asks for what there is

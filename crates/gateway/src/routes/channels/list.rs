@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use store::channels::ChannelInfo;
 
 use crate::{
+    auth::Caller,
     error::ApiError,
     routes::{ApiResult, MAX_COMPARED_NAMES, parse_bounded, subscriptions::channel_subscriptions},
     services::Services,
@@ -25,10 +26,21 @@ pub(crate) struct ListChannelsQuery {
 
 /// Channels by name. A channel without a history is left out, so a page may be short: only `next` says whether more
 /// follow.
-pub(crate) async fn list(services: web::Data<Services>, query: web::Query<ListChannelsQuery>) -> ApiResult {
+pub(crate) async fn list(
+    caller: Caller,
+    services: web::Data<Services>,
+    query: web::Query<ListChannelsQuery>,
+) -> ApiResult {
     let limit = parse_bounded("limit", query.limit.as_deref(), DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
     let after: Option<ChannelName> = query.after.as_deref().map(str::parse).transpose()?;
-    let names = services.channels.list_channels(after.as_ref(), limit).await?;
+    let names = if caller.has_every_channel() {
+        services.channels.list_channels(after.as_ref(), limit).await?
+    } else {
+        let mut names = services.channels.list_channels(after.as_ref(), usize::MAX).await?;
+        names.retain(|name| caller.has_channel(name));
+        names.truncate(limit);
+        names
+    };
     let readers = services.channel_hub.count_readers(&names).await?;
     let mut channels = Vec::with_capacity(names.len());
     for (name, readers) in names.iter().zip(readers) {
@@ -41,22 +53,26 @@ pub(crate) async fn list(services: web::Data<Services>, query: web::Query<ListCh
 }
 
 /// One channel, with its subscriptions.
-pub(crate) async fn show(services: web::Data<Services>, channel: web::Path<String>) -> ApiResult {
+pub(crate) async fn show(caller: Caller, services: web::Data<Services>, channel: web::Path<String>) -> ApiResult {
     let channel: ChannelName = channel.parse()?;
     let info = services.channels.channel_info(&channel).await?;
-    let Some(info) = info else { return Err(channel_not_found(&services, &channel).await?) };
+    let Some(info) = info else { return Err(channel_not_found(&caller, &services, &channel).await?) };
     let readers = services.channel_hub.count_readers(std::slice::from_ref(&channel)).await?;
     let mut view = channel_json(&services, &channel, &info, readers.iter().sum());
-    let (subscriptions, total) = channel_subscriptions(&services, &channel).await?;
+    let (subscriptions, total) = channel_subscriptions(&caller, &services, &channel).await?;
     view["subscriptions"] = subscriptions.into();
     view["subscriptions_total"] = total.into();
     Ok(HttpResponse::Ok().json(json!({ "channel": view })))
 }
 
 /// The error for a channel without a history, with the name that was perhaps meant.
-pub(super) async fn channel_not_found(services: &Services, channel: &ChannelName) -> Result<ApiError, ApiError> {
+pub(super) async fn channel_not_found(
+    caller: &Caller,
+    services: &Services,
+    channel: &ChannelName,
+) -> Result<ApiError, ApiError> {
     let names = services.channels.list_channels(None, MAX_COMPARED_NAMES).await?;
-    let known: Vec<&str> = names.iter().map(ChannelName::as_str).collect();
+    let known: Vec<&str> = names.iter().filter(|name| caller.has_channel(name)).map(ChannelName::as_str).collect();
     Ok(ApiError::unknown_name("a history of channel", channel.as_str(), &known, "its first message creates it"))
 }
 

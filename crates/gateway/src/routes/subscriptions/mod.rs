@@ -7,7 +7,7 @@ mod progress;
 pub(super) use control::{pause, resume, seek};
 pub(super) use progress::channel_subscriptions;
 
-use std::sync::OnceLock;
+use std::{cell::Cell, sync::OnceLock};
 
 use actix_web::{
     HttpResponse,
@@ -28,6 +28,7 @@ use store::subscriptions::{PutSubscriptionError, PutSubscriptionResult};
 use self::progress::ProgressDetail;
 use super::{ApiResult, channels::unknown_position, parse_bounded};
 use crate::{
+    auth::Caller,
     body::JsonBody,
     error::{ApiError, ErrorCode},
     services::Services,
@@ -44,7 +45,12 @@ const MANAGED_MEMBERS: [&str; 6] = ["state", "reason", "queue", "created_at", "u
 const MAX_PAGE_LOOKUPS: usize = 1000;
 
 /// Creates a subscription, or changes the one of that name. Repeating the request is safe.
-pub(super) async fn put(services: web::Data<Services>, name: web::Path<String>, body: JsonBody) -> ApiResult {
+pub(super) async fn put(
+    caller: Caller,
+    services: web::Data<Services>,
+    name: web::Path<String>,
+    body: JsonBody,
+) -> ApiResult {
     let name: SubscriptionName = name.parse()?;
     let members: Object = body.parse()?;
     let same_name = |raw: &RawValue| serde_json::from_str(raw.get()).is_ok_and(|given: String| given == name.as_str());
@@ -56,13 +62,23 @@ pub(super) async fn put(services: web::Data<Services>, name: web::Path<String>, 
     let depth_limit = services.settings.gateway.json_depth_limit;
     let network = network()?;
     let allow_private = services.settings.subscriptions.allow_private;
-    let is_allowed = |target: &SubscriptionTarget| match target {
-        SubscriptionTarget::Http(http) => Endpoint::for_target(http, allow_private, network)
-            .map(drop)
-            .map_err(|problem| format!("deliver.http: {problem}")),
-        _ => Ok(()),
+    let is_refused = Cell::new(false);
+    let is_allowed = |subscription: &Subscription| {
+        if !caller.has_subscription(subscription) {
+            is_refused.set(true);
+            return Err("its channels and its queue must be those of the key".to_owned());
+        }
+        match &subscription.deliver {
+            SubscriptionTarget::Http(http) => Endpoint::for_target(http, allow_private, network)
+                .map(drop)
+                .map_err(|problem| format!("deliver.http: {problem}")),
+            _ => Ok(()),
+        }
     };
     let put = services.subscriptions.put_if(&name, body.bytes(), depth_limit, is_allowed).await?;
+    if is_refused.get() {
+        return Err(ApiError::name_not_allowed(format_args!("all channels and the queue of subscription {name}")));
+    }
     let PutSubscriptionResult { subscription, is_new, secret } = put.map_err(put_error)?;
     let mut answer = ObjectWriter::default();
     answer.raw("subscription", &subscription.to_json());
@@ -113,11 +129,17 @@ pub(super) struct ListSubscriptionsQuery {
 }
 
 /// Subscriptions by name.
-pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListSubscriptionsQuery>) -> ApiResult {
+pub(super) async fn list(
+    caller: Caller,
+    services: web::Data<Services>,
+    query: web::Query<ListSubscriptionsQuery>,
+) -> ApiResult {
     let most = parse_bounded("limit", query.limit.as_deref(), DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
     let after: Option<SubscriptionName> = query.after.as_deref().map(str::parse).transpose()?;
     let mut all = services.subscriptions.list().await?.subscriptions;
-    all.retain(|(subscription, _)| after.as_ref().is_none_or(|after| subscription.name > *after));
+    all.retain(|(subscription, _)| {
+        caller.has_subscription(subscription) && after.as_ref().is_none_or(|after| subscription.name > *after)
+    });
     let channels = services.channels.list_channels(None, usize::MAX).await?;
     let mut lookups = 0;
     let fitting = all.iter().take(most).take_while(|(subscription, _)| {

@@ -10,7 +10,7 @@ use store::{
 };
 use tokio::sync::Semaphore;
 
-use crate::{error::ApiError, services::Services};
+use crate::{auth::Caller, error::ApiError, services::Services};
 
 /// The most channels that are read concurrently for one request.
 const MAX_CONCURRENT_LOOKUPS: usize = 32;
@@ -132,10 +132,12 @@ fn worker_lag_json(worker: &BroadcastWorkerLag) -> Value {
 
 /// The first subscriptions of a channel by name, and how many there are.
 pub(crate) async fn channel_subscriptions(
+    caller: &Caller,
     services: &Services,
     channel: &ChannelName,
 ) -> StoreResult<(Vec<Value>, usize)> {
-    let subscriptions = services.subscriptions.for_channel(channel).await?;
+    let mut subscriptions = services.subscriptions.for_channel(channel).await?;
+    subscriptions.retain(|subscription| caller.has_subscription(subscription));
     let shown = stream::iter(subscriptions.iter().take(MAX_SHOWN_SUBSCRIPTIONS)).map(async |subscription| {
         let reached = ProgressBreakdown::load(services, subscription, &[channel]).await?;
         StoreResult::Ok(json!({

@@ -13,6 +13,7 @@ use store::{
 
 use super::{find_active_attempt, parse_body_job_id, parse_fence, settle, stale_attempt};
 use crate::{
+    auth::Caller,
     body::ReportBody,
     error::{ApiError, ErrorCode},
     routes::{ApiResult, ojs_response},
@@ -36,15 +37,16 @@ pub(super) struct AckRequest<'a> {
 }
 
 /// One job, or several as `{"acks": [...]}`.
-pub(in crate::routes) async fn ack(services: web::Data<Services>, body: ReportBody) -> ApiResult {
+pub(in crate::routes) async fn ack(caller: Caller, services: web::Data<Services>, body: ReportBody) -> ApiResult {
     if !settle::is_batch(&body, "acks")? {
-        return Ok(ojs_response(StatusCode::OK, ack_job(&services, body.parse()?).await?));
+        return Ok(ojs_response(StatusCode::OK, ack_job(&caller, &services, body.parse()?).await?));
     }
     let AckBatchRequest { acks: items, worker_id } = body.parse()?;
     settle::check_item_count("acks", &items)?;
     let worker = worker_id.as_deref();
     super::parse_worker_id(worker_id.clone())?;
-    let results = settle::settle_each(&items, async |raw| ack_job(&services, parse_ack(raw, worker)?).await).await;
+    let results =
+        settle::settle_each(&items, async |raw| ack_job(&caller, &services, parse_ack(raw, worker)?).await).await;
     Ok(ojs_response(StatusCode::OK, format!("{{\"results\":{results}}}")))
 }
 
@@ -56,11 +58,11 @@ pub(super) fn parse_ack<'a>(raw: &'a RawValue, worker: Option<&str>) -> Result<A
 }
 
 /// Records that a job succeeded. Returns the JSON of the answer.
-pub(super) async fn ack_job(services: &Services, request: AckRequest<'_>) -> Result<String, ApiError> {
+pub(super) async fn ack_job(caller: &Caller, services: &Services, request: AckRequest<'_>) -> Result<String, ApiError> {
     let fence = parse_fence(request.token, request.worker_id)?;
     let id = parse_body_job_id(&request.job_id)?;
     let result = check_result(services, request.result)?;
-    let claimed = find_active_attempt(services, id, JobTransition::Succeed, &fence).await?;
+    let claimed = find_active_attempt(caller, services, id, JobTransition::Succeed, &fence).await?;
     let now = services.jobs.estimated_now();
     let ended = services.jobs.succeeded(&claimed, result.map_or(JobResult::None, JobResult::Json), now);
     match services.jobs.finish(Attempt::of(&claimed, &fence), &ended, false).await? {

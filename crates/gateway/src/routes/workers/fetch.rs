@@ -9,7 +9,7 @@ use std::time::Duration;
 use actix_web::web;
 use common::name::{QueueName, WorkerId};
 use common::settings::MIN_LEASE_MS;
-use model::job::MAX_TIMEOUT_MS;
+use model::{access::Scope, job::MAX_TIMEOUT_MS};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use store::jobs::ClaimedJob;
@@ -22,6 +22,7 @@ use super::{
     settle::{self, MAX_SETTLED},
 };
 use crate::{
+    auth::Caller,
     body::ReportBody,
     error::ApiError,
     routes::{ApiResult, queues::unknown_queue_warnings, with_warnings},
@@ -44,10 +45,11 @@ struct FetchRequest<'a> {
     nacks: Option<Vec<&'a RawValue>>,
 }
 
-pub(in crate::routes) async fn fetch(services: web::Data<Services>, body: ReportBody) -> ApiResult {
+pub(in crate::routes) async fn fetch(caller: Caller, services: web::Data<Services>, body: ReportBody) -> ApiResult {
     let request: FetchRequest = body.parse()?;
     let worker = parse_worker_id(request.worker_id.clone())?;
     let queues = parse_queues(&request.queues)?;
+    queues.iter().try_for_each(|queue| caller.check_queue(Scope::Work, queue))?;
     let wanted = FetchParams {
         queues: queues.clone(),
         count: parse_count(request.count)?,
@@ -55,7 +57,7 @@ pub(in crate::routes) async fn fetch(services: web::Data<Services>, body: Report
         lease: request.visibility_timeout_ms.map(parse_lease).transpose()?,
     };
     let wait = parse_wait(request.wait_ms, services.settings.gateway.max_wait)?;
-    let settled = settle_outcomes(&services, &request).await?;
+    let settled = settle_outcomes(&caller, &services, &request).await?;
     if let Some(worker) = &worker {
         let most = services.settings.jobs.max_pull_workers;
         services.pull_workers.record_fetch(&services.workers, most, worker, &request.queues).await;
@@ -83,12 +85,17 @@ pub(in crate::routes) async fn fetch(services: web::Data<Services>, body: Report
     let views: Vec<String> = jobs.iter().map(|claimed| fetched_job_json(claimed, worker.as_ref())).collect();
     members.push(format!("\"jobs\":[{}]", views.join(",")));
     members.extend(settled);
-    let warnings = if views.is_empty() { unknown_queue_warnings(&services, &queues).await } else { Vec::new() };
+    let warnings =
+        if views.is_empty() { unknown_queue_warnings(&caller, &services, &queues).await } else { Vec::new() };
     Ok(jobs.into_response(with_warnings(format!("{{{}}}", members.join(",")), &warnings)))
 }
 
 /// Records the outcomes in the request. Returns a member of the answer for `acks` and for `nacks`, if it has them.
-async fn settle_outcomes(services: &Services, request: &FetchRequest<'_>) -> Result<Vec<String>, ApiError> {
+async fn settle_outcomes(
+    caller: &Caller,
+    services: &Services,
+    request: &FetchRequest<'_>,
+) -> Result<Vec<String>, ApiError> {
     let count = |items: Option<&Vec<&RawValue>>| items.map_or(0, Vec::len);
     if count(request.acks.as_ref()) + count(request.nacks.as_ref()) > MAX_SETTLED {
         return Err(ApiError::invalid(format!("acks and nacks must together have at most {MAX_SETTLED} items")));
@@ -97,13 +104,15 @@ async fn settle_outcomes(services: &Services, request: &FetchRequest<'_>) -> Res
     let mut members = Vec::new();
     if let Some(acks) = &request.acks {
         let results =
-            settle::settle_each(acks, async |raw| ack::ack_job(services, ack::parse_ack(raw, worker)?).await).await;
+            settle::settle_each(acks, async |raw| ack::ack_job(caller, services, ack::parse_ack(raw, worker)?).await)
+                .await;
         members.push(format!("\"acks\":{results}"));
     }
     if let Some(nacks) = &request.nacks {
-        let results =
-            settle::settle_each(nacks, async |raw| nack::nack_job(services, nack::parse_nack(raw, worker)?).await)
-                .await;
+        let results = settle::settle_each(nacks, async |raw| {
+            nack::nack_job(caller, services, nack::parse_nack(raw, worker)?).await
+        })
+        .await;
         members.push(format!("\"nacks\":{results}"));
     }
     Ok(members)

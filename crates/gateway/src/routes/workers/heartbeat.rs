@@ -16,8 +16,9 @@ use store::{
     workers::{RunningJob, WorkerState},
 };
 
-use super::{parse_body_job_id, parse_fence};
+use super::{has_job, parse_body_job_id, parse_fence};
 use crate::{
+    auth::Caller,
     body::ReportBody,
     error::{ApiError, ErrorCode},
     pull_workers,
@@ -40,7 +41,7 @@ struct HeartbeatRequest {
     tokens: std::collections::HashMap<String, String>,
 }
 
-pub(in crate::routes) async fn heartbeat(services: web::Data<Services>, body: ReportBody) -> ApiResult {
+pub(in crate::routes) async fn heartbeat(caller: Caller, services: web::Data<Services>, body: ReportBody) -> ApiResult {
     let beat: HeartbeatRequest = body.parse()?;
     if beat.active_jobs.len() > MAX_ACTIVE_JOBS {
         return Err(ApiError::invalid(format!("active_jobs must have at most {MAX_ACTIVE_JOBS} ids")));
@@ -54,7 +55,7 @@ pub(in crate::routes) async fn heartbeat(services: web::Data<Services>, body: Re
     let (mut planted, mut stale) = (None, Vec::new());
     for id in ids {
         let token = beat.tokens.get(&id.to_string()).cloned();
-        match renew_lease(&services, id, &parse_fence(token, Some(worker_id.clone()))?).await? {
+        match renew_lease(&caller, &services, id, &parse_fence(token, Some(worker_id.clone()))?).await? {
             Some(Some(directive)) => planted = Some(directive),
             Some(None) => {}
             None => stale.push(id),
@@ -95,8 +96,14 @@ fn parse_worker_state(word: &str) -> Result<WorkerState, ApiError> {
 
 /// Renews one lease. Returns none if the attempt is stale, else the test directive of the job, if the settings allow
 /// those.
-async fn renew_lease(services: &Services, id: JobId, fence: &Fence) -> Result<Option<Option<String>>, ApiError> {
-    let Some(LocatedJob::InStream { job, entry, holder: Some(holder) }) = services.jobs.locate(id).await? else {
+async fn renew_lease(
+    caller: &Caller,
+    services: &Services,
+    id: JobId,
+    fence: &Fence,
+) -> Result<Option<Option<String>>, ApiError> {
+    let located = services.jobs.locate(id).await?.filter(|located| has_job(caller, located));
+    let Some(LocatedJob::InStream { job, entry, holder: Some(holder) }) = located else {
         return Ok(None);
     };
     if holder.consumer != PULL_CONSUMER || !services.jobs.heartbeat(Attempt { job: &job, entry, fence }, None).await? {

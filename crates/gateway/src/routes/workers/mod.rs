@@ -17,6 +17,7 @@ use store::jobs::{ActiveAttempt, ClaimedJob, Fence, JobHolder, LocatedJob, PULL_
 
 use super::jobs::job_not_found;
 use crate::{
+    auth::Caller,
     error::{ApiError, ErrorCode},
     services::Services,
 };
@@ -28,12 +29,14 @@ pub(super) use nack::nack;
 
 /// The attempt of an active job that the caller may end, or why there is none.
 async fn find_active_attempt(
+    caller: &Caller,
     services: &Services,
     id: JobId,
     event: JobTransition,
     fence: &Fence,
 ) -> Result<ClaimedJob, ApiError> {
-    let located = services.jobs.locate(id).await?.ok_or_else(|| job_not_found(&id.to_string()))?;
+    let located = services.jobs.locate(id).await?.filter(|located| has_job(caller, located));
+    let located = located.ok_or_else(|| job_not_found(&id.to_string()))?;
     located.state().after(event)?;
     let LocatedJob::InStream { job, entry, holder: Some(holder) } = located else { return Err(stale_attempt(id)) };
     if !is_reportable(&holder, fence) {
@@ -43,6 +46,11 @@ async fn find_active_attempt(
         ));
     }
     Ok(ClaimedJob { started_at: holder.started_at(), job, entry, token: None })
+}
+
+/// Whether a job is of a queue that the key is for. One of another queue does not exist for the key.
+fn has_job(caller: &Caller, located: &LocatedJob) -> bool {
+    caller.has_every_queue() || located.queue().is_some_and(|queue| caller.has_queue(&queue))
 }
 
 /// Whether a program may report on an attempt: a program fetched it, or a queue-worker issued a callback token for it.

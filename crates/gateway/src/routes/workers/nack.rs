@@ -17,6 +17,7 @@ use store::jobs::{FailureOutcome, Settled};
 
 use super::{find_active_attempt, parse_body_job_id, parse_fence, settle, stale_attempt};
 use crate::{
+    auth::Caller,
     body::ReportBody,
     error::ApiError,
     routes::{ApiResult, ojs_response},
@@ -82,15 +83,16 @@ impl NackErrorBody<'_> {
 }
 
 /// One job, or several as `{"nacks": [...]}`.
-pub(in crate::routes) async fn nack(services: web::Data<Services>, body: ReportBody) -> ApiResult {
+pub(in crate::routes) async fn nack(caller: Caller, services: web::Data<Services>, body: ReportBody) -> ApiResult {
     if !settle::is_batch(&body, "nacks")? {
-        return Ok(ojs_response(StatusCode::OK, nack_job(&services, body.parse()?).await?));
+        return Ok(ojs_response(StatusCode::OK, nack_job(&caller, &services, body.parse()?).await?));
     }
     let NackBatchRequest { nacks: items, worker_id } = body.parse()?;
     settle::check_item_count("nacks", &items)?;
     let worker = worker_id.as_deref();
     super::parse_worker_id(worker_id.clone())?;
-    let results = settle::settle_each(&items, async |raw| nack_job(&services, parse_nack(raw, worker)?).await).await;
+    let results =
+        settle::settle_each(&items, async |raw| nack_job(&caller, &services, parse_nack(raw, worker)?).await).await;
     Ok(ojs_response(StatusCode::OK, format!("{{\"results\":{results}}}")))
 }
 
@@ -102,7 +104,11 @@ pub(super) fn parse_nack<'a>(raw: &'a RawValue, worker: Option<&str>) -> Result<
 }
 
 /// Records that a job failed, or releases it. Returns the JSON of the answer.
-pub(super) async fn nack_job(services: &Services, request: NackRequest<'_>) -> Result<String, ApiError> {
+pub(super) async fn nack_job(
+    caller: &Caller,
+    services: &Services,
+    request: NackRequest<'_>,
+) -> Result<String, ApiError> {
     let fence = parse_fence(request.token, request.worker_id)?;
     let id = parse_body_job_id(&request.job_id)?;
     if request.error.is_none() && !request.requeue {
@@ -110,7 +116,7 @@ pub(super) async fn nack_job(services: &Services, request: NackRequest<'_>) -> R
     }
     let pause = request.error.as_ref().and_then(|error| error.0.retry_after_ms).map(parse_retry_after).transpose()?;
     let event = if request.requeue { JobTransition::Release } else { JobTransition::Retry };
-    let claimed = find_active_attempt(services, id, event, &fence).await?;
+    let claimed = find_active_attempt(caller, services, id, event, &fence).await?;
     let max_attempts = claimed.job.summary.max_attempts;
     let mut answer = ObjectWriter::default();
     let (id_text, attempt) = (id.to_string(), claimed.job.history.current_attempt());

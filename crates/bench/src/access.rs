@@ -1,0 +1,74 @@
+//! What the check of a key costs a request: the same POST without keys and with one, in turn on one machine.
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+
+use crate::{
+    galley::{BenchDurability, BenchGalley, noop_job},
+    http::{self, HttpConnection},
+    load::{self, requests_per_second},
+    machine::scheduler_times_ms,
+    report::{BenchReport, median},
+    scope::BenchScope,
+};
+
+const CONNECTIONS: u32 = 64;
+/// How often each is measured in a round: in turn, so that a slow moment of the machine meets both.
+const TURNS: usize = 3;
+const FIRST_KEY: &str = "glk_bench_0123456789012345678901234567890123456789012";
+
+pub(crate) async fn run(durability: BenchDurability, scope: BenchScope) -> anyhow::Result<BenchReport> {
+    let mut report = BenchReport::new("access");
+    let open = BenchGalley::start(durability).await;
+    let keyed = BenchGalley::start_with(durability, &[("GALLEY__AUTH__FIRST_KEY", FIRST_KEY)]).await;
+    let without = http::post_request("/ojs/v1/jobs", &noop_job("single"));
+    let with = with_key(&without, &make_key(&keyed).await?);
+    let (mut plain, mut checked) = (Measured::default(), Measured::default());
+    for _ in 0..TURNS * scope.rounds() as usize {
+        plain.measure(&open, &without).await?;
+        checked.measure(&keyed, &with).await?;
+    }
+    report.add_note(format!("medians of {} turns; 64 connections; the key is one in Redis", plain.per_second.len()));
+    let (plain_rate, checked_rate) = (median(plain.per_second), median(checked.per_second));
+    report.add_figure("POST /ojs/v1/jobs without keys", plain_rate, "1/s");
+    report.add_figure("POST /ojs/v1/jobs with a key", checked_rate, "1/s");
+    report.add_with_goal("with a key / without", checked_rate / plain_rate, "", ">= 0.97");
+    report.add_figure("gateway: processor time for a POST without keys", median(plain.cpu_micros), "us");
+    report.add_figure("gateway: processor time for a POST with a key", median(checked.cpu_micros), "us");
+    Ok(report)
+}
+
+/// Requests per second, and the gateway's processor time for one, of each turn.
+#[derive(Default)]
+struct Measured {
+    per_second: Vec<f64>,
+    cpu_micros: Vec<f64>,
+}
+
+impl Measured {
+    async fn measure(&mut self, galley: &BenchGalley, request: &str) -> anyhow::Result<()> {
+        let (address, process) = (galley.gateway.address(), galley.gateway.process_id());
+        load::warm_up(address, request, CONNECTIONS).await?;
+        let (before, _) = scheduler_times_ms(process);
+        let began = std::time::Instant::now();
+        let per_second = requests_per_second(address, request, CONNECTIONS).await?;
+        let ran = scheduler_times_ms(process).0 - before;
+        self.per_second.push(per_second);
+        self.cpu_micros.push(ran * 1000.0 / (per_second * began.elapsed().as_secs_f64()));
+        Ok(())
+    }
+}
+
+fn with_key(request: &str, key: &str) -> String {
+    request.replacen("\r\n", &format!("\r\nauthorization: Bearer {key}\r\n"), 1)
+}
+
+/// A key in Redis that may enqueue.
+async fn make_key(galley: &BenchGalley) -> anyhow::Result<String> {
+    let request = http::post_request("/v1/admin/keys", r#"{"name":"bench","scopes":["jobs:write"],"queues":["s*"]}"#);
+    let mut connection = HttpConnection::open(galley.gateway.address()).await?;
+    let (status, body) = connection.send(&with_key(&request, FIRST_KEY)).await?;
+    ensure!(status == 201, "a key was refused with {status}");
+    let made: Value = serde_json::from_str(&body)?;
+    Ok(made["key"].as_str().context("a key")?.to_owned())
+}
