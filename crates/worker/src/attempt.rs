@@ -23,7 +23,8 @@ use crate::{
     handlers::{Context, HandlerError, HandlerOutcome, HandlerResult},
     results::{AttemptMetrics, CompletionSender},
     rules::Dispatcher,
-    settlement::{Settlement, SettlementOutcome, settle},
+    settlement::{Settlement, settle},
+    settlement_report::{log_settlement, outcome_name},
     shared::WorkerShared,
     slots::Permit,
     wakeup::Wakeup,
@@ -36,6 +37,12 @@ pub(crate) struct AttemptRunner {
     dispatcher: Arc<Dispatcher>,
     wakeup: Arc<Wakeup>,
     completions: CompletionSender,
+}
+
+/// A job of this process that was not started yet.
+pub(crate) struct RegisteredJob {
+    pub(crate) claimed: Arc<ClaimedJob>,
+    stale: CancellationToken,
 }
 
 /// How an attempt finished.
@@ -132,10 +139,28 @@ impl AttemptRunner {
         Self { shared, dispatcher, wakeup, completions }
     }
 
-    /// Starts an attempt; without a permit it waits for one first. False if this process already holds the entry.
-    pub(crate) fn start(&self, claimed: ClaimedJob, permit: Option<Permit>) -> bool {
+    /// Starts an attempt; without a permit it waits for one first. Does nothing if this process already holds the entry.
+    pub(crate) fn start(&self, claimed: ClaimedJob, permit: Option<Permit>) {
+        if let Some(registered) = self.register(claimed, permit.is_some()) {
+            self.start_registered(registered, permit);
+        }
+    }
+
+    /// Notes that this process holds a job, so that its lease is renewed. None if it already holds the entry.
+    pub(crate) fn register(&self, claimed: ClaimedJob, has_permit: bool) -> Option<RegisteredJob> {
         let claimed = Arc::new(claimed);
-        let Some(stale) = self.shared.in_flight.insert(&claimed, permit.is_some()) else { return false };
+        let stale = self.shared.in_flight.insert(&claimed, has_permit)?;
+        Some(RegisteredJob { claimed, stale })
+    }
+
+    /// Lets others run a job that was not started.
+    pub(crate) async fn release(&self, RegisteredJob { claimed, stale }: RegisteredJob) {
+        self.settle(&claimed, &stale, Settlement::Release).await;
+    }
+
+    /// Starts an attempt; without a permit it waits for one first.
+    pub(crate) fn start_registered(&self, registered: RegisteredJob, permit: Option<Permit>) {
+        let RegisteredJob { claimed, stale } = registered;
         let job_type = claimed.job.summary.job_type.as_str();
         let span = tracing::info_span!(
             "job.attempt",
@@ -151,7 +176,6 @@ impl AttemptRunner {
         continue_trace(&span, claimed.job.traceparent.as_deref());
         let runner = self.clone();
         self.shared.attempts.spawn(async move { runner.run(claimed, permit, stale).await }.instrument(span));
-        true
     }
 
     async fn run(self, claimed: Arc<ClaimedJob>, permit: Option<Permit>, stale: CancellationToken) {
@@ -306,45 +330,6 @@ fn failed(claimed: &ClaimedJob, error: &HandlerError, now: Millis) -> Settlement
 
 fn count_attempt(claimed: &ClaimedJob, outcome: &'static str, now: Millis) {
     AttemptMetrics::new(&claimed.job.queue, outcome).count(now - claimed.started_at);
-}
-
-/// The outcome for metrics. Stale: it could not be recorded.
-fn outcome_name(settlement: &Settlement, outcome: Option<SettlementOutcome>) -> &'static str {
-    match (settlement, outcome) {
-        (_, None | Some(SettlementOutcome::Stale)) => "stale",
-        (Settlement::Fail { .. }, Some(SettlementOutcome::Recorded(next))) => next,
-        (Settlement::Snooze(_), _) => "snoozed",
-        (Settlement::Release, _) => "released",
-        (Settlement::Expire, _) => "expired",
-        (Settlement::CompleteAsync { .. }, _) => "handed_over",
-        (Settlement::Discard, _) => "discarded",
-        (Settlement::Complete, _) => "completed",
-    }
-}
-
-fn log_settlement(claimed: &ClaimedJob, settlement: &Settlement, outcome: SettlementOutcome, shows_texts: bool) {
-    let (id, queue, attempt) = (claimed.job.id, &claimed.job.queue, claimed.job.history.current_attempt());
-    match (settlement, outcome) {
-        (Settlement::Fail { error, .. }, outcome) => {
-            let next = if let SettlementOutcome::Recorded(next) = outcome { next } else { "stale" };
-            let event = "attempt.failed";
-            // The text may quote what the job or its endpoint sent
-            let (code, error) = (&error.code, shows_texts.then_some(error.message.as_str()));
-            tracing::warn!(event, %id, %queue, attempt, code, error, next, "attempt failed");
-        }
-        (_, SettlementOutcome::Stale) => {
-            tracing::info!(event = "result.stale", %id, %queue, attempt, "the attempt is not the current one");
-        }
-        (Settlement::Snooze(delay), _) => tracing::info!(event = "job.snoozed", %id, %queue, ?delay, "job snoozed"),
-        (Settlement::Release, _) => tracing::info!(event = "job.released", %id, %queue, "job released"),
-        (Settlement::Expire, _) => {
-            tracing::info!(event = "job.expired", %id, %queue, "job expired before it was started");
-        }
-        (Settlement::CompleteAsync { .. }, _) => {
-            tracing::info!(event = "job.waiting_for_callback", %id, %queue, "job waits for its endpoint to complete it");
-        }
-        (Settlement::Complete | Settlement::Discard, _) => {}
-    }
 }
 
 #[cfg(test)]

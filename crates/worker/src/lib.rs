@@ -46,6 +46,7 @@
 //! ```
 
 mod attempt;
+mod attempt_times;
 mod builder;
 mod claim;
 mod command_line;
@@ -62,6 +63,7 @@ mod queue_states;
 mod results;
 mod rules;
 pub mod settlement;
+mod settlement_report;
 mod shared;
 mod slots;
 mod wakeup;

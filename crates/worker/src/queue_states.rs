@@ -125,6 +125,12 @@ impl QueueStates {
         }
     }
 
+    /// The queue that may have jobs, if only one does.
+    pub(crate) fn only_busy(&self) -> Option<(&QueueName, &WorkerQueueState)> {
+        let mut busy = self.states.iter().filter(|(_, state)| state.may_have_jobs);
+        busy.next().filter(|_| busy.next().is_none())
+    }
+
     /// Whether a queue that can be used was not asked yet since something happened.
     pub(crate) fn has_unasked(&self) -> bool {
         self.states.values().any(|state| state.may_have_jobs && !state.is_failing)

@@ -1,7 +1,7 @@
 //! Records successful results, many in one script call.
 //!
-//! While one batch is on its way to Redis, the next one collects. So batches are large under load and single when
-//! idle, and no result waits for others. A batch whose answer is lost is sent again: the script recognizes its own
+//! While a batch is on its way to Redis, the next one collects; when it is large enough, it follows without waiting for the
+//! answer. So batches are large under load and single when idle. A batch whose answer is lost is sent again: the script recognizes its own
 //! results. What follows from the end of jobs (the next job of a key, a workflow) happens beside the batches, so that it
 //! delays no result.
 //!
@@ -25,6 +25,10 @@ use crate::{in_flight::QueueStream, shared::WorkerShared};
 
 /// Maximum number of results in one script call.
 const MAX_BATCH_RESULTS: usize = 128;
+/// Maximum number of batches on their way to Redis: while it works on one, the next one is made.
+const MAX_BATCHES_IN_FLIGHT: usize = 2;
+/// Minimum number of results for a second batch on its way: many small calls cost Redis more than few large ones.
+const MIN_BATCH_BESIDE_ANOTHER: usize = 32;
 /// Target size of one script call, in bytes of results.
 const TARGET_BATCH_BYTES: usize = 4 << 20;
 /// Maximum number of batches whose follow-ups run: with more, no other results are accepted.
@@ -40,21 +44,29 @@ pub(crate) type CompletionSender = mpsc::Sender<Completion>;
 /// Records results until the last attempt has ended and what follows from its end is done.
 pub(crate) async fn run(shared: Arc<WorkerShared>, mut finished: mpsc::Receiver<Completion>) {
     let mut batch = Vec::with_capacity(MAX_BATCH_RESULTS);
-    let (mut refused, mut follow_ups, mut is_open) = (FuturesUnordered::new(), JoinSet::new(), true);
-    while is_open || !refused.is_empty() || !follow_ups.is_empty() {
+    let (mut recording, mut refused, mut follow_ups) =
+        (FuturesUnordered::new(), FuturesUnordered::new(), JoinSet::new());
+    let mut is_open = true;
+    while is_open || !recording.is_empty() || !refused.is_empty() || !follow_ups.is_empty() {
         let accepts = is_open && refused.len() < MAX_REFUSED_RESULTS && follow_ups.len() < MAX_FOLLOW_UPS;
+        let room = MAX_BATCH_RESULTS - batch.len();
         tokio::select! {
-            count = finished.recv_many(&mut batch, MAX_BATCH_RESULTS), if accepts => {
-                is_open = count > 0;
-                let recorded = record_streams(&shared, std::mem::take(&mut batch)).await;
-                for follow_up in recorded.follow_ups {
+            count = finished.recv_many(&mut batch, room), if accepts && room > 0 => is_open = count > 0,
+            Some(RecordedResults { refused: some, follow_ups: lists }) = recording.next() => {
+                for list in lists {
                     let jobs = shared.jobs.clone();
-                    follow_ups.spawn(async move { jobs.run_follow_ups(follow_up).await });
+                    follow_ups.spawn(async move { jobs.run_follow_ups(list).await });
                 }
-                refused.extend(recorded.refused.into_iter().map(|completion| record_single(&shared, completion)));
+                refused.extend(some.into_iter().map(|completion| record_single(&shared, completion)));
             }
             Some(()) = refused.next() => {}
             Some(_) = follow_ups.join_next() => {}
+        }
+        // Alone a batch need not be large: then nothing is gained by waiting
+        let is_large_enough = recording.is_empty() || batch.len() >= MIN_BATCH_BESIDE_ANOTHER;
+        if !batch.is_empty() && recording.len() < MAX_BATCHES_IN_FLIGHT && is_large_enough {
+            recording
+                .push(record_streams(&shared, std::mem::replace(&mut batch, Vec::with_capacity(MAX_BATCH_RESULTS))));
         }
     }
 }
@@ -164,12 +176,14 @@ where
 }
 
 fn finish_completions(shared: &WorkerShared, queue: &QueueName, completions: &[Completion], settled: Vec<Settled>) {
+    let duration = |completion: &Completion| completion.ended_at - completion.claimed.started_at;
+    shared.attempt_times.observe(completions.iter().map(duration));
     // One look-up of each metric for the whole batch
     let (mut completed, mut stale) = (AttemptMetrics::new(queue, "completed"), AttemptMetrics::new(queue, "stale"));
     for (completion, settled) in completions.iter().zip(settled) {
         let is_completed = finish_completion(shared, completion, settled);
         let metrics = if is_completed { &mut completed } else { &mut stale };
-        metrics.count(completion.ended_at - completion.claimed.started_at);
+        metrics.count(duration(completion));
     }
 }
 

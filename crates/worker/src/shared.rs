@@ -10,7 +10,7 @@ use store::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{heartbeat_state::HeartbeatState, in_flight::InFlightJobs, slots::Slots};
+use crate::{attempt_times::AttemptTimes, heartbeat_state::HeartbeatState, in_flight::InFlightJobs, slots::Slots};
 
 /// When a worker stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,6 +35,7 @@ pub(crate) struct WorkerShared {
     pub(crate) in_flight: InFlightJobs,
     pub(crate) heartbeat_state: HeartbeatState,
     pub(crate) slots: Slots,
+    pub(crate) attempt_times: AttemptTimes,
     pub(crate) run_mode: RunMode,
     /// The longest time that a handler of this process may tidy up, in milliseconds.
     pub(crate) max_stop_grace_ms: AtomicU64,

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub(crate) struct Slots {
     total: Arc<Semaphore>,
     per_queue: BTreeMap<QueueName, Arc<Semaphore>>,
+    sizes: (usize, BTreeMap<QueueName, usize>),
 }
 
 /// A permit for a job of any queue. Dropping it frees its slot.
@@ -24,8 +25,15 @@ pub(crate) struct Permit {
 
 impl Slots {
     pub(crate) fn new(all: usize, of_queues: &BTreeMap<QueueName, usize>) -> Self {
+        let sizes = (all, of_queues.clone());
         let of_queues = of_queues.iter().map(|(queue, max)| (queue.clone(), Arc::new(Semaphore::new(*max))));
-        Self { total: Arc::new(Semaphore::new(all)), per_queue: of_queues.collect() }
+        Self { total: Arc::new(Semaphore::new(all)), per_queue: of_queues.collect(), sizes }
+    }
+
+    /// How many jobs of the queue can run at a time.
+    pub(crate) fn total(&self, queue: &QueueName) -> usize {
+        let (all, of_queues) = &self.sizes;
+        of_queues.get(queue).map_or(*all, |max| *max.min(all))
     }
 
     /// Waits for a permit for a job of any queue.

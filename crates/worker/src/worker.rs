@@ -30,6 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     attempt::AttemptRunner,
+    attempt_times::AttemptTimes,
     claim,
     handlers::Handlers,
     heartbeat,
@@ -76,6 +77,7 @@ impl Worker {
             in_flight: InFlightJobs::default(),
             heartbeat_state: HeartbeatState::default(),
             slots: Slots::new(settings.queue_worker.concurrency, &settings.queue_worker.queue_concurrency),
+            attempt_times: AttemptTimes::new(),
             run_mode: until,
             max_stop_grace_ms: AtomicU64::new(0),
             attempts: TaskTracker::new(),

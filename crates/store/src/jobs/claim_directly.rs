@@ -5,14 +5,57 @@
 use redis::Value;
 
 use super::{
-    Attempt, ClaimAvailability, ClaimBatch, ClaimedJob, Consumer, Fence, JobRecord, Jobs,
+    Attempt, ClaimAvailability, ClaimedJob, Consumer, Fence, JobRecord, Jobs,
     claim::{parse_claimed_entries, parse_streams_reply},
 };
-use crate::{StoreResult, keys::QueueKeys};
-use common::name::{Priority, QueueName};
+use crate::{StoreResult, keys::QueueKeys, sealing::Sealer};
+use common::{
+    name::{Priority, QueueName},
+    time::Millis,
+};
 
 /// About what an entry has beside its envelope, in bytes.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
+
+/// Jobs that were claimed without a script, and when more are available. As [`super::ClaimBatch`], but not decoded yet: the
+/// next claim need not wait for that.
+#[derive(Debug)]
+pub struct DirectClaim {
+    /// The jobs.
+    pub jobs: EncodedJobs,
+    /// Whether and when more jobs can be claimed.
+    pub availability: ClaimAvailability,
+    /// Whether there may be more jobs now, which had no room in this answer.
+    pub is_cut: bool,
+}
+
+/// Claimed jobs as Redis sent them: [`Jobs::decode_claimed`].
+#[derive(Debug)]
+pub struct EncodedJobs {
+    queue: QueueName,
+    priority: Priority,
+    entries: Vec<(String, Value)>,
+    started_at: Millis,
+}
+
+impl EncodedJobs {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn decode(&mut self, sealer: &Sealer) -> impl Iterator<Item = ClaimedJob> {
+        let entries = std::mem::take(&mut self.entries);
+        parse_claimed_entries(sealer, &self.queue, self.priority, entries, self.started_at)
+    }
+}
 
 /// The size of the jobs that a queue had lately: a plain read counts jobs, not bytes, so their size must be known.
 #[derive(Debug, Clone, Copy, Default)]
@@ -50,7 +93,7 @@ impl Jobs {
         priorities: &mut Vec<Priority>,
         max: usize,
         consumer: &Consumer,
-    ) -> StoreResult<ClaimBatch> {
+    ) -> StoreResult<DirectClaim> {
         let (keys, priority) = (QueueKeys::new(queue), priorities.first().copied().unwrap_or_default());
         let mut pipeline = redis::pipe();
         pipeline.cmd("HMGET").arg(keys.control()).arg("paused").arg("c").arg("rl");
@@ -59,23 +102,31 @@ impl Jobs {
         pipeline.arg("STREAMS").arg(keys.stream(priority)).arg(">");
         let reply = pipeline.query_async(&mut self.store.redis.clone()).await.map_err(crate::StoreError::from);
         let (control, streams, read): (Vec<Option<String>>, usize, Value) = self.claim_budget.observe(reply)?;
-        let entries = parse_streams_reply(read)?.into_values().flatten().collect();
-        let mut jobs: Vec<ClaimedJob> =
-            parse_claimed_entries(self.sealer(), queue, priority, entries, self.estimated_now()).collect();
+        let entries: Vec<_> = parse_streams_reply(read)?.into_values().flatten().collect();
+        let mut jobs = EncodedJobs { queue: queue.clone(), priority, entries, started_at: self.estimated_now() };
         if streams != priorities.len() {
             priorities.clear();
         }
         let is_cut = jobs.len() == max;
         if control.iter().all(Option::is_none) {
-            self.load_claimed_parents(&mut jobs).await?;
-            return Ok(ClaimBatch { jobs, availability: ClaimAvailability::Unlimited, is_cut });
+            return Ok(DirectClaim { jobs, availability: ClaimAvailability::Unlimited, is_cut });
         }
         let fence = Fence::for_worker(consumer);
-        for claimed in &jobs {
-            self.release(Attempt::of(claimed, &fence)).await?;
+        for claimed in jobs.decode(self.sealer()) {
+            self.release(Attempt::of(&claimed, &fence)).await?;
         }
         let is_paused = control.first().is_some_and(Option::is_some);
         let availability = if is_paused { ClaimAvailability::Paused } else { ClaimAvailability::Limited };
-        Ok(ClaimBatch { jobs: Vec::new(), availability, is_cut: !is_paused })
+        Ok(DirectClaim { jobs, availability, is_cut: !is_paused })
+    }
+
+    /// Decodes jobs that were claimed without a script.
+    ///
+    /// # Errors
+    /// Redis is unavailable, and the jobs need results of others: [`Jobs::recover_claims`].
+    pub async fn decode_claimed(&self, mut encoded: EncodedJobs) -> StoreResult<Vec<ClaimedJob>> {
+        let mut jobs: Vec<ClaimedJob> = encoded.decode(self.sealer()).collect();
+        self.load_claimed_parents(&mut jobs).await?;
+        Ok(jobs)
     }
 }

@@ -85,7 +85,7 @@ for_completed(record_count, true, function(_, record) redis.call('DEL', record) 
 for_completed(unique_count, true, function(number, uniqueness)
   if redis.pcall('GET', uniqueness) == id_of(number) then redis.call('DEL', uniqueness) end
 end)
-local now = keyed_count + workflow_count > 0 and now_ms()
+local now = now_ms()
 local is_waited_for = {}
 for_completed(keyed_count, true, function(number, admitted)
   if redis.pcall('ZREM', admitted, id_of(number)) ~= 1 then return end
@@ -101,11 +101,14 @@ for_completed(workflow_count, false, function(number)
   set_due(timers, 'follow_up ' .. id_of(number), now + 2000, notifications, due_notification)
 end)
 
+-- A moment costs Redis less than a duration, which it must convert for each key
+local function expiry(ttl_ms) return ttl_ms ~= '0' and string.format('%.0f', now + ttl_ms) end
+local result_expiry, member_expiry = expiry(result_ttl_ms), expiry(member_ttl_ms)
 for number = 1, job_count do
   if outcomes[number] == 1 then
-    local ttl_ms = is_member[number] and member_ttl_ms or result_ttl_ms
-    if ttl_ms ~= '0' then
-      redis.call('SET', KEYS[first_result + number - 1], ARGV[first_text + number - 1], 'PX', ttl_ms)
+    local expires_at = is_member[number] and member_expiry or result_expiry
+    if expires_at then
+      redis.call('SET', KEYS[first_result + number - 1], ARGV[first_text + number - 1], 'PXAT', expires_at)
     end
     if is_waited_for[number] then outcomes[number] = 3 end
   end

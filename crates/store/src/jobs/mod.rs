@@ -85,7 +85,7 @@ pub use attempt::Attempt;
 pub use cancel::JobTransitionError;
 pub use claim::{ClaimAvailability, ClaimBatch, Claimant, ClaimedJob};
 pub(crate) use claim::{duration_millis, malformed_reply, parse_streams_reply};
-pub use claim_directly::JobSizes;
+pub use claim_directly::{DirectClaim, EncodedJobs, JobSizes};
 pub use compact_result::JobResult;
 pub use complete_batch::{Completion, FollowUps};
 pub use consumer::{Consumer, PULL_CONSUMER};

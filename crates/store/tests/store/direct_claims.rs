@@ -1,12 +1,15 @@
 //! Claims without a script give what a script would give.
 
 use common::name::Priority;
-use store::jobs::{ClaimAvailability, ClaimBatch, Consumer, JobSizes, Settled};
+use store::jobs::{ClaimAvailability, ClaimBatch, Consumer, DirectClaim, JobSizes, Settled};
 
 use crate::kit::{JOB_BODY, StoreKit, consumer, normal_priority, queue};
 
 async fn claim_directly(kit: &StoreKit, priorities: &mut Vec<Priority>, max: usize, consumer: &Consumer) -> ClaimBatch {
-    kit.jobs.claim_directly(&queue(), priorities, max, consumer).await.expect("redis runs")
+    let claim = kit.jobs.claim_directly(&queue(), priorities, max, consumer).await.expect("redis runs");
+    let DirectClaim { jobs, availability, is_cut } = claim;
+    let jobs = kit.jobs.decode_claimed(jobs).await.expect("redis runs");
+    ClaimBatch { jobs, availability, is_cut }
 }
 
 #[tokio::test]

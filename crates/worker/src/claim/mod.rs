@@ -1,4 +1,5 @@
-//! Claims jobs. A permit comes before a claim, so every claimed job can run.
+//! Claims jobs. A permit comes before a claim, so every claimed job can run; but while jobs are short, some are claimed
+//! ahead (`starting.rs`).
 //!
 //! While there is work, the loop claims without blocking, as many jobs as it has permits. When there is none, one read
 //! blocks on all streams at once: there is no polling, and a new job arrives after one round trip. If several jobs
@@ -6,6 +7,9 @@
 //! and their leases are renewed meanwhile.
 //!
 //! Each queue fails and heals alone: one whose data cannot be used is left out until it can.
+
+mod starting;
+mod waiting;
 
 use std::{
     collections::HashMap,
@@ -17,15 +21,16 @@ use common::name::{Priority, QueueName};
 use store::{
     StoreError, StoreResult,
     connection::dedicated::DedicatedConnection,
-    jobs::{Claimant, ClaimedJob},
+    jobs::{Claimant, DirectClaim},
     log_interruption, next_reconnect_delay, reconnect_delays,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+use self::starting::StartingJobs;
 use crate::{
     attempt::AttemptRunner,
     queue_selector::QueueSelector,
-    queue_states::{ChangedQueues, QueueStates},
+    queue_states::QueueStates,
     shared::{RunMode, WorkerShared},
     slots::{AnyQueuePermit, Permit},
     wakeup::Wakeup,
@@ -54,6 +59,7 @@ pub(crate) async fn run(
     let mut claimer = Claimer {
         queue_selector: QueueSelector::new(&worker.queues, &worker.weights),
         queues: QueueStates::new(&worker.queues, Instant::now()),
+        starting: StartingJobs::new(shared.clone(), runner.clone(), stop.clone()),
         shared,
         runner,
         wakeup,
@@ -77,6 +83,9 @@ pub(crate) async fn run(
             claimer.back_off(&error, next_reconnect_delay(&mut delays)).await;
         }
     }
+    if let Err(error) = claimer.finish_starting().await {
+        tracing::debug!(%error, "claimed jobs could not be started, others will reclaim them");
+    }
 }
 
 /// Wakes the loop when the last job ends. A blocked read cannot notice that there is nothing left to wait for.
@@ -97,6 +106,8 @@ struct Claimer {
     blocking_connection: Option<DedicatedConnection>,
     /// The watched queues with limits, and the tasks that watch them.
     limited_watches: HashMap<QueueName, AbortOnDropHandle<()>>,
+    /// The jobs of the last claim.
+    starting: StartingJobs,
 }
 
 impl Claimer {
@@ -121,6 +132,8 @@ impl Claimer {
     /// Opens the streams of a queue and recovers its jobs. A queue that cannot be opened, because Redis is full or a key
     /// has another type, must not stop the other queues: it is tried again later.
     async fn open(&mut self, queue: &QueueName) -> StoreResult<()> {
+        // They are not lost
+        self.finish_starting().await?;
         match self.open_and_recover(queue).await {
             Ok(priorities) => {
                 if self.queues.get_mut(queue).set_open(priorities) {
@@ -165,13 +178,14 @@ impl Claimer {
 
     async fn claim_until_stopped(&mut self) -> StoreResult<()> {
         loop {
-            let permit = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return Ok(()),
-                permit = self.shared.slots.acquire_any() => permit,
-            };
-            let Some(permit) = permit else { return Ok(()) };
-            let mut permits = self.acquire_more(permit);
+            let (mut permits, is_ahead) = (Vec::new(), self.may_claim_ahead() && !self.stop.is_cancelled());
+            if !is_ahead {
+                // Permits that are held here are not free for jobs that were claimed ahead
+                self.finish_starting().await?;
+                let Some(permit) = self.acquire_permit().await else { return Ok(()) };
+                permits.push(permit);
+                self.acquire_more(&mut permits);
+            }
             self.queues.note_changed(&self.wakeup.take());
             self.queues.ask_due(Instant::now());
             if self.shared.run_mode != RunMode::Continuous {
@@ -185,12 +199,16 @@ impl Claimer {
             }
             // Checked before the claim: a job that runs now may create jobs until it ends
             let was_idle = self.shared.in_flight.is_empty();
-            let found = self.claim(&mut permits).await?;
+            let found = self.claim(&mut permits, is_ahead).await?;
             if self.is_finished(found, was_idle).await? {
                 self.stop.cancel();
             }
             if !found && !self.stop.is_cancelled() {
-                let last = permits.pop();
+                self.finish_starting().await?;
+                let last = match permits.pop() {
+                    Some(permit) => Some(permit),
+                    None => self.acquire_permit().await,
+                };
                 // Other claims can use these permits
                 drop(permits);
                 self.wait_for_jobs(last).await?;
@@ -226,131 +244,146 @@ impl Claimer {
         Ok(false)
     }
 
+    /// Whether to claim jobs before there are permits for them: attempts end sooner than a claim takes. Only while one
+    /// queue has jobs, or those of the others would get no permits.
+    fn may_claim_ahead(&self) -> bool {
+        let shared = &self.shared;
+        if shared.run_mode != RunMode::Continuous || !shared.attempt_times.are_short() {
+            return false;
+        }
+        let Some((queue, state)) = self.queues.only_busy() else { return false };
+        state.allows_direct_claims() && shared.jobs.direct_claim_size(self.max_ahead(queue), state.sizes).is_some()
+    }
+
+    /// As many jobs as the queue has slots: they can be renewed, and go back soon if no slot becomes free.
+    fn max_ahead(&self, queue: &QueueName) -> usize {
+        self.shared.slots.total(queue).min(MAX_BATCH_JOBS)
+    }
+
+    /// Waits for a permit; none when the worker stops.
+    async fn acquire_permit(&self) -> Option<AnyQueuePermit> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            permit = self.shared.slots.acquire_any() => permit,
+        }
+    }
+
     /// Acquires more permits without waiting, up to the size of a batch.
-    fn acquire_more(&self, first: AnyQueuePermit) -> Vec<AnyQueuePermit> {
+    fn acquire_more(&self, permits: &mut Vec<AnyQueuePermit>) {
         let max = if self.shared.run_mode == RunMode::Once { 1 } else { MAX_BATCH_JOBS };
-        let mut permits = vec![first];
         while permits.len() < max
             && let Some(permit) = self.shared.slots.try_acquire()
         {
             permits.push(permit);
         }
-        permits
     }
 
     /// Claims without waiting from each queue that may have jobs, and starts them; false if no queue had any.
-    async fn claim(&mut self, permits: &mut Vec<AnyQueuePermit>) -> StoreResult<bool> {
+    async fn claim(&mut self, permits: &mut Vec<AnyQueuePermit>, is_ahead: bool) -> StoreResult<bool> {
         let shared = self.shared.clone();
         let by = Claimant::Worker { consumer: &shared.consumer, worker: &shared.settings.queue_worker.name };
         let mut found = false;
         for queue in self.queue_selector.next_order() {
-            if permits.is_empty() {
+            if permits.is_empty() && !is_ahead {
                 break;
             }
             if !self.queues.get_mut(&queue).may_have_jobs() {
                 continue;
             }
             let mut bound = shared.slots.bind_to_queue(&queue, permits, MAX_BATCH_JOBS);
-            if bound.is_empty() {
+            if bound.is_empty() && !is_ahead {
                 continue;
             }
-            let jobs = self.claim_from(&queue, bound.len(), by).await?;
-            for claimed in jobs {
-                found = true;
-                self.runner.start(claimed, bound.pop());
-            }
+            found |= self.claim_from(&queue, &mut bound, by, is_ahead).await?;
             permits.extend(bound.into_iter().map(Permit::into_any_queue));
         }
         Ok(found)
     }
 
-    /// Claims from one queue. An error of its own leaves it out for a while.
-    async fn claim_from(&mut self, queue: &QueueName, max: usize, by: Claimant<'_>) -> StoreResult<Vec<ClaimedJob>> {
+    /// Claims from one queue and starts the jobs; false if it had none. An error of its own leaves it out for a while.
+    async fn claim_from(
+        &mut self,
+        queue: &QueueName,
+        permits: &mut Vec<Permit>,
+        by: Claimant<'_>,
+        is_ahead: bool,
+    ) -> StoreResult<bool> {
         if self.queues.get_mut(queue).is_failing() {
             self.open(queue).await?;
             if self.queues.get_mut(queue).is_failing() {
-                return Ok(Vec::new());
+                return Ok(false);
             }
         }
+        let max = permits.len();
+        let max_direct = if is_ahead { self.max_ahead(queue) } else { max };
         let (jobs, state) = (&self.shared.jobs, self.queues.get_mut(queue));
-        let direct = jobs.direct_claim_size(max, state.sizes).filter(|_| state.allows_direct_claims());
-        let claimed = match direct {
-            Some(count) => {
-                let read = jobs.claim_directly(queue, &mut state.priorities, count, &self.shared.consumer).await;
-                match read {
-                    // The script opens a stream that is gone
-                    Err(error) if error.is_missing_stream() => jobs.claim(queue, &mut state.priorities, max, by).await,
-                    read => read,
+        let direct = jobs.direct_claim_size(max_direct, state.sizes).filter(|_| state.allows_direct_claims());
+        if let Some(count) = direct {
+            match jobs.claim_directly(queue, &mut state.priorities, count, &self.shared.consumer).await {
+                Ok(claim) => return self.start_encoded(queue, claim, permits).await,
+                // The next claim waits for a permit
+                Err(error) if error.is_missing_stream() && max == 0 => {
+                    state.priorities.clear();
+                    return Ok(true);
                 }
+                // The script opens a stream that is gone
+                Err(error) if error.is_missing_stream() => {}
+                Err(error) => return self.leave_out(queue, error).map(|()| false),
             }
-            None => jobs.claim(queue, &mut state.priorities, max, by).await,
-        };
-        match claimed {
+        }
+        match jobs.claim(queue, &mut state.priorities, max, by).await {
             Ok(batch) if !state.priorities.is_empty() || !batch.jobs.is_empty() => {
                 state.sizes.observe(&batch.jobs);
                 state.asked(batch.availability, batch.is_cut || batch.jobs.len() == max, Instant::now());
-                Ok(batch.jobs)
+                let found = !batch.jobs.is_empty();
+                for claimed in batch.jobs {
+                    self.runner.start(claimed, permits.pop());
+                }
+                Ok(found)
             }
             // Its index is gone: the streams may still be there
-            Ok(_) => self.open(queue).await.map(|()| Vec::new()),
-            Err(error) => self.leave_out(queue, error).map(|()| Vec::new()),
+            Ok(_) => self.open(queue).await.map(|()| false),
+            Err(error) => self.leave_out(queue, error).map(|()| false),
         }
     }
 
-    /// Wakes the loop when one of these queues has a job. A blocking read would bypass their limits. Each has a waiter of
-    /// its own, so that the loop asks only the queue that has a job. `queues` are in order.
-    fn watch_limited_queues(&mut self, queues: &[QueueName]) {
-        self.limited_watches.retain(|queue, task| !task.is_finished() && queues.binary_search(queue).is_ok());
-        for queue in
-            queues.iter().filter(|queue| !self.limited_watches.contains_key(queue)).cloned().collect::<Vec<_>>()
-        {
-            // The settings can name fewer queues than can be watched
-            let Ok(waiter) = self.shared.long_poll.register(std::slice::from_ref(&queue)) else { continue };
-            let (wakeup, watched) = (self.wakeup.clone(), queue.clone());
-            let watch = async move {
-                waiter.wait_for_wakeup().await;
-                wakeup.wake_for(&watched);
-            };
-            self.limited_watches.insert(queue, AbortOnDropHandle::new(tokio::spawn(watch)));
+    /// Starts jobs that were claimed without a script, beside the next claim.
+    async fn start_encoded(
+        &mut self,
+        queue: &QueueName,
+        claim: DirectClaim,
+        permits: &mut Vec<Permit>,
+    ) -> StoreResult<bool> {
+        let DirectClaim { jobs, availability, is_cut } = claim;
+        let state = self.queues.get_mut(queue);
+        if state.priorities.is_empty() && jobs.is_empty() {
+            return self.open(queue).await.map(|()| false);
         }
+        state.asked(availability, is_cut, Instant::now());
+        if jobs.is_empty() {
+            return Ok(false);
+        }
+        self.finish_starting().await?;
+        let sizes = self.queues.get_mut(queue).sizes;
+        let permits = permits.split_off(permits.len().saturating_sub(jobs.len()));
+        self.starting.start(queue.clone(), jobs, sizes, permits);
+        if self.shared.run_mode != RunMode::Continuous {
+            // Whether the worker has finished depends on the jobs that run
+            self.finish_starting().await?;
+        }
+        Ok(true)
     }
 
-    /// Waits for a job on any stream, for a limit to allow more, or for a wakeup.
-    async fn wait_for_jobs(&mut self, permit: Option<AnyQueuePermit>) -> StoreResult<()> {
-        let plan = self.queues.wait_plan(|queue| self.shared.slots.has_capacity(queue), Instant::now());
-        let longest = MAX_BLOCK.min(self.shared.consumer.lease() / 2);
-        let max_block = plan.max_wait.map_or(longest, |wait| wait.min(longest));
-        self.watch_limited_queues(&plan.limited);
-        if plan.streams.is_empty() {
-            drop(permit);
-            let _ = tokio::time::timeout(max_block, self.wakeup.woken()).await;
-            return Ok(());
-        }
-        let mut connection = match self.blocking_connection.take() {
-            Some(connection) => connection,
-            None => self.shared.jobs.redis().open_dedicated(MAX_BLOCK).await?,
-        };
-        let (jobs, client_id) = (&self.shared.jobs, connection.client_id());
-        let block = max_block.max(Duration::from_millis(1));
-        let read = jobs.claim_blocking(&mut connection, &plan.streams, &self.shared.consumer, block);
-        let (arrived, _) = jobs.redis().interruptible(client_id, read, self.wakeup.woken()).await;
-        let (shared, mut permits) = (self.shared.clone(), Vec::from_iter(permit));
-        // Drop the connection after an error: its next answer could belong to this read
-        let arrived = match arrived {
-            Err(error) if error.is_missing_stream() => {
-                // Maintenance removes the stream of a priority that nobody uses: the next claim reads the list again
-                tracing::debug!(%error, "a stream is gone");
-                self.queues.note_changed(&ChangedQueues::All);
-                return Ok(());
+    /// Waits until the jobs of the last claim are started.
+    async fn finish_starting(&mut self) -> StoreResult<()> {
+        match self.starting.finish().await {
+            None => Ok(()),
+            Some((queue, Ok(sizes))) => {
+                self.queues.get_mut(&queue).sizes = sizes;
+                Ok(())
             }
-            arrived => arrived?,
-        };
-        for claimed in arrived {
-            self.queues.get_mut(&claimed.job.queue).job_arrived();
-            let permit = shared.slots.bind_to_queue(&claimed.job.queue, &mut permits, 1).pop();
-            self.runner.start(claimed, permit);
+            Some((queue, Err(error))) => self.leave_out(&queue, error),
         }
-        self.blocking_connection = Some(connection);
-        Ok(())
     }
 }

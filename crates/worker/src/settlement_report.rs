@@ -1,0 +1,50 @@
+//! What logs and metrics say about how an attempt ended.
+
+use store::jobs::ClaimedJob;
+
+use crate::settlement::{Settlement, SettlementOutcome};
+
+/// The outcome for metrics. Stale: it could not be recorded.
+pub(crate) fn outcome_name(settlement: &Settlement, outcome: Option<SettlementOutcome>) -> &'static str {
+    match (settlement, outcome) {
+        (_, None | Some(SettlementOutcome::Stale)) => "stale",
+        (Settlement::Fail { .. }, Some(SettlementOutcome::Recorded(next))) => next,
+        (Settlement::Snooze(_), _) => "snoozed",
+        (Settlement::Release, _) => "released",
+        (Settlement::Expire, _) => "expired",
+        (Settlement::CompleteAsync { .. }, _) => "handed_over",
+        (Settlement::Discard, _) => "discarded",
+        (Settlement::Complete, _) => "completed",
+    }
+}
+
+/// Logs every outcome except a success.
+pub(crate) fn log_settlement(
+    claimed: &ClaimedJob,
+    settlement: &Settlement,
+    outcome: SettlementOutcome,
+    shows_texts: bool,
+) {
+    let (id, queue, attempt) = (claimed.job.id, &claimed.job.queue, claimed.job.history.current_attempt());
+    match (settlement, outcome) {
+        (Settlement::Fail { error, .. }, outcome) => {
+            let next = if let SettlementOutcome::Recorded(next) = outcome { next } else { "stale" };
+            let event = "attempt.failed";
+            // The text may quote what the job or its endpoint sent
+            let (code, error) = (&error.code, shows_texts.then_some(error.message.as_str()));
+            tracing::warn!(event, %id, %queue, attempt, code, error, next, "attempt failed");
+        }
+        (_, SettlementOutcome::Stale) => {
+            tracing::info!(event = "result.stale", %id, %queue, attempt, "the attempt is not the current one");
+        }
+        (Settlement::Snooze(delay), _) => tracing::info!(event = "job.snoozed", %id, %queue, ?delay, "job snoozed"),
+        (Settlement::Release, _) => tracing::info!(event = "job.released", %id, %queue, "job released"),
+        (Settlement::Expire, _) => {
+            tracing::info!(event = "job.expired", %id, %queue, "job expired before it was started");
+        }
+        (Settlement::CompleteAsync { .. }, _) => {
+            tracing::info!(event = "job.waiting_for_callback", %id, %queue, "job waits for its endpoint to complete it");
+        }
+        (Settlement::Complete | Settlement::Discard, _) => {}
+    }
+}
