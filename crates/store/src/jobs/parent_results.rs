@@ -8,8 +8,12 @@ use serde_json::value::RawValue;
 
 use super::{ClaimedJob, JobRecord, Jobs, LocatedJob};
 use crate::{StoreResult, keys, sealing::Sealer};
-use common::id::WorkflowId;
-use model::workflow::{Membership, WorkflowKind};
+use common::{id::WorkflowId, settings::MAX_WORKFLOW_JOBS};
+use model::workflow::{BatchCallback, Membership, WorkflowKind};
+
+/// Results that a job of a workflow can have before it, callbacks among them.
+#[expect(clippy::cast_possible_truncation, reason = "a thousand fits")]
+const MAX_RESULTS: usize = MAX_WORKFLOW_JOBS as usize + BatchCallback::ALL.len();
 
 #[derive(Deserialize)]
 struct WorkflowJobFields<'a> {
@@ -56,8 +60,12 @@ impl Jobs {
         let (kind, members, bytes): (Option<String>, Option<usize>, Option<usize>) =
             redis::cmd("HMGET").arg(key).arg(&["y", "t", "b"]).query_async(&mut self.store.redis.clone()).await?;
         let count = count_before(kind.as_deref(), members, usize::try_from(index).unwrap_or(usize::MAX));
-        // With the commas, and `null` where there is none
-        Ok(Some(bytes.unwrap_or(0) + 5 * count + 2).filter(|_| count > 0))
+        Ok(Self::parent_results_size(bytes.unwrap_or(0), count))
+    }
+
+    /// About how many bytes that number of results have, with the commas, and `null` where there is none.
+    pub(crate) fn parent_results_size(bytes: usize, count: usize) -> Option<usize> {
+        (count > 0).then(|| bytes.saturating_add(count.saturating_mul(5)).saturating_add(2))
     }
 
     /// Adds the parent results to a job that does not have them itself.
@@ -86,15 +94,18 @@ impl Jobs {
     /// The results that a job of a workflow got: those before a step of a chain, those of all members for a callback.
     async fn results_before(&self, workflow: WorkflowId, index: usize) -> StoreResult<Vec<Option<String>>> {
         let (key, mut redis) = (keys::workflow(&workflow), self.store.redis.clone());
-        let (kind, members): (Option<String>, Option<usize>) =
-            redis::cmd("HMGET").arg(&key).arg(&["y", "t"]).query_async(&mut redis).await?;
-        let before = count_before(kind.as_deref(), members, index);
-        if before == 0 {
-            return Ok(Vec::new());
+        // One read for all kinds: a callback also reads the results of callbacks before it, and leaves them out
+        let mut command = redis::cmd("HMGET");
+        command.arg(&key).arg(&["y", "t"]);
+        for number in 0..index.min(MAX_RESULTS) {
+            command.arg(format!("r{number}"));
         }
-        let fields: Vec<String> = (0..before).map(|index| format!("r{index}")).collect();
-        let stored: Vec<Option<String>> = redis::cmd("HMGET").arg(&key).arg(fields).query_async(&mut redis).await?;
-        open_results(self.sealer(), workflow, stored)
+        let mut fields: Vec<Option<String>> = command.query_async(&mut redis).await?;
+        let mut results = fields.split_off(fields.len().min(2));
+        let [kind, members] = [fields.first().cloned().flatten(), fields.get(1).cloned().flatten()];
+        let members = members.and_then(|text| text.parse().ok());
+        results.truncate(count_before(kind.as_deref(), members, index));
+        open_results(self.sealer(), workflow, results)
     }
 }
 

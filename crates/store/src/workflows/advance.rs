@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     StoreError, StoreResult,
-    jobs::{EnqueueRefusal, Jobs, LocatedJob},
+    jobs::{EnqueueRefusal, Jobs, LocatedJob, RequestClock},
     keys, script,
 };
 use common::id::{JobId, WorkflowId};
@@ -46,8 +46,11 @@ struct RecordedEnd<'a> {
     result: Option<&'a RawValue>,
 }
 
-/// The reply of `record_member.lua`.
-type MemberCounts = (String, usize, usize, String);
+/// The reply of `record_member.lua`: kind, members, those that ended, the state if the workflow ended, and the next step.
+type MemberCounts = (String, usize, usize, String, Option<NextStep>);
+
+/// What the next step of a chain needs: its job, the bytes of all results, and the traceparent.
+type NextStep = (String, usize, Option<String>);
 
 /// Records that a job of a workflow ended, and advances the workflow if something follows.
 ///
@@ -64,9 +67,15 @@ pub(crate) fn member_ended<'a>(
 
 impl Workflows {
     async fn member_ended(&self, membership: Membership, job: JobId, ended_json: &str) -> StoreResult<()> {
-        let Some((kind, members, ended, state)) = self.record_member_end(membership, job, ended_json).await? else {
+        let Some((kind, members, ended, state, step)) = self.record_member_end(membership, job, ended_json).await?
+        else {
             return Ok(());
         };
+        if let Some(step) = step
+            && self.start_next_step(membership, step).await?
+        {
+            return Ok(());
+        }
         // Most ends change nothing yet: a group continues when its last member has ended
         let continues = state.is_empty() && (kind == WorkflowKind::Chain.as_str() || ended >= members);
         if !continues {
@@ -176,6 +185,26 @@ impl Workflows {
             tracing::info!(workflow = %id, kind, state, "workflow is over");
         }
         self.expire_workflow(id).await.map(|()| Advanced::Done)
+    }
+
+    /// Starts the next step of a chain without reading the workflow; false if that must decide what follows.
+    async fn start_next_step(&self, ended: Membership, (text, bytes, traceparent): NextStep) -> StoreResult<bool> {
+        let Membership { workflow, index: before } = ended;
+        let next = Membership { workflow, index: before + 1 };
+        let index = usize::try_from(next.index).unwrap_or(usize::MAX);
+        let mut clock = RequestClock::new(&self.jobs);
+        let (mut new, now) = self.parse_member(workflow, index, text, &mut clock).await?;
+        let id = workflow.job_id(next.index, &new.queue);
+        new.id = Some(id);
+        new.parent_results_bytes = Jobs::parent_results_size(bytes, index);
+        new.workflow = Some(next);
+        match self.jobs.enqueue(new, traceparent, now).await? {
+            Ok(_) => {}
+            Err(EnqueueRefusal::Duplicate(known)) if known == id => {}
+            Err(_) => return Ok(false),
+        }
+        // It may have been cancelled meanwhile by a process that did not see the new job
+        Ok(self.record_started_members(workflow, index.saturating_add(1)).await?.is_none())
     }
 
     /// Creates a job; true if it ended instead, because another one blocks it.

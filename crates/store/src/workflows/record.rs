@@ -143,16 +143,27 @@ impl Workflows {
         let texts: MemberTexts = command.query_async(&mut self.jobs.store.redis.clone()).await?;
         let mut jobs = Vec::with_capacity(indexes.len());
         let mut clock = RequestClock::new(&self.jobs);
-        let (sealer, workflow) = (self.jobs.sealer(), record.id.to_string());
         for (index, text) in indexes.into_iter().zip(texts) {
             let text = text.ok_or_else(|| damaged(record.id, "lacks a job"))?;
-            let text = sealer.open(&["workflow", &workflow, &format!("j{index}")], text)?;
-            let body: Object = serde_json::from_str(&text).map_err(|error| damaged(record.id, &error.to_string()))?;
-            let now = clock.now_for(&body).await?;
-            let new = NewJob::parse(&body, now).map_err(|error| damaged(record.id, &error.to_string()))?;
-            jobs.push(WorkflowMember { index, new_job: new, now });
+            let (new_job, now) = self.parse_member(record.id, index, text, &mut clock).await?;
+            jobs.push(WorkflowMember { index, new_job, now });
         }
         Ok(jobs)
+    }
+
+    /// Parses a stored job of a workflow, as it would start now.
+    pub(super) async fn parse_member(
+        &self,
+        id: WorkflowId,
+        index: usize,
+        stored: String,
+        clock: &mut RequestClock<'_>,
+    ) -> StoreResult<(NewJob, Millis)> {
+        let text = self.jobs.sealer().open(&["workflow", &id.to_string(), &format!("j{index}")], stored)?;
+        let body: Object = serde_json::from_str(&text).map_err(|error| damaged(id, &error.to_string()))?;
+        let now = clock.now_for(&body).await?;
+        let new = NewJob::parse(&body, now).map_err(|error| damaged(id, &error.to_string()))?;
+        Ok((new, now))
     }
 
     /// The results of the jobs before an index; none for jobs without one.
