@@ -4,7 +4,7 @@
 use anyhow::ensure;
 
 use crate::{
-    bare_route::BareRoute,
+    bare_server::BareServer,
     galley::{BenchDurability, BenchGalley, batch_body, noop_job},
     http,
     load::{self, requests_per_second},
@@ -68,7 +68,7 @@ async fn run_round(durability: BenchDurability, scope: BenchScope) -> anyhow::Re
     let address = galley.gateway.address();
     let request = http::post_request("/ojs/v1/jobs", &noop_job("single"));
     let bare_route = {
-        let route = BareRoute::start().await?;
+        let route = BareServer::start(None).await?;
         measure_requests(route.address, route.process_id()?, &request).await?
     };
     let single = measure_requests(address, galley.gateway.process_id(), &request).await?;

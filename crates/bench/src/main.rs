@@ -6,7 +6,7 @@
 
 mod access;
 mod backlog;
-mod bare_route;
+mod bare_server;
 mod care;
 mod channels;
 mod channels_check;
@@ -120,9 +120,9 @@ enum BenchCommand {
     Enqueue,
     /// What the check of a key costs a request.
     Access,
-    /// The bare route, until it is killed.
+    /// A server to compare the gateway with, until it is killed.
     #[command(hide = true)]
-    BareRoute,
+    BareServer,
 }
 
 impl BenchCommand {
@@ -153,7 +153,7 @@ impl BenchCommand {
             Self::Access => vec![access::run(durability, scope).await?],
             Self::Scale(options) => vec![scale::run(durability, scope, &options).await?],
             Self::Cost => vec![cost::run(durability, scope).await?],
-            Self::BareRoute | Self::Publish => Vec::new(),
+            Self::BareServer | Self::Publish => Vec::new(),
         })
     }
 }
@@ -188,8 +188,8 @@ async fn run_all(durability: BenchDurability, scope: BenchScope) -> anyhow::Resu
 fn main() -> anyhow::Result<ExitCode> {
     let cli = BenchCli::parse();
     machine::raise_open_file_limit()?;
-    if matches!(cli.command, BenchCommand::BareRoute) {
-        bare_route::serve()?;
+    if matches!(cli.command, BenchCommand::BareServer) {
+        bare_server::serve()?;
         return Ok(ExitCode::SUCCESS);
     }
     if matches!(cli.command, BenchCommand::Publish) {

@@ -1,10 +1,14 @@
 //! Bytes in Redis of a job that waits, and of the record that a finished one leaves.
 
-use testkit::redis::{self, aio::MultiplexedConnection};
+use testkit::{
+    RedisServer,
+    redis::{self, aio::MultiplexedConnection},
+};
 
 use crate::{
     galley::{BenchDurability, BenchGalley},
     machine::used_memory,
+    processing::BareClient,
     report::BenchReport,
     scope::BenchScope,
 };
@@ -25,6 +29,11 @@ pub(crate) async fn run(durability: BenchDurability, scope: BenchScope) -> anyho
     report
         .add_note(format!("{jobs} no-op jobs with an argument of 200 bytes, used_memory of Redis; without the events"));
     report.add_with_goal("a waiting job", stored.waiting, "bytes", "<= 230");
+    report.add_figure(
+        "bare: an entry with the same type, argument and id",
+        bare_entry(durability, jobs).await?,
+        "bytes",
+    );
     report.add_with_goal("the record of a finished job", stored.finished, "bytes", "<= 300");
     Ok(report)
 }
@@ -44,6 +53,15 @@ pub(crate) async fn measure(durability: BenchDurability, jobs: u32) -> anyhow::R
     let empty = before - waiting * f64::from(jobs / 100);
     let finished = (after - empty) / f64::from(jobs + jobs / 100);
     Ok(StoredBytes { waiting, finished })
+}
+
+/// The least that a stream can hold of such a job: its body as the client sent it, and half of its id.
+async fn bare_entry(durability: BenchDurability, entries: u32) -> anyhow::Result<f64> {
+    let server = RedisServer::start_with(durability.persistence());
+    let mut redis = server.connection().await;
+    let before = used_memory(&mut redis).await?;
+    BareClient::open(&server).await?.add_entries(entries, 100).await?;
+    Ok((used_memory(&mut redis).await? - before) / f64::from(entries))
 }
 
 /// Bytes that Redis has allocated, without the events: those are a fixed number.

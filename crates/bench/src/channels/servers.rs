@@ -11,6 +11,7 @@ use super::{
     readers::HandshakeStep,
 };
 use crate::{
+    bare_server::BareServer,
     galley::{BenchDurability, BenchGalley},
     machine::process_tree,
 };
@@ -25,18 +26,21 @@ pub(crate) const GALLEY_PATH: &str = "/v1/channels/news/messages";
 pub(crate) enum BenchServerKind {
     EventStream,
     WebSocket,
+    BareStream,
     NodeWs,
     SocketIo,
     Nchan,
 }
 
 impl BenchServerKind {
-    pub(super) const ALL: [Self; 5] = [Self::EventStream, Self::WebSocket, Self::NodeWs, Self::SocketIo, Self::Nchan];
+    pub(super) const ALL: [Self; 6] =
+        [Self::EventStream, Self::WebSocket, Self::BareStream, Self::NodeWs, Self::SocketIo, Self::Nchan];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::EventStream => "event streams",
             Self::WebSocket => "WebSockets",
+            Self::BareStream => "bare actix streams",
             Self::NodeWs => "Node ws",
             Self::SocketIo => "socket.io",
             Self::Nchan => "nchan",
@@ -68,6 +72,7 @@ impl BenchServerKind {
                 let request = "GET /sub HTTP/1.1\r\nhost: nchan\r\naccept: text/event-stream\r\n\r\n";
                 vec![(request.as_bytes().to_vec(), end)]
             }
+            Self::BareStream => vec![(b"GET /stream HTTP/1.1\r\nhost: bare\r\n\r\n".to_vec(), b": hi")],
             Self::NodeWs => vec![(upgrade_request("/"), end)],
             // Engine.IO's handshake is `0{...}`, then Socket.IO's connection to the main namespace is `40`
             Self::SocketIo => {
@@ -105,11 +110,24 @@ pub(super) struct BenchServer {
 enum BenchServerProcess {
     Galley(Box<BenchGalley>),
     Node(Box<(NodeServer, RedisServer)>),
+    Bare(Box<(BareServer, RedisServer)>),
     Nchan(Box<NchanServer>),
 }
 
 impl BenchServer {
     pub(super) async fn start(kind: BenchServerKind, durability: BenchDurability) -> anyhow::Result<Self> {
+        if kind == BenchServerKind::BareStream {
+            let redis = RedisServer::start_with(durability.persistence());
+            let server = BareServer::start(Some((&redis.url(), CHANNEL))).await?;
+            let publisher = BenchPublisher::Redis(redis.connection().await);
+            let (address, processes) = (server.address, vec![server.process_id()?]);
+            return Ok(Self {
+                address,
+                processes,
+                publisher,
+                _running: BenchServerProcess::Bare(Box::new((server, redis))),
+            });
+        }
         if !kind.is_peer() {
             let galley = BenchGalley::start_with(durability, &[("GALLEY__CHANNELS__MAX_READERS", "100000")]).await;
             let (address, processes) = (galley.gateway.address(), vec![galley.gateway.process_id()]);
