@@ -14,6 +14,7 @@ mod channels_history;
 mod channels_publish;
 mod channels_sse;
 mod channels_ws;
+mod claiming_ahead;
 mod client_packages;
 mod clients;
 mod clock_steps;

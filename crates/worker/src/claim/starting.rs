@@ -72,18 +72,15 @@ async fn start_all(
     let registered = decoded.into_iter().enumerate().filter_map(|(number, job)| runner.register(job, number < ready));
     let mut waiting: VecDeque<RegisteredJob> = registered.collect();
     while let Some(job) = waiting.pop_front() {
-        let permit = match permits.pop() {
-            Some(permit) => Some(permit),
-            None => {
-                let permit = tokio::select! {
-                    permit = shared.slots.acquire(&queue) => permit,
-                    () = stop.cancelled() => None,
-                    () = tokio::time::sleep_until(deadline) => None,
-                };
-                shared.in_flight.mark_running(&job.claimed);
-                permit
-            }
-        };
+        let mut permit = permits.pop();
+        if permit.is_none() {
+            permit = tokio::select! {
+                permit = shared.slots.acquire(&queue) => permit,
+                () = stop.cancelled() => None,
+                () = tokio::time::sleep_until(deadline) => None,
+            };
+            shared.in_flight.mark_running(&job.claimed);
+        }
         if permit.is_none() {
             waiting.push_front(job);
             break;
