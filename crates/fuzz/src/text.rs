@@ -32,7 +32,8 @@ pub(crate) fn json_members(data: &[u8]) {
     if let Ok(object) = common::json_members::parse_request::<Object>(data, DEPTH_LIMIT) {
         let _ = object.check_names(&["type", "args", "queue"]);
         for (name, value) in object.iter() {
-            assert!(object.get(name).is_some(), "{name:?} {}", value.get());
+            // A null counts as absent
+            assert!(object.get(name).is_some() || value.get() == "null", "{name:?} {}", value.get());
         }
     }
     if let Ok(value) = json::parse::<&RawValue>(data, DEPTH_LIMIT) {
@@ -46,7 +47,8 @@ pub(crate) fn json_repair(data: &[u8]) {
     let repaired = json_repair::repair(data);
     assert!(std::str::from_utf8(&repaired).is_ok());
     assert_eq!(json_repair::repair(&repaired), repaired);
-    if serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok() && json::parse::<&RawValue>(data, 1000).is_ok() {
+    // Into values: what reads over a text does not notice a lone surrogate in it
+    if serde_json::from_slice::<serde_json::Value>(data).is_ok() {
         assert_eq!(repaired, data);
     }
 }

@@ -86,8 +86,14 @@ fn what_is_broken_in_manifests_is_found() {
         ("k8s/components/keda/scaled-object.yaml", "minReplicaCount", "minReplicas"),
         ("k8s/components/monitoring/service-monitor.yaml", "port: http", "port: metrics"),
         ("k8s/components/monitoring/prometheus-rule.yaml", "galley_leases_lost_total", "galley_leases_gone_total"),
+        (
+            "k8s/components/monitoring/prometheus-rule.yaml",
+            "summary: Redis is nearly full",
+            "summary: Redis, nearly full",
+        ),
         ("k8s/components/redis/redis.conf", "appendonly yes", "appendonly no"),
         ("k8s/overlays/dev/kustomization.yaml", "newName: localhost/galley-gateway", "newName: galley/gateway"),
+        ("k8s/overlays/dev/kustomization.yaml", "UseForNothingElse", "UseForNothing"),
     ];
     let expected = [
         "there is no setting GALLEY__LOG__SHAPE",
@@ -104,8 +110,10 @@ fn what_is_broken_in_manifests_is_found() {
         "minReplicas",
         "the Service gateway has no port metrics",
         "there is no metric galley_leases_gone_total",
+        "GalleyResultsDropped has the annotations",
         "it is not deploy/redis.conf",
         "its image is galley/gateway:0.1.0",
+        "first-key is not glk_<id>_<secret>",
     ];
     let Some(said) = check_broken(MANIFESTS, &changes) else { return };
     for problem in expected {
