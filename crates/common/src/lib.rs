@@ -8,15 +8,18 @@
 //! | [`settings`] | `config/default.toml`, a file, the environment; every value checked |
 //! | [`config_file`] | TOML files of rules and commands, with a line for each problem |
 //! | [`reloadable`] | the content of such a file that is in use, read again on SIGHUP |
-//! | [`http_server`], [`health`] | connections with deadlines; health routes |
+//! | [`http_server`], [`health`] | connections with deadlines and limits; health routes |
+//! | [`tls`], [`client_limiter`] | certificates; how much one client may use |
 //! | [`telemetry`], [`shutdown`], [`cli`] | logs, traces, metrics; stopping; command line |
 //!
-//! The last two rows are behind the feature `service`. Without it the crate has no async or network dependency, which
+//! The last rows from [`reloadable`] on are behind the feature `service`. Without it the crate has no async or network dependency, which
 //! is what `model` needs.
 
 pub mod channel_pattern;
 #[cfg(feature = "service")]
 pub mod cli;
+#[cfg(feature = "service")]
+pub mod client_limiter;
 pub mod config_file;
 #[cfg(feature = "service")]
 pub mod health;
@@ -40,3 +43,5 @@ pub mod shutdown;
 pub mod telemetry;
 pub mod text;
 pub mod time;
+#[cfg(feature = "service")]
+pub mod tls;

@@ -3,6 +3,8 @@
 //! Logs go to stdout through a separate thread, so a slow reader of stdout delays nothing. Spans go to an OTLP receiver
 //! if one is set. Drop the guard that [`start`] returns last: it sends the remaining spans and lines.
 
+mod otlp;
+
 use std::{fmt, io::IsTerminal, sync::OnceLock, time::Duration};
 
 use anyhow::Context as _;
@@ -12,8 +14,7 @@ use opentelemetry::{
     propagation::{Extractor, Injector, TextMapPropagator},
     trace::TracerProvider,
 };
-use opentelemetry_otlp::WithExportConfig;
-use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
+use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracerProvider};
 use tokio::sync::oneshot;
 use tracing::{
     Event, Metadata, Span,
@@ -73,8 +74,11 @@ pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySett
     // Events have the ids as fields; spans are for the receiver of traces
     let events = EnvFilter::try_new(&log.level)?.and(filter_fn(|metadata: &Metadata<'_>| metadata.is_event()));
     let events = events.and(WithoutMalformedRequests);
-    let provider =
-        telemetry.otlp_endpoint.as_deref().map(|endpoint| build_tracer_provider(service, endpoint)).transpose()?;
+    let provider = telemetry
+        .otlp_endpoint
+        .as_deref()
+        .map(|endpoint| otlp::tracer_provider(service, endpoint, telemetry))
+        .transpose()?;
     let spans = provider.as_ref().map(|provider| {
         tracing_opentelemetry::layer().with_tracer(provider.tracer("galley")).with_filter(EnvFilter::new(SPAN_FILTER))
     });
@@ -130,20 +134,6 @@ pub(crate) fn is_for_people(log: &LogSettings) -> bool {
         LogFormat::Pretty => true,
         LogFormat::Json => false,
     }
-}
-
-fn build_tracer_provider(service: &'static str, endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
-    // A path means OTLP over HTTP, none means gRPC
-    let has_path = endpoint.splitn(4, '/').nth(3).is_some_and(|path| !path.is_empty());
-    let builder = opentelemetry_otlp::SpanExporter::builder();
-    let exporter = if has_path {
-        builder.with_http().with_endpoint(endpoint).with_timeout(SPAN_FLUSH_TIMEOUT).build()
-    } else {
-        builder.with_tonic().with_endpoint(endpoint).with_timeout(SPAN_FLUSH_TIMEOUT).build()
-    };
-    let exporter = exporter.with_context(|| format!("no exporter for {endpoint}"))?;
-    let resource = Resource::builder().with_service_name(service).build();
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
 impl Telemetry {

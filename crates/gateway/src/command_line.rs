@@ -9,7 +9,11 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use clap::{Args, Parser, Subcommand};
-use common::{cli, settings::Settings, time};
+use common::{
+    cli::{self, HealthAddress},
+    settings::Settings,
+    time,
+};
 use model::access::{ApiKey, KeyText};
 
 use crate::{auth, startup};
@@ -77,7 +81,10 @@ pub(crate) async fn run() -> anyhow::Result<()> {
             })
             .await
         }
-        GatewayCommand::Healthcheck => cli::healthcheck(Settings::load()?.gateway.listen),
+        GatewayCommand::Healthcheck => {
+            let settings = Settings::load()?.gateway;
+            cli::healthcheck(HealthAddress { listen: settings.listen, is_tls: settings.tls_cert_file.is_some() })
+        }
         GatewayCommand::Keys(KeysCommand::Create(request)) => create_key(request),
     }
 }

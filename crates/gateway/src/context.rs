@@ -65,7 +65,11 @@ pub(crate) async fn request_middleware(
     } else {
         // Errors of handlers and extractors arrive as responses; the router has no others
         let response = next.call(request).instrument(span.clone()).await?.map_into_boxed_body();
-        count_answer(render_error(response, &path, &request_id), &path, &request_id)
+        let response = count_answer(render_error(response, &path, &request_id), &path, &request_id);
+        match response.request().app_data::<Data<Services>>().cloned() {
+            Some(services) => services.streams.count(response, &path, &request_id),
+            None => response,
+        }
     };
     if let Some(action) = action {
         action.record(&response, &request_id).await;

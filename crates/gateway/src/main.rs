@@ -27,6 +27,7 @@ mod services;
 mod site_check;
 mod sse;
 mod startup;
+mod stream_limit;
 mod tokens;
 
 use std::process::ExitCode;

@@ -15,15 +15,18 @@ pub(crate) struct MessageSource {
     reader: ChannelReader,
     /// Ids are positions in the channel. Otherwise they hold the positions in all channels.
     is_single_channel: bool,
+    /// The rest of a message whose id was handed out. It is a message that all readers share: a copy for each reader that
+    /// takes nothing would have no bound.
+    rest: Option<Bytes>,
 }
 
 impl MessageSource {
     pub(crate) fn of_one_channel(reader: ChannelReader) -> Self {
-        Self { reader, is_single_channel: true }
+        Self { reader, is_single_channel: true, rest: None }
     }
 
     pub(crate) fn of_many_channels(reader: ChannelReader) -> Self {
-        Self { reader, is_single_channel: false }
+        Self { reader, is_single_channel: false, rest: None }
     }
 
     fn last_event_id(&self) -> String {
@@ -34,15 +37,15 @@ impl MessageSource {
         }
     }
 
-    fn encode(&self, event: &ReaderEvent) -> Bytes {
+    fn encode(&mut self, event: &ReaderEvent) -> Bytes {
         let (name, channel, gap) = match event {
             // One without a position does not move the reader: the id of the one before it still holds
             ReaderEvent::Message(message) if self.is_single_channel || message.position.is_none() => {
                 return message.event();
             }
             ReaderEvent::Message(message) => {
-                let id = format!("id: {}\n", self.last_event_id());
-                return [id.as_bytes(), &message.event_without_id()].concat().into();
+                self.rest = Some(message.event_without_id());
+                return format!("id: {}\n", self.last_event_id()).into();
             }
             ReaderEvent::Stopped => return sse::retry_line(sse::reconnect_delay_ms()).into(),
             ReaderEvent::Gap { channel, gap } => ("gap", channel, Some(gap)),
@@ -68,6 +71,9 @@ impl SseSource for MessageSource {
     }
 
     async fn next(&mut self) -> SseFrames {
+        if let Some(rest) = self.rest.take() {
+            return SseFrames::More(rest);
+        }
         let event = self.reader.next().await;
         let bytes = self.encode(&event);
         if matches!(event, ReaderEvent::Stopped) { SseFrames::Last(bytes) } else { SseFrames::More(bytes) }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     answer_budget::AnswerBudget, auth::Auth, body_budget::BodyBudget, error::ApiError, job_waiters::JobWaiters,
-    pull_workers::PullWorkers,
+    message_socket::SharedOutbound, pull_workers::PullWorkers, stream_limit::StreamLimiter,
 };
 
 /// What every handler uses.
@@ -38,6 +38,8 @@ pub(crate) struct Services {
     pub(crate) pull_workers: Arc<PullWorkers>,
     pub(crate) bodies: Arc<BodyBudget>,
     pub(crate) answers: Arc<AnswerBudget>,
+    pub(crate) sockets: SharedOutbound,
+    pub(crate) streams: StreamLimiter,
     pub(crate) settings: Arc<Settings>,
     /// Cancelled when the gateway stops: ends everything whose length clients decide.
     pub(crate) stopping: CancellationToken,

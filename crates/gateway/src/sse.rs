@@ -15,6 +15,9 @@ use crate::auth::{AccessEnd, StreamSession};
 
 /// How long a client waits before it reconnects, in milliseconds.
 const RETRY_MS: u64 = 3000;
+/// Bytes that go to the connection at a time. It copies them, so a long message must not go to each of many clients that
+/// take nothing as a whole.
+const PIECE_BYTES: usize = 16 << 10;
 
 /// What a stream is made of.
 pub(crate) trait SseSource {
@@ -30,9 +33,9 @@ pub(crate) trait SseSource {
     }
 }
 
-/// Whole frames, or none.
+/// Frames, or none.
 pub(crate) enum SseFrames {
-    /// More may follow. If there are none the stream stays as silent as it was.
+    /// More may follow, at once if the last one is not whole. If there are none the stream stays as silent as it was.
     More(Bytes),
     /// The stream ends behind these.
     Last(Bytes),
@@ -56,6 +59,8 @@ struct SseWriter<S> {
     /// many.
     keep_alive_timer: Pin<Box<Sleep>>,
     phase: SsePhase,
+    /// What the connection gets next of what the source gave.
+    unsent: Bytes,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -140,16 +145,21 @@ impl<S: SseSource> SseWriter<S> {
             last_sent_at: Instant::now(),
             keep_alive_timer: Box::pin(tokio::time::sleep(keep_alive)),
             phase: SsePhase::Opening,
+            unsent: Bytes::new(),
         }
     }
 
     fn into_stream(self) -> impl Stream<Item = Result<Bytes, Infallible>> {
         stream::unfold(self, |mut writer| async move {
-            let bytes = writer.next().await?;
-            Some((Ok(bytes), writer))
+            if writer.unsent.is_empty() {
+                writer.unsent = writer.next().await?;
+            }
+            let piece = writer.unsent.split_to(writer.unsent.len().min(PIECE_BYTES));
+            Some((Ok(piece), writer))
         })
     }
 
+    /// What to send next, which is not empty.
     async fn next(&mut self) -> Option<Bytes> {
         match self.phase {
             SsePhase::Closed => return None,

@@ -10,11 +10,13 @@ use actix_web::{
 };
 use anyhow::Context;
 use common::{
+    cli,
     health::{self, ReadinessCheck},
     http_server::{ConnectionLimits, HttpListener, follow_exchange},
-    settings::Settings,
+    settings::{GatewaySettings, Settings},
     shutdown::{StopSignals, supervise},
     telemetry,
+    tls::ServerCertificate,
 };
 use store::{
     Redis, Store,
@@ -37,9 +39,11 @@ use crate::{
     body_budget::BodyBudget,
     context,
     job_waiters::JobWaiters,
+    message_socket::SharedOutbound,
     request_check, routes,
     services::Services,
     site_check::SiteCheck,
+    stream_limit::StreamLimiter,
 };
 
 /// A service that is bound to its address and does not run yet.
@@ -47,6 +51,7 @@ pub(crate) struct GatewayServer {
     server: Server,
     address: SocketAddr,
     services: Services,
+    certificate: Option<ServerCertificate>,
     streams: (CancellationToken, [JoinHandle<()>; 2]),
     events: (CancellationToken, JoinHandle<()>),
 }
@@ -83,17 +88,13 @@ impl GatewayServer {
             redis: redis.clone(),
             bodies: Arc::new(BodyBudget::new(settings.gateway.bodies_max_bytes)),
             answers: Arc::new(AnswerBudget::new(settings.gateway.answers_max_bytes)),
+            streams: StreamLimiter::new(settings.gateway.max_streams_per_client),
+            sockets: SharedOutbound::new(settings.gateway.answers_max_bytes),
             settings: Arc::new(settings.clone()),
             stopping,
         };
         let readiness = readiness(&redis, &notifier, services.auth.shows_health());
-        let limits = ConnectionLimits {
-            head_timeout: settings.gateway.head_timeout,
-            stall_timeout: settings.channels.stall_timeout,
-            shutdown_grace: settings.gateway.shutdown_grace,
-        };
-        let listener = HttpListener::bind(settings.gateway.listen)
-            .with_context(|| format!("gateway.listen: cannot listen on {}", settings.gateway.listen))?;
+        let (listener, certificate) = bind(&settings.gateway)?;
         let address = listener.address();
         let (early, site) = (services.settings.clone(), SiteCheck::new(&settings.gateway));
         let refuse_early = move |head: &RequestHead| context::refuse_early(head, &early.gateway);
@@ -110,17 +111,22 @@ impl GatewayServer {
                 .wrap(middleware::from_fn(context::request_middleware))
                 .wrap(middleware::from_fn(follow_exchange))
         };
-        let server = listener.serve(ServerBuilder::new(), limits, refuse_early, app)?;
+        let server = listener.serve(ServerBuilder::new(), connection_limits(&settings), refuse_early, app)?;
         let (streams, events) = ((stop_streams, [following, hearing]), (stop_events, writer));
-        Ok(Self { server, address, services, streams, events })
+        Ok(Self { server, address, services, certificate, streams, events })
     }
 
     /// Serves until a signal to stop, then finishes the requests in progress.
     pub(crate) async fn run_until(self, StopSignals { stop, end_grace }: StopSignals) -> anyhow::Result<()> {
         let redis = &self.services.settings.redis.url;
-        tracing::info!(event = "gateway.listening", address = %self.address, ?redis, "gateway listens");
+        let is_tls = self.certificate.is_some();
+        tracing::info!(event = "gateway.listening", address = %self.address, ?redis, is_tls, "gateway listens");
         let (jobs, settings) = (self.services.jobs.clone(), self.services.settings.maintenance.clone());
         let maintaining = supervise("maintenance", tokio::spawn(maintenance::run(jobs, settings, stop.clone())), &stop);
+        if let Some(certificate) = self.certificate {
+            let interval = self.services.settings.gateway.tls_reload_interval;
+            tokio::spawn(certificate.keep_current(interval, stop.clone()));
+        }
         let handle = self.server.handle();
         let serving = supervise("HTTP server", tokio::spawn(self.server), &stop);
         let (stop_streams, hubs) = self.streams;
@@ -146,6 +152,32 @@ impl GatewayServer {
         tracing::info!(event = "gateway.stopped", "gateway stopped");
         Ok(())
     }
+}
+
+fn connection_limits(settings: &Settings) -> ConnectionLimits {
+    ConnectionLimits {
+        max_connections: settings.gateway.max_connections,
+        max_per_address: settings.gateway.max_connections_per_address,
+        head_timeout: settings.gateway.head_timeout,
+        stall_timeout: settings.channels.stall_timeout,
+        shutdown_grace: settings.gateway.shutdown_grace,
+    }
+}
+
+/// Binds the address, with TLS if there is a certificate.
+fn bind(settings: &GatewaySettings) -> anyhow::Result<(HttpListener, Option<ServerCertificate>)> {
+    cli::allow_many_connections();
+    let listener = HttpListener::bind(settings.listen)
+        .with_context(|| format!("gateway.listen: cannot listen on {}", settings.listen))?;
+    let certificate = load_certificate(settings)?;
+    let tls = certificate.as_ref().map(ServerCertificate::server_config).transpose()?;
+    Ok((listener.with_tls(tls), certificate))
+}
+
+fn load_certificate(settings: &GatewaySettings) -> anyhow::Result<Option<ServerCertificate>> {
+    let (Some(cert_file), Some(key_file)) = (&settings.tls_cert_file, &settings.tls_key_file) else { return Ok(None) };
+    let certificate = ServerCertificate::load(cert_file.clone(), key_file.clone());
+    Ok(Some(certificate.context("gateway.tls_cert_file and gateway.tls_key_file cannot be used")?))
 }
 
 /// Ready as long as Redis is fit, and what is published is heard here. The reason is shown only if the settings say so.

@@ -8,7 +8,10 @@ mod worker;
 
 use std::process::ExitCode;
 
-use common::cli;
+use common::{
+    cli::{self, HealthAddress},
+    settings::Settings,
+};
 use delivery::command::launch;
 
 #[global_allocator]
@@ -22,5 +25,6 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run() -> anyhow::Result<()> {
-    Box::pin(cli::run_service("pubsub-worker", |settings| settings.pubsub_worker.listen, worker::run)).await
+    let health = |settings: &Settings| HealthAddress { listen: settings.pubsub_worker.listen, is_tls: false };
+    Box::pin(cli::run_service("pubsub-worker", health, worker::run)).await
 }

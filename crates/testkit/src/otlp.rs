@@ -13,7 +13,12 @@ use opentelemetry_proto::tonic::{
     common::v1::any_value::Value,
     trace::v1::status::StatusCode,
 };
-use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+use tonic::{
+    Request, Response, Status,
+    transport::{Identity, ServerTlsConfig, server::TcpIncoming},
+};
+
+use crate::CertificateFiles;
 
 /// A span, as far as tests look at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,12 +52,34 @@ impl OtlpReceiver {
     /// The address is taken.
     #[must_use]
     pub fn start(listen: SocketAddr) -> Self {
+        Self::serve(listen, tonic::transport::Server::builder())
+    }
+
+    /// Starts one that speaks TLS, on this machine.
+    ///
+    /// # Panics
+    /// The certificate cannot be used.
+    #[must_use]
+    pub fn start_with_tls(certificate: &CertificateFiles) -> Self {
+        let read = |path: &str| std::fs::read(path).expect("a file");
+        let identity = Identity::from_pem(read(&certificate.cert), read(&certificate.key));
+        let server = tonic::transport::Server::builder().tls_config(ServerTlsConfig::new().identity(identity));
+        Self::serve(([127, 0, 0, 1], 0).into(), server.expect("a certificate"))
+    }
+
+    fn serve(listen: SocketAddr, mut server: tonic::transport::Server) -> Self {
         let incoming = TcpIncoming::bind(listen).expect("the address is free");
         let address = incoming.local_addr().expect("an address");
         let receiver = Self { address, spans: Arc::default(), text: Arc::default() };
         let service = TraceServiceServer::new(receiver.clone());
-        tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+        tokio::spawn(server.add_service(service).serve_with_incoming(incoming));
         receiver
+    }
+
+    /// Its port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.port()
     }
 
     /// `http://127.0.0.1:<port>`.

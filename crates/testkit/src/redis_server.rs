@@ -15,7 +15,7 @@ use nix::{
 use redis::AsyncConnectionConfig;
 use tempfile::TempDir;
 
-use crate::{AdjustableClock, TEST_TIMEOUT};
+use crate::{AdjustableClock, CertificateFiles, TEST_TIMEOUT, TestAuthority};
 
 /// What an acknowledged write survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,10 @@ pub struct RedisServer {
     folder: TempDir,
     port: u16,
     persistence: RedisPersistence,
-    options: &'static [&'static str],
+    options: Vec<String>,
+    tls_port: Option<u16>,
+    /// `user:password@` of the test itself.
+    credentials: &'static str,
     clock: Option<AdjustableClock>,
 }
 
@@ -49,7 +52,7 @@ impl RedisServer {
     /// There is no server to start; `make test` sees to that.
     #[must_use]
     pub fn start_with(persistence: RedisPersistence) -> Self {
-        Self::start_on(persistence, &[], None)
+        Self::start_on(persistence, Vec::new(), None)
     }
 
     /// Starts a server with more options, such as `--cluster-enabled yes`.
@@ -57,27 +60,73 @@ impl RedisServer {
     /// # Panics
     /// As above.
     #[must_use]
-    pub fn start_with_options(persistence: RedisPersistence, options: &'static [&'static str]) -> Self {
-        Self::start_on(persistence, options, None)
+    pub fn start_with_options(persistence: RedisPersistence, options: &[&str]) -> Self {
+        Self::start_on(persistence, options.iter().map(|option| (*option).to_owned()).collect(), None)
+    }
+
+    /// Starts a server that keeps nothing, with an ACL file of these lines and a user of the test's own, who may do all.
+    ///
+    /// # Panics
+    /// There is no server to start, or it refuses the file.
+    #[must_use]
+    pub fn start_with_acl(lines: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("users.acl");
+        std::fs::write(&path, format!("{lines}user test on >test ~* &* +@all\n")).expect("a file");
+        let path = path.to_str().expect("UTF-8");
+        // Read at the start only
+        let mut server = Self::start_with_options(RedisPersistence::None, &["--aclfile", path]);
+        server.credentials = "test:test@";
+        server
+    }
+
+    /// Starts a server that keeps nothing and has a second port with TLS, where clients need a certificate of the
+    /// authority; none if the server of this machine was built without TLS.
+    ///
+    /// # Panics
+    /// There is no server to start.
+    #[must_use]
+    pub fn start_with_tls(authority: &TestAuthority, certificate: &CertificateFiles) -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a folder for redis");
+        for _ in 0..10 {
+            let (port, tls_port) = (free_port(), free_port());
+            let (tls, ca) = (tls_port.to_string(), authority.ca_file());
+            let options =
+                ["--tls-port", &tls, "--tls-cert-file", &certificate.cert, "--tls-key-file", &certificate.key];
+            let options = options.into_iter().chain(["--tls-ca-cert-file", &ca, "--tls-auth-clients", "yes"]);
+            let options: Vec<String> = options.map(str::to_owned).collect();
+            let persistence = RedisPersistence::None;
+            if let Some(process) = spawn_redis(folder.path(), port, persistence, &options, None) {
+                let (process, tls_port) = (Some(process), Some(tls_port));
+                return Some(Self {
+                    process,
+                    folder,
+                    port,
+                    persistence,
+                    options,
+                    tls_port,
+                    credentials: "",
+                    clock: None,
+                });
+            }
+        }
+        None
     }
 
     /// Starts a server that keeps nothing and whose clock can be set.
     #[must_use]
     pub fn start_with_clock() -> Self {
-        Self::start_on(RedisPersistence::None, &[], Some(AdjustableClock::new()))
+        Self::start_on(RedisPersistence::None, Vec::new(), Some(AdjustableClock::new()))
     }
 
-    fn start_on(
-        persistence: RedisPersistence,
-        options: &'static [&'static str],
-        clock: Option<AdjustableClock>,
-    ) -> Self {
+    fn start_on(persistence: RedisPersistence, options: Vec<String>, clock: Option<AdjustableClock>) -> Self {
         let folder = tempfile::tempdir().expect("a folder for redis");
         // The port is free until somebody else takes it in the moment between: then another one
         for _ in 0..10 {
             let port = free_port();
-            if let Some(process) = spawn_redis(folder.path(), port, persistence, options, clock.as_ref()) {
-                return Self { process: Some(process), folder, port, persistence, options, clock };
+            if let Some(process) = spawn_redis(folder.path(), port, persistence, &options, clock.as_ref()) {
+                let process = Some(process);
+                return Self { process, folder, port, persistence, options, tls_port: None, credentials: "", clock };
             }
         }
         panic!("redis-server does not start; see {}", folder.path().display());
@@ -86,7 +135,22 @@ impl RedisServer {
     /// The URL of its database 5, as the original demo has it.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/5", self.port)
+        format!("redis://{}127.0.0.1:{}/5", self.credentials, self.port)
+    }
+
+    /// The URL of the same database for another user.
+    #[must_use]
+    pub fn url_of(&self, user: &str, password: &str) -> String {
+        format!("redis://{user}:{password}@127.0.0.1:{}/5", self.port)
+    }
+
+    /// The URL of the same database on its port with TLS.
+    ///
+    /// # Panics
+    /// It was not started with TLS.
+    #[must_use]
+    pub fn tls_url(&self, host: &str) -> String {
+        format!("rediss://{host}:{}/5", self.tls_port.expect("a port with TLS"))
     }
 
     /// Everything in its files: the append-only file, dumps, its log.
@@ -148,7 +212,7 @@ impl RedisServer {
     /// # Panics
     /// It does not start.
     pub fn restart(&mut self) {
-        self.process = spawn_redis(self.folder.path(), self.port, self.persistence, self.options, self.clock.as_ref());
+        self.process = spawn_redis(self.folder.path(), self.port, self.persistence, &self.options, self.clock.as_ref());
         assert!(self.process.is_some(), "redis-server does not start again");
     }
 
@@ -199,7 +263,7 @@ fn spawn_redis(
     folder: &Path,
     port: u16,
     persistence: RedisPersistence,
-    options: &[&str],
+    options: &[String],
     clock: Option<&AdjustableClock>,
 ) -> Option<Child> {
     let program = std::env::var("GALLEY_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
@@ -231,12 +295,12 @@ fn spawn_redis(
     None
 }
 
-/// Whether it answers a PING with a PONG: while it reads its data it answers otherwise.
+/// Whether it answers a PING with a PONG, or asks who that is: while it reads its data it answers otherwise.
 fn answers_ping(port: u16) -> bool {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
     let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
     let mut answer = [0; 7];
     std::io::Write::write_all(&mut stream, b"PING\r\n").is_ok()
         && stream.read_exact(&mut answer).is_ok()
-        && &answer == b"+PONG\r\n"
+        && (&answer == b"+PONG\r\n" || &answer == b"-NOAUTH")
 }

@@ -3,7 +3,11 @@
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use common::{cli, name::JobType, settings::Settings};
+use common::{
+    cli::{self, HealthAddress},
+    name::JobType,
+    settings::Settings,
+};
 use delivery::command::launch;
 
 use crate::{builder::WorkerBuilder, rules, shared::RunMode};
@@ -70,7 +74,9 @@ fn run(builder: WorkerBuilder) -> anyhow::Result<()> {
     let line = CommandLine::parse();
     let mut settings = Settings::load()?;
     let run = match line.command {
-        Some(WorkerCommand::Healthcheck) => return cli::healthcheck(settings.queue_worker.listen),
+        Some(WorkerCommand::Healthcheck) => {
+            return cli::healthcheck(HealthAddress { listen: settings.queue_worker.listen, is_tls: false });
+        }
         Some(WorkerCommand::Check { types }) => return check_rules(builder, &settings, &types),
         Some(WorkerCommand::Run(run)) => run,
         None => line.run,

@@ -22,8 +22,14 @@ use common::{
     telemetry::{self, MetricsHandle},
 };
 use store::{
-    Redis, Store, connection::notifier::Notifier, events::EventLog, jobs::Consumer, long_poll::LongPoll, maintenance,
-    sealing::Sealer, workers::Workers,
+    Redis, Store,
+    connection::{notifier::Notifier, server::NEEDED_FOR_BRIDGE},
+    events::EventLog,
+    jobs::Consumer,
+    long_poll::LongPoll,
+    maintenance,
+    sealing::Sealer,
+    workers::Workers,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -152,7 +158,8 @@ impl Worker {
 /// What the list bridge needs to be allowed, if this worker runs it.
 fn calls_of_bridge(settings: &Settings) -> Vec<String> {
     let bridge = settings.bridge.iter().filter(|bridge| settings.queue_worker.queues.contains(&bridge.queue));
-    bridge.map(|bridge| format!("LRANGE {} 0 0", bridge.list)).collect()
+    let commands = || NEEDED_FOR_BRIDGE.map(str::to_owned);
+    bridge.flat_map(|bridge| commands().into_iter().chain([format!("LRANGE {} 0 0", bridge.list)])).collect()
 }
 
 async fn finish_attempts(shared: &WorkerShared, end_grace: &CancellationToken) {

@@ -4,19 +4,23 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::deadline::{ConnectionClock, Late};
+use super::{
+    KEEP_ALIVE,
+    deadline::{ConnectionClock, Late},
+    transport::Transport,
+};
 
 const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// A connection with a deadline for each head. When it passes, the client gets 408 and the server sees the end of the
 /// connection.
 pub(super) struct TimedStream {
-    stream: TcpStream,
+    stream: Transport,
     clock: ConnectionClock,
     /// Whether the kernel took all of the last write. If not, the rest of a response is still on its way.
     is_flushed: bool,
@@ -24,8 +28,8 @@ pub(super) struct TimedStream {
 }
 
 impl TimedStream {
-    pub(super) fn new(stream: TcpStream, clock: ConnectionClock) -> Self {
-        Self { stream, clock, is_flushed: true, is_over: false }
+    pub(super) fn new(stream: Transport, head_timeout: Duration) -> Self {
+        Self { stream, clock: ConnectionClock::new(head_timeout, KEEP_ALIVE), is_flushed: true, is_over: false }
     }
 
     pub(super) fn clock(&self) -> ConnectionClock {

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use super::{
     declare::section,
     error::invalid_value,
-    kinds::{number, optional_path, switch, text_with},
+    kinds::{number, optional_path, secret, switch, text_with},
     tokens::TokenTables,
 };
 
@@ -26,10 +26,8 @@ section! {
         /// Path of a TOML file of keys, without their secrets. `gateway keys create` adds a key to it. It is read again
         /// when it changes and on SIGHUP. Empty: no file.
         "keys_file" => keys_file: Option<PathBuf> = optional_path();
-        /// A key, `glk_<id>_<secret>`, that may do everything: to make the first keys with. Never log it. Empty: none.
-        "first_key" => first_key: Option<SecretString> = text_with("empty, or a key glk_<id>_<secret>", "", |_, text| {
-            Ok(Some(text).filter(|text| !text.is_empty()).map(SecretString::from))
-        });
+        /// A key, `glk_<id>_<secret>`, that may do everything: to make the first keys with. Empty: none.
+        "first_key" => first_key: Option<SecretString> = secret();
         /// Whether `/metrics` needs no key. Otherwise it needs one with `admin:read`.
         "open_metrics" => open_metrics: bool = switch(false);
         /// Whether `/ojs/v1/health` needs no key, and `/health/ready` says why the gateway is not ready. Otherwise the first

@@ -4,12 +4,15 @@
 //! An entry reads `key => field: type = kind(allowed, default)`. Its comment is the documentation of the setting.
 //! A `<name>` in a key or a section stands for any name: `queues.<queue>` is a table with an entry for each queue.
 
+use std::path::Path;
+
 use config::{Map, Value, ValueKind};
 
 use super::{
     SettingError,
     error::invalid_value,
-    kinds::{Kind, shown},
+    kinds::{Kind, type_name},
+    secret_file,
 };
 
 /// What the files say about a section.
@@ -27,6 +30,7 @@ pub(super) struct SettingText {
     pub(super) default: ValueKind,
     pub(super) example: Option<&'static str>,
     pub(super) allowed: String,
+    pub(super) is_secret: bool,
 }
 
 /// Declares the settings of one section, and the struct that holds their checked values.
@@ -86,7 +90,8 @@ impl Section {
     /// The checked value of a setting: what is set, else its default.
     pub(super) fn take<T>(&mut self, key: &str, kind: Kind<T>) -> Result<T, SettingError> {
         let (key, _) = split_placeholder(key);
-        let value = self.remove(key).unwrap_or_else(|| Value::new(None, kind.default));
+        let given = if kind.is_secret { self.remove_secret(key, &kind.default)? } else { self.remove(key) };
+        let value = given.unwrap_or_else(|| Value::new(None, kind.default));
         (kind.check)(&self.full_key(key), value)
     }
 
@@ -124,8 +129,27 @@ impl Section {
         match self.remove(key) {
             None => Ok(Map::new()),
             Some(Value { kind: ValueKind::Table(values), .. }) => Ok(values),
-            Some(other) => Err(invalid_value(&self.full_key(key), "a table", shown(&other.kind))),
+            // Who means redis.url may have set redis, with a password
+            Some(other) => Err(invalid_value(&self.full_key(key), "a table", type_name(&other.kind))),
         }
+    }
+
+    /// The value of a setting that can be in a file of its own, which `<key>_file` names. The default counts as not set.
+    fn remove_secret(&mut self, key: &str, default: &ValueKind) -> Result<Option<Value>, SettingError> {
+        let file_key = format!("{key}_file");
+        let value = self.remove(key).filter(|value| value.kind != *default);
+        let path = match self.remove(&file_key).map(|path| path.kind) {
+            None => return Ok(value),
+            Some(ValueKind::String(path)) if path.is_empty() => return Ok(value),
+            Some(ValueKind::String(path)) => path,
+            Some(other) => return Err(invalid_value(&self.full_key(&file_key), "a path", type_name(&other))),
+        };
+        if value.is_some() {
+            return Err(SettingError::Conflict { first: self.full_key(key), second: self.full_key(&file_key) });
+        }
+        let text = secret_file::read(Path::new(&path));
+        let text = text.map_err(|problem| SettingError::File { key: self.full_key(&file_key), path, problem })?;
+        Ok(Some(Value::new(None, text)))
     }
 
     fn remove(&mut self, key: &str) -> Option<Value> {
@@ -148,8 +172,8 @@ pub(super) fn describe_section(name: &'static str, about: &[&'static str], setti
 }
 
 pub(super) fn describe<T>(key: &'static str, doc: &[&'static str], kind: Kind<T>) -> SettingText {
-    let Kind { default, example, unit, allowed, check: _ } = kind;
-    SettingText { key, doc: lines(doc), unit, default, example, allowed }
+    let Kind { default, example, unit, allowed, is_secret, check: _ } = kind;
+    SettingText { key, doc: lines(doc), unit, default, example, allowed, is_secret }
 }
 
 /// The text of a doc comment, which has a space before each line.

@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use crate::config_file::ConfigFileError;
+
 /// Settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingError {
@@ -23,7 +25,28 @@ pub enum SettingError {
         /// The keys that exist beside it.
         known: String,
     },
-    /// A file that cannot be read or is not TOML.
+    /// Two settings for the same.
+    #[error("set either {first} or {second}, not both")]
+    Conflict {
+        /// One key, as `section.key`.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// The file that a setting names cannot be used.
+    #[error("setting {key}: {path} cannot be used: {problem}")]
+    File {
+        /// The key, as `section.key`.
+        key: String,
+        /// The path that is set.
+        path: String,
+        /// What is wrong with the file.
+        problem: String,
+    },
+    /// A file of settings that cannot be read or is not TOML. Nothing of its text is shown, which may hold secrets.
+    #[error("settings cannot be read: {0}")]
+    Text(ConfigFileError),
+    /// Sources that cannot be put together.
     #[error("settings cannot be read: {0}")]
     Source(#[from] config::ConfigError),
 }

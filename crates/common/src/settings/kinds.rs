@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
 use config::{Value, ValueKind};
+use secrecy::SecretString;
 
 use super::{SettingError, error::invalid_value};
 use crate::name::QueueName;
@@ -19,6 +20,8 @@ pub(super) struct Kind<T> {
     pub(super) unit: &'static str,
     /// The allowed values, for people.
     pub(super) allowed: String,
+    /// Whether the value is a secret, or can hold one: another setting, `<key>_file`, can name a file with the value.
+    pub(super) is_secret: bool,
     /// The checked value of a key.
     pub(super) check: Check<T>,
 }
@@ -27,8 +30,9 @@ type Check<T> = Box<dyn Fn(&str, Value) -> Result<T, SettingError>>;
 
 impl<T: 'static> Kind<T> {
     fn map<U>(self, convert: impl Fn(T) -> U + 'static) -> Kind<U> {
-        let Self { default, example, unit, allowed, check } = self;
-        Kind { default, example, unit, allowed, check: Box::new(move |key, value| check(key, value).map(&convert)) }
+        let Self { default, example, unit, allowed, is_secret, check } = self;
+        let check = Box::new(move |key: &str, value| check(key, value).map(&convert));
+        Kind { default, example, unit, allowed, is_secret, check }
     }
 }
 
@@ -42,7 +46,7 @@ pub(super) fn number<T: TryFrom<u64>>(range: RangeInclusive<u64>, default: u64) 
             Some(number).filter(|number| range.contains(number)).and_then(|number| T::try_from(number).ok());
         converted.ok_or_else(|| invalid_value(key, &refusal, number))
     };
-    Kind { default: default.into(), example: None, unit: "Number", allowed, check: Box::new(check) }
+    Kind { default: default.into(), example: None, unit: "Number", allowed, is_secret: false, check: Box::new(check) }
 }
 
 /// A time in milliseconds.
@@ -63,17 +67,18 @@ pub(super) fn zero_or<T: 'static>(kind: Kind<T>) -> Kind<Option<T>> {
         0 => Ok(None),
         number => (kind.check)(key, value).map(Some).map_err(|_| invalid_value(key, &refusal, number)),
     };
-    Kind { default: 0_u64.into(), example: None, unit: kind.unit, allowed, check: Box::new(check) }
+    let (default, unit) = (0_u64.into(), kind.unit);
+    Kind { default, example: None, unit, allowed, is_secret: false, check: Box::new(check) }
 }
 
 /// A setting that can be absent, with a line of TOML that sets it.
 pub(super) fn optional<T: 'static>(kind: Kind<T>, example: &'static str) -> Kind<Option<T>> {
-    let Kind { unit, allowed, check, .. } = kind;
+    let Kind { unit, allowed, is_secret, check, .. } = kind;
     let check = move |key: &str, value: Value| match value.kind {
         ValueKind::Nil => Ok(None),
         _ => check(key, value).map(Some),
     };
-    Kind { default: ValueKind::Nil, example: Some(example), unit, allowed, check: Box::new(check) }
+    Kind { default: ValueKind::Nil, example: Some(example), unit, allowed, is_secret, check: Box::new(check) }
 }
 
 /// `true` or `false`.
@@ -83,7 +88,7 @@ pub(super) fn switch(default: bool) -> Kind<bool> {
         value.into_bool().map_err(|_| invalid_value(key, "true or false", got))
     };
     let allowed = "true or false".to_owned();
-    Kind { default: default.into(), example: None, unit: "Boolean", allowed, check: Box::new(check) }
+    Kind { default: default.into(), example: None, unit: "Boolean", allowed, is_secret: false, check: Box::new(check) }
 }
 
 /// Text that `check` turns into a value.
@@ -96,7 +101,31 @@ pub(super) fn text_with<T>(
         let got = shown(&value.kind);
         check(key, value.into_string().map_err(|_| invalid_value(key, allowed, got))?)
     };
-    Kind { default: default.into(), example: None, unit: "Text", allowed: allowed.to_owned(), check: Box::new(check) }
+    let (default, allowed) = (default.into(), allowed.to_owned());
+    Kind { default, example: None, unit: "Text", allowed, is_secret: false, check: Box::new(check) }
+}
+
+/// A secret; empty for none. Errors never contain it.
+pub(super) fn secret() -> Kind<Option<SecretString>> {
+    let check = |key: &str, value: Value| match value.kind {
+        ValueKind::String(text) => Ok(Some(text).filter(|text| !text.is_empty()).map(SecretString::from)),
+        _ => Err(invalid_value(key, SECRET, "another type of value")),
+    };
+    let check: Check<_> = Box::new(check);
+    Kind { default: "".into(), example: None, unit: "Secret", allowed: SECRET.to_owned(), is_secret: true, check }
+}
+
+const SECRET: &str = "text, or empty";
+
+/// The same kind for a value that can hold a secret: it can come from a file too. Its check keeps the secret out of errors.
+pub(super) fn with_secret<T: 'static>(kind: Kind<T>) -> Kind<T> {
+    let Kind { default, example, unit, allowed, check, .. } = kind;
+    let refusal = allowed.clone();
+    let check = Box::new(move |key: &str, value: Value| match &value.kind {
+        ValueKind::String(_) => check(key, value),
+        other => Err(invalid_value(key, &refusal, type_name(other))),
+    });
+    Kind { default, example, unit, allowed, is_secret: true, check }
 }
 
 /// Text that parses.
@@ -129,7 +158,8 @@ pub(super) fn list<T: FromStr<Err: Display>>(allowed: &'static str, default: &[&
         items.map(|item| item.parse().map_err(|error: T::Err| refused(&error, &format!("{item:?}")))).collect()
     };
     let default: Vec<ValueKind> = default.iter().map(|item| ValueKind::from(*item)).collect();
-    Kind { default: default.into(), example: None, unit: "List", allowed: allowed.to_owned(), check: Box::new(check) }
+    let (default, allowed) = (default.into(), allowed.to_owned());
+    Kind { default, example: None, unit: "List", allowed, is_secret: false, check: Box::new(check) }
 }
 
 /// What the name of a queue must be, in an error.
@@ -140,7 +170,7 @@ pub(super) fn per_queue<T: TryFrom<u64> + 'static>(
     range: RangeInclusive<u64>,
     example: &'static str,
 ) -> Kind<BTreeMap<QueueName, T>> {
-    let Kind { unit, allowed, check, .. } = number::<T>(range, 0);
+    let Kind { unit, allowed, is_secret, check, .. } = number::<T>(range, 0);
     let check = move |key: &str, value: Value| {
         let table = match value.kind {
             ValueKind::Nil => return Ok(BTreeMap::new()),
@@ -152,7 +182,7 @@ pub(super) fn per_queue<T: TryFrom<u64> + 'static>(
         };
         table.into_iter().map(entry).collect()
     };
-    Kind { default: ValueKind::Nil, example: Some(example), unit, allowed, check: Box::new(check) }
+    Kind { default: ValueKind::Nil, example: Some(example), unit, allowed, is_secret, check: Box::new(check) }
 }
 
 pub(super) fn parse_value<T: FromStr>(key: &str, text: &str, allowed: &str) -> Result<T, SettingError> {
@@ -167,6 +197,20 @@ fn whole_number(key: &str, value: &Value, allowed: &str) -> Result<u64, SettingE
         _ => None,
     };
     number.ok_or_else(|| invalid_value(key, format_args!("a whole number, {allowed}"), shown(&value.kind)))
+}
+
+/// The type of a value, where the value may hold a secret.
+pub(super) fn type_name(value: &ValueKind) -> &'static str {
+    match value {
+        ValueKind::Nil => "nothing",
+        ValueKind::Boolean(_) => "a boolean",
+        ValueKind::I64(_) | ValueKind::I128(_) | ValueKind::U64(_) | ValueKind::U128(_) | ValueKind::Float(_) => {
+            "a number"
+        }
+        ValueKind::String(_) => "text",
+        ValueKind::Table(_) => "a table",
+        ValueKind::Array(_) => "an array",
+    }
 }
 
 /// A value as TOML writes it.

@@ -2,7 +2,8 @@
 //!
 //! Each setting is declared once, by an entry of `section!` in `services`, `jobs`, `channels` or `process`. The
 //! checks, `config/default.toml` and `docs/reference/settings.md` follow from the entry. A value that is not allowed is
-//! an error that names the key, the value and what is allowed. A key that does not exist is an error too.
+//! an error that names the key, the value and what is allowed. A key that does not exist is an error too. Secrets can be
+//! in files of their own, and no error shows them.
 
 mod auth;
 mod channels;
@@ -11,13 +12,20 @@ mod error;
 mod jobs;
 mod kinds;
 mod process;
+mod redis;
 mod render;
+mod secret_file;
+#[cfg(test)]
+mod secret_tests;
 mod services;
 #[cfg(test)]
 mod tests;
 mod tokens;
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
 
 use config::{Config, ConfigBuilder, Environment, File, FileFormat, Source, builder::DefaultState};
 
@@ -28,14 +36,13 @@ pub use jobs::{
     BridgeSettings, CronSettings, JobSettings, MAX_WORKFLOW_JOBS, MIN_LEASE_MS, OnExhaustion, QueueLimits,
     WorkflowSettings,
 };
-pub use process::{
-    EncryptionSettings, LogFormat, LogSettings, MaintenanceSettings, RedisSettings, RedisUrl, TelemetrySettings,
-};
+pub use process::{EncryptionSettings, LogFormat, LogSettings, MaintenanceSettings, TelemetrySettings};
+pub use redis::{RedisSettings, RedisUrl};
 pub use render::{default_toml, reference};
 pub use services::{GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings};
 pub use tokens::{JwtSettings, KeyLimitSettings, MIN_TOKEN_SECRET_BYTES, TokenSettings, TokenTables};
 
-use crate::name::QueueName;
+use crate::{config_file, name::QueueName};
 use declare::Section;
 
 const YEAR_MS: u64 = 365 * 86_400_000;
@@ -85,6 +92,8 @@ impl Settings {
     pub fn from_sources(file: Option<&str>, variables: HashMap<String, String>) -> Result<Self, SettingError> {
         let mut sources = Config::builder();
         if let Some(path) = file {
+            // First, because the errors of `config` quote the file
+            config_file::load::<toml::Table, ()>(Path::new(path), "settings", |_, _| ()).map_err(SettingError::Text)?;
             sources = sources.add_source(File::new(path, FileFormat::Toml));
         }
         let environment =
@@ -113,8 +122,10 @@ impl Settings {
             log: root.section("log", LogSettings::read)?,
         };
         root.finish()?;
+        settings.redis.check()?;
         settings.gateway.check()?;
         settings.auth.tables.check()?;
+        settings.telemetry.check()?;
         Ok(settings)
     }
 

@@ -1,76 +1,12 @@
-//! What every process needs: Redis, maintenance, traces and logs.
+//! What every process needs besides Redis: maintenance, traces and logs.
 
-use std::{fmt, path::PathBuf, time::Duration};
-
-use url::Url;
+use std::{path::PathBuf, time::Duration};
 
 use super::{
     declare::section,
     error::invalid_value,
-    kinds::{millis, number, optional_path, switch, text_with},
+    kinds::{millis, optional_path, switch, text_with},
 };
-
-section! {
-    /// Redis, which stores everything.
-    pub struct RedisSettings = "redis" {
-        /// URL of the server. It can contain a password, so never log it.
-        "url" => url: RedisUrl = text_with(REDIS_URL, "redis://127.0.0.1:6379/5", |key, text| {
-            let url = RedisUrl(text);
-            if !is_redis_url(url.expose()) {
-                return Err(invalid_value(key, REDIS_URL, format_args!("{url:?}")));
-            }
-            Ok(url)
-        });
-        /// Longest wait for a connection.
-        "connect_timeout_ms" => connect_timeout: Duration = millis(10..=60_000, 1000);
-        /// Longest wait for a reply. After it the connection is closed and opened again.
-        "response_timeout_ms" => response_timeout: Duration = millis(50..=60_000, 2000);
-        /// Connections in the pool, which serves work off the hot path.
-        "pool_size" => pool_size: usize = number(1..=1000, 4);
-    }
-}
-
-const REDIS_URL: &str = "redis://[user:password@]host[:port]/db or redis+unix:///path?db=N";
-
-/// A Redis URL that parsed. Its debug form leaves the password out.
-#[derive(Clone)]
-pub struct RedisUrl(String);
-
-impl RedisUrl {
-    /// The URL with its secrets.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-
-    /// The URL without user and password, for logs.
-    #[must_use]
-    pub fn redacted(&self) -> String {
-        // A query may hold a password too; user and password end at the last @ before it
-        let (base, query) = self.0.split_once('?').map_or((self.0.as_str(), ""), |(base, _)| (base, "?…"));
-        match (base.split_once("://"), base.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://…@{rest}{query}"),
-            _ => format!("{base}{query}"),
-        }
-    }
-}
-
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.redacted())
-    }
-}
-
-/// Whether the client accepts the URL. The store parses it again, but here the error can name the setting.
-fn is_redis_url(text: &str) -> bool {
-    let Ok(url) = Url::parse(text) else { return false };
-    let database = url.path().trim_start_matches('/');
-    match url.scheme() {
-        "redis" => url.has_host() && (database.is_empty() || database.parse::<u32>().is_ok()),
-        "redis+unix" | "unix" => !database.is_empty(),
-        _ => false,
-    }
-}
 
 section! {
     /// Encryption at rest: what clients sent is stored sealed, so that Redis and its files hold no plain text of it.
@@ -100,15 +36,33 @@ section! {
     pub struct TelemetrySettings = "telemetry" {
         /// Where to send spans. Empty: nowhere.
         "otlp_endpoint" => otlp_endpoint: Option<String> = text_with(OTLP_ENDPOINT, "", |key, url| {
-            if !url.is_empty() && !url.starts_with("http://") {
+            let has_scheme = ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
+            if !url.is_empty() && !has_scheme {
                 return Err(invalid_value(key, OTLP_ENDPOINT, format_args!("{url:?}")));
             }
             Ok(Some(url).filter(|url| !url.is_empty()))
         });
+        /// PEM file of the authorities that an https endpoint is checked against. Empty: those of the machine or image.
+        "otlp_ca_file" => otlp_ca_file: Option<PathBuf> = optional_path();
     }
 }
 
-const OTLP_ENDPOINT: &str = "empty, http://host:4317 (gRPC) or http://host:4318/v1/traces (HTTP)";
+impl TelemetrySettings {
+    /// A file of authorities protects nothing without TLS.
+    pub(super) fn check(&self) -> Result<(), super::SettingError> {
+        let is_tls = self.otlp_endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https://"));
+        match &self.otlp_ca_file {
+            Some(path) if !is_tls => {
+                let allowed = "empty unless telemetry.otlp_endpoint begins with https://";
+                Err(invalid_value("telemetry.otlp_ca_file", allowed, format_args!("{:?}", path.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+const OTLP_ENDPOINT: &str =
+    "empty, http://host:4317 or https://host:4317 (gRPC), http://host:4318/v1/traces or the same with https (HTTP)";
 
 section! {
     /// Logs.

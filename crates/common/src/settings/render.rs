@@ -9,7 +9,8 @@ use super::{
     declare::{SectionText, SettingText, split_placeholder},
     jobs::{BridgeSettings, CronSettings, JobSettings, QueueSection, WorkflowSettings},
     kinds::shown,
-    process::{EncryptionSettings, LogSettings, MaintenanceSettings, RedisSettings, TelemetrySettings},
+    process::{EncryptionSettings, LogSettings, MaintenanceSettings, TelemetrySettings},
+    redis::RedisSettings,
     services::{GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings},
     tokens::{JwtSettings, KeyLimitSettings, TokenSettings},
 };
@@ -47,6 +48,7 @@ const TOML_HEAD: &str = "\
 #
 # To change a setting, name a TOML file of the same shape in GALLEY_CONFIG, or set GALLEY__SECTION__KEY in the
 # environment, which wins: GALLEY__GATEWAY__LISTEN=0.0.0.0:8080. A list is comma-separated in the environment.
+# A secret can be in a file of its own: GALLEY__REDIS__PASSWORD_FILE=/run/secrets/password.
 # A key that does not exist or a value that is not allowed stops the process with a message that names it.";
 
 /// `config/default.toml`: every setting with its default and its documentation.
@@ -69,6 +71,9 @@ pub fn default_toml() -> String {
                 Some(example) => format!("# {example}"),
                 None => format!("{} = {}", setting.key, shown(&setting.default)),
             });
+            if setting.is_secret {
+                lines.push(format!("# Or in a file of its own: {}_file = \"/run/secrets/{0}\"", setting.key));
+            }
         }
     }
     lines.join("\n") + "\n"
@@ -86,6 +91,8 @@ Galley reads its settings from three sources. A later source wins:
 3. environment variables, `GALLEY__SECTION__KEY`.
 
 A list is an array in a file and comma-separated in the environment. `<queue>` and `<channel>` stand for a name.
+A setting that is or can hold a secret can be in a file of its own, as Docker and Kubernetes mount secrets: `<key>_file`
+names the file. Line ends at the end of the file do not count. Setting both is an error. No error and no log shows a secret.
 A key that does not exist or a value that is not allowed stops the process with a message that names it.";
 
 /// `docs/reference/settings.md`: every setting with its variable, unit, bounds, default and documentation.
@@ -101,7 +108,11 @@ pub fn reference() -> String {
         for setting in section.settings {
             let key = format!("{}.{}", section.name, setting.key);
             lines.push(format!("\n### `{key}`\n\n{}\n", setting.doc.join("\n")));
-            lines.push(format!("- Environment variable: `GALLEY__{}`", key.replace('.', "__").to_uppercase()));
+            let variable = format!("GALLEY__{}", key.replace('.', "__").to_uppercase());
+            lines.push(format!("- Environment variable: `{variable}`"));
+            if setting.is_secret {
+                lines.push(format!("- In a file of its own: `{variable}_FILE`"));
+            }
             lines.push(format!("- {}", setting.bounds().replace('*', "\\*")));
             lines.push(format!("- Default: {}", setting.default_text()));
         }

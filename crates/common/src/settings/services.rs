@@ -7,7 +7,9 @@ use super::{
     declare::section,
     error::invalid_value,
     hostname,
-    kinds::{Kind, bytes, list, millis, number, optional_path, parse_value, per_queue, switch, text, text_with},
+    kinds::{
+        Kind, bytes, list, millis, number, optional_path, parse_value, per_queue, switch, text, text_with, zero_or,
+    },
 };
 use crate::name::{ChannelName, HostPattern, Origin, QueueName, WorkerId};
 
@@ -20,6 +22,20 @@ section! {
     pub struct GatewaySettings = "gateway" {
         /// Address and port of the HTTP interface. Port 0 picks a free port.
         "listen" => listen: SocketAddr = address("127.0.0.1:8080");
+        /// PEM file of the certificate with its chain. With it the HTTP interface speaks TLS (1.2 and 1.3) and nothing else,
+        /// with HTTP/2 for clients that can.
+        "tls_cert_file" => tls_cert_file: Option<PathBuf> = optional_path();
+        /// PEM file of the private key of `tls_cert_file`.
+        "tls_key_file" => tls_key_file: Option<PathBuf> = optional_path();
+        /// How often the two files are looked at. New connections get a certificate that changed; open ones go on. Files
+        /// that cannot be used change nothing but a line in the log.
+        "tls_reload_ms" => tls_reload_interval: Duration = millis(100..=86_400_000, 10_000);
+        /// Connections at a time. More are answered with 503, or closed if they speak TLS. The process needs an open file
+        /// for each, and raises its limit as far as it may.
+        "max_connections" => max_connections: usize = number(1..=1_000_000, 25_000);
+        /// Connections of one address (IPv6: of one /64) at a time. Behind a proxy all clients have its address.
+        "max_connections_per_address" => max_connections_per_address: Option<usize> =
+            zero_or(number(1..=1_000_000, 0));
         /// Largest body of a request. A larger one is answered with 413.
         "body_limit_bytes" => body_limit_bytes: usize = bytes(1024..=64 << 20, 1 << 20);
         /// Deepest nesting of JSON in a request.
@@ -43,13 +59,17 @@ section! {
         /// Memory for the bodies of all requests that a gateway reads at a time. A request for which none is left is
         /// answered with 503.
         "bodies_max_bytes" => bodies_max_bytes: usize = bytes(1 << 20..=16 << 30, 96 << 20);
-        /// Memory for the answers that a gateway is sending: pages, lists, fetched jobs. When it is used up by clients that
+        /// Memory for the answers that a gateway is sending: pages, lists, fetched jobs; and as much again for the
+        /// long messages that it sends over WebSocket connections. When it is used up by clients that
         /// read slowly, more large answers and fetches are refused with 503.
         "answers_max_bytes" => answers_max_bytes: usize = bytes(1 << 20..=16 << 30, 96 << 20);
         /// Answers heartbeats with the directive in a job's `metadata.test_directive`. Only for conformance suites.
         "test_directives" => test_directives: bool = switch(false);
         /// Clients that may follow job events at a time. More are answered with 503.
         "max_event_streams" => max_event_streams: usize = number(1..=100_000, 1000);
+        /// Streams of events and messages, with those over WebSocket, that one client has open: one address (IPv6: one /64).
+        /// More are answered with 503. Behind a proxy all clients have its address.
+        "max_streams_per_client" => max_streams_per_client: Option<usize> = zero_or(number(1..=1_000_000, 0));
         /// Longest silence on a stream of events. The gateway then sends a comment, so that proxies keep the
         /// connection. Set it below the idle timeout of your proxy.
         "event_keep_alive_ms" => event_keep_alive: Duration = millis(100..=600_000, 15_000);
@@ -70,8 +90,13 @@ section! {
 }
 
 impl GatewaySettings {
-    /// The largest body must fit into three quarters of the memory for bodies: the rest is for small ones.
+    /// Certificate and key belong together. The largest body must fit into three quarters of the memory for bodies: the
+    /// rest is for small ones.
     pub(super) fn check(&self) -> Result<(), super::SettingError> {
+        if self.tls_cert_file.is_some() != self.tls_key_file.is_some() {
+            let allowed = "set together with gateway.tls_key_file, or neither of them";
+            return Err(invalid_value("gateway.tls_cert_file", allowed, "one of them"));
+        }
         let largest = self.body_limit_bytes.max(self.batch_limit_bytes);
         if largest <= self.bodies_max_bytes / 4 * 3 {
             return Ok(());

@@ -102,8 +102,8 @@ fn a_value_of_the_wrong_type_and_a_key_that_does_not_exist_are_errors() {
         assert!(error.starts_with(&format!("setting {key} does not exist")) && error.contains(known), "{error}");
     }
     for (name, error) in [
-        ("GALLEY__GATEWAY", "setting gateway must be a table, got \"x\""),
-        ("GALLEY__QUEUES__DEMO", "setting queues.demo must be a table, got \"x\""),
+        ("GALLEY__GATEWAY", "setting gateway must be a table, got text"),
+        ("GALLEY__QUEUES__DEMO", "setting queues.demo must be a table, got text"),
         ("GALLEY__GATEWAY__TEST_DIRECTIVES", "setting gateway.test_directives must be true or false, got \"x\""),
         ("GALLEY__JOBS__LEASE_MS", "setting jobs.lease_ms must be a whole number, 1000 to 86400000, got \"x\""),
     ] {
@@ -120,6 +120,6 @@ fn a_password_is_not_shown() {
     assert!(format!("{settings:?}").contains("host:6379/5"));
     let settings = with("GALLEY__REDIS__URL", "redis+unix:///run/r.sock?db=5&pass=secret").expect("allowed");
     assert!(!format!("{settings:?}").contains("secret"));
-    let error = with("GALLEY__REDIS__URL", "rediss://user:secret@host").expect_err("no TLS").to_string();
+    let error = with("GALLEY__REDIS__URL", "redis://user:secret@host/x").expect_err("no number").to_string();
     assert!(!error.contains("secret"), "{error}");
 }

@@ -8,7 +8,7 @@ use super::{
     SettingError,
     declare::{Section, section},
     error::invalid_value,
-    kinds::{bytes, millis, number, optional_path, text_with, zero_or},
+    kinds::{bytes, millis, number, optional_path, secret, text_with, zero_or},
 };
 
 /// The shortest secret that signs tokens, in bytes: as long as the hash.
@@ -143,8 +143,4 @@ fn is_this_machine(url: &url::Url) -> bool {
 
 fn optional_text() -> super::kinds::Kind<Option<String>> {
     text_with("text, or empty", "", |_, text| Ok(Some(text).filter(|text| !text.is_empty())))
-}
-
-fn secret() -> super::kinds::Kind<Option<SecretString>> {
-    text_with("text, or empty", "", |_, text| Ok(Some(text).filter(|text| !text.is_empty()).map(SecretString::from)))
 }

@@ -1,7 +1,7 @@
 //! Traces: one from the request to the worker that runs the job.
 
 use serde_json::{Value, json};
-use testkit::{OtlpReceiver, eventually};
+use testkit::{OtlpReceiver, TestAuthority, WebhookReceiver, WebhookReply, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::kit::{GalleyKit, job_body};
@@ -67,4 +67,33 @@ async fn spans_are_sent_over_http_too_and_a_receiver_that_is_away_holds_nothing_
     let read = stream.read(&mut head).await.expect("a request");
     assert!(head[..read].starts_with(b"POST /v1/traces HTTP/1.1"));
     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await.expect("sent");
+}
+
+#[tokio::test]
+async fn spans_go_over_tls_to_a_receiver_that_is_trusted_and_to_no_other() {
+    let (authority, stranger) = (TestAuthority::new(), TestAuthority::new());
+    let certificate = authority.issue("receiver", &["localhost"]);
+    let grpc = OtlpReceiver::start_with_tls(&certificate);
+    let acceptor = TestAuthority::acceptor(&certificate);
+    let http = WebhookReceiver::start_with_tls([WebhookReply::new(200, "", "")], acceptor).await;
+    let endpoints =
+        [format!("https://localhost:{}", grpc.port()), format!("https://localhost:{}/v1/traces", http.address.port())];
+    let received = || (grpc.spans().len(), http.requests().len());
+    for endpoint in &endpoints {
+        for (trusted, arrives) in [(&stranger, false), (&authority, true)] {
+            let before = received();
+            let ca_file = trusted.ca_file();
+            let variables = [
+                ("GALLEY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str()),
+                ("GALLEY__TELEMETRY__OTLP_CA_FILE", ca_file.as_str()),
+            ];
+            let kit = GalleyKit::start_with(testkit::RedisServer::start(), &variables).await;
+            assert_eq!(kit.get("/ojs/v1/queues").await.status(), 200);
+            let GalleyKit { gateway, redis, .. } = kit;
+            // Ending sends what is left
+            assert!(gateway.terminate().await.success());
+            drop(redis);
+            assert_eq!(received() != before, arrives, "{endpoint}");
+        }
+    }
 }

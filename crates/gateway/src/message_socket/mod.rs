@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use self::{client_frame::ClientFrame, window::UnknownAck};
 pub(crate) use self::{
     frame_guard::FrameGuard,
-    outbound_bytes::OutboundBytes,
+    outbound_bytes::{OutboundBytes, SharedOutbound},
     window::{AckWindow, MAX_WINDOW},
 };
 use crate::{
@@ -137,6 +137,7 @@ impl MessageSocket {
         let mut json = ObjectWriter::default();
         match event {
             ReaderEvent::Message(message) => {
+                self.outbound.reserve_shared(message.json().len()).await;
                 json.text("type", "message").splice(message.json());
                 if let (Some(window), Some(position)) = (&mut self.window, message.position) {
                     window.record_sent(&message.channel, position);

@@ -10,8 +10,7 @@ use redis::{RedisResult, Value, aio::ConnectionLike};
 use crate::keys::TopicNames;
 
 /// One call of each command that Galley needs. `@` stands for a key of Galley, `&` for a pub/sub channel.
-const NEEDED: [&str; 73] = [
-    "BLMOVE @ @ RIGHT LEFT 1",
+const NEEDED: [&str; 71] = [
     "CLIENT ID",
     "DEL @",
     "DISCARD",
@@ -32,7 +31,6 @@ const NEEDED: [&str; 73] = [
     "HSCAN @ 0",
     "HSET @ f v",
     "HSETNX @ f v",
-    "LMOVE @ @ RIGHT LEFT",
     "LPUSH @ v",
     "LRANGE @ 0 1",
     "LREM @ 1 v",
@@ -95,6 +93,9 @@ const NEEDED_TOO: [&str; 6] = [
     "ZREVRANK @ m",
     "ZSCAN @ 0",
 ];
+
+/// What moves the elements of a list to a queue: the queue-worker does.
+pub const NEEDED_FOR_BRIDGE: [&str; 2] = ["BLMOVE @ @ RIGHT LEFT 1", "LMOVE @ @ RIGHT LEFT"];
 
 /// What Galley uses where it may, each with what is missing without it. Managed services forbid these.
 const OPTIONAL: [(&str, &str); 3] = [
@@ -216,7 +217,39 @@ mod tests {
     use crate::script::tests::files;
 
     fn names() -> BTreeSet<String> {
-        needed().map(command_name).collect()
+        needed().chain(NEEDED_FOR_BRIDGE).map(command_name).collect()
+    }
+
+    /// `deploy/redis.acl`: a user for each service, and one for monitoring. Passwords are left out: Redis does not start
+    /// before they are filled in.
+    fn acl_file() -> String {
+        let plus = |names: BTreeSet<String>| names.iter().map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ");
+        // CONFIG GET would show the passwords of the server
+        let optional = OPTIONAL.iter().map(|(call, _)| *call).filter(|call| !call.starts_with("CONFIG"));
+        let common: Vec<&str> = needed().chain(optional).chain(["AUTH"]).collect();
+        let with = |more: &[&str]| plus(common.iter().chain(more).map(|call| command_name(call)).collect());
+        let user = |name: &str, keys: &str, channels: &str, commands: &str| {
+            let password = name.to_uppercase().replace('-', "_");
+            format!("user {name} on #@{password}_SHA256@ resetkeys{keys} resetchannels{channels} -@all {commands}\n")
+        };
+        [
+            "user default off resetpass resetkeys resetchannels -@all\n".to_owned(),
+            user("gateway", " ~galley:* %W~task:prodcons:queue", " &galley:5:* &task:pubsub:channel", &with(&[])),
+            user("queue-worker", " ~galley:* ~task:prodcons:queue", " &galley:5:*", &with(&NEEDED_FOR_BRIDGE)),
+            user("pubsub-worker", " ~galley:*", " &galley:5:* &task:pubsub:channel", &with(&[])),
+            user("monitoring", "", "", "+auth +hello +info +latency|latest +ping +slowlog|len"),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn the_file_of_users_is_what_the_commands_need() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/redis.acl");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(path, acl_file()).expect("the file can be written");
+        }
+        let present = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(present == acl_file(), "to write it again: UPDATE_DOCS=1 cargo test -p store file_of_users");
     }
 
     /// The commands in a text, after each of the openings.

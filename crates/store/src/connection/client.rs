@@ -26,8 +26,7 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo, PushKind,
-    RedisError, RedisFuture, RedisResult, Value,
+    AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, PushInfo, PushKind, RedisError, RedisFuture, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 use tokio::{runtime::Handle, sync::watch};
@@ -37,6 +36,7 @@ use super::{
     error_class::connect_error,
     memory::MemoryState,
     redis_clock::{READING_INTERVAL, RedisClock},
+    server_address::ServerAddress,
 };
 use crate::{keys::TopicNames, next_reconnect_delay, reconnect_delays, sealing::Sealer};
 use common::settings::RedisSettings;
@@ -49,7 +49,7 @@ const UNBLOCK_RETRY_INTERVAL: Duration = Duration::from_millis(2);
 pub struct Redis(Arc<RedisInner>, Sealer);
 
 pub(super) struct RedisInner {
-    pub(super) client: Client,
+    pub(super) address: ServerAddress,
     settings: RedisSettings,
     /// Connections live on this runtime, whichever thread asks for one: actix's threads come and go.
     runtime: Handle,
@@ -102,23 +102,20 @@ impl Redis {
     /// Prepares a client. The first command connects, so Redis may be unavailable.
     ///
     /// # Errors
-    /// The URL is invalid.
+    /// The URL or a file of certificates cannot be used.
     ///
     /// # Panics
     /// Outside a tokio runtime. The runtime must outlive every clone.
     pub fn new(settings: &RedisSettings) -> anyhow::Result<Self> {
-        let mut info = settings.url.expose().into_connection_info()?;
-        let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
-        info = info.set_redis_settings(redis).set_tcp_settings(tcp);
-        let topics = TopicNames::of_database(info.redis_settings().db());
-        let config = connection_config(settings, settings.response_timeout);
+        let address = ServerAddress::new(settings)?;
+        let topics = TopicNames::of_database(address.info().redis_settings().db());
+        let config = connection_config(&address, settings, settings.response_timeout);
         let server_left = watch::Sender::new(None);
-        let pool = build_pool(info.clone(), config, settings, &server_left)?;
+        let pool = build_pool(address.info(), config, settings, &server_left)?;
         let dialling = ConnectState { generation: 0, delays: reconnect_delays(), last_failure: None, connecting: None };
         let redis = Self(
             Arc::new(RedisInner {
-                client: Client::open(info)?,
+                address,
                 settings: settings.clone(),
                 runtime: Handle::current(),
                 hot_connection: Arc::default(),
@@ -163,22 +160,22 @@ impl Redis {
         config: &AsyncConnectionConfig,
     ) -> RedisResult<MultiplexedConnection> {
         self.hot_connection().await?;
-        self.0.client.get_multiplexed_async_connection_with_config(config).await.map_err(connect_error)
+        self.0.address.client.get_multiplexed_async_connection_with_config(config).await.map_err(connect_error)
     }
 
     /// Opens a connection whatever the server is, to look at it. Its refusal is handed out as it is.
     pub(super) async fn connect_alone(&self) -> RedisResult<MultiplexedConnection> {
-        self.0.client.get_multiplexed_async_connection_with_config(&self.config()).await
+        self.0.address.client.get_multiplexed_async_connection_with_config(&self.config()).await
     }
 
     /// The configuration of ordinary connections.
     pub(crate) fn config(&self) -> AsyncConnectionConfig {
-        connection_config(&self.0.settings, self.0.settings.response_timeout)
+        connection_config(&self.0.address, &self.0.settings, self.0.settings.response_timeout)
     }
 
     /// The same for commands that block for up to `block`.
     pub(super) fn config_for_answers_within(&self, block: Duration) -> AsyncConnectionConfig {
-        connection_config(&self.0.settings, block + self.0.settings.response_timeout)
+        connection_config(&self.0.address, &self.0.settings, block + self.0.settings.response_timeout)
     }
 
     /// Maximum wait for an answer.
@@ -277,7 +274,7 @@ impl Redis {
             }
             Ok::<(), redis::aio::SendError>(())
         });
-        let (redis, client) = (self.clone(), self.0.client.clone());
+        let (redis, client) = (self.clone(), self.0.address.client.clone());
         let dial = self.0.runtime.spawn(async move {
             let dialled = connect_to_writable(&client, &config).await;
             if let Ok(connection) = &dialled {
@@ -354,10 +351,11 @@ async fn read_clock_regularly(redis: Weak<RedisInner>) {
     }
 }
 
-fn connection_config(settings: &RedisSettings, response: Duration) -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new()
+fn connection_config(address: &ServerAddress, settings: &RedisSettings, response: Duration) -> AsyncConnectionConfig {
+    let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(settings.connect_timeout))
-        .set_response_timeout(Some(response))
+        .set_response_timeout(Some(response));
+    address.complete(config)
 }
 
 /// Drops a connection; false if another one is in use already.
@@ -393,6 +391,6 @@ impl ConnectionLike for Redis {
     }
 
     fn get_db(&self) -> i64 {
-        self.0.client.get_connection_info().redis_settings().db()
+        self.0.address.client.get_connection_info().redis_settings().db()
     }
 }

@@ -15,6 +15,7 @@
 //! | [`server`] | requirements on the server's configuration |
 //! | `judge` | judges every answer: drops a broken connection, leaves a server that takes no writes |
 //! | `access` | whether the user may do what Galley needs |
+//! | `server_address` | where the server is, who Galley is there, and TLS: the same for every connection |
 //! | `dial` | opens connections to a server that takes writes |
 //! | `redis_clock`, `clock` | Redis's clock as a process knows it; the time by it, and sorted sets by time |
 
@@ -34,4 +35,5 @@ pub(crate) mod pinned;
 pub mod pool;
 pub(crate) mod redis_clock;
 pub mod server;
+mod server_address;
 mod thread_connection;

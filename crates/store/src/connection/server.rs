@@ -9,6 +9,7 @@ use common::health::ReadinessCheck;
 
 use redis::{ErrorKind, FromRedisValue, InfoDict, RedisError, aio::ConnectionLike};
 
+pub use super::access::NEEDED_FOR_BRIDGE;
 use super::{
     access::{self, MissingAccess},
     dial::check_write,
@@ -121,6 +122,9 @@ impl Redis {
     fn connect_problem(&self, error: &RedisError) -> Option<String> {
         let text = error.to_string();
         let says = |words: &str| text.contains(words);
+        if let Some(problem) = tls_problem(&text) {
+            return Some(problem);
+        }
         if error.kind() == ErrorKind::RESP3NotSupported || says("NOPROTO") {
             return Some(String::from("it is older than Redis 7.0: set redis.url to a server of version 7.0 or newer"));
         }
@@ -168,6 +172,28 @@ impl Redis {
         self.sealer().check_keys(&mut self.clone()).await?;
         Ok(server)
     }
+}
+
+/// What is wrong with the certificates of either side, from the text of an error: it has no other form.
+fn tls_problem(text: &str) -> Option<String> {
+    let says = |words: &str| text.contains(words);
+    if let Some((_, problem)) = text.split_once("invalid peer certificate: ") {
+        return Some(if says("NotValidForName") || says("not valid for name") {
+            format!(
+                "its certificate has another name ({problem}): set redis.tls_server_name, or another host in redis.url"
+            )
+        } else {
+            format!("its certificate is not trusted ({problem}): set redis.tls_ca_file to the authority that signed it")
+        });
+    }
+    let alert = text.split_once("received fatal alert: ").map(|(_, alert)| alert);
+    if let Some(alert) = alert {
+        return Some(format!(
+            "it refuses TLS with this client ({alert}): set redis.tls_cert_file and redis.tls_key_file to a certificate \
+             that it trusts"
+        ));
+    }
+    says("InvalidContentType").then(|| String::from("it does not speak TLS on this port: set redis.url to redis://"))
 }
 
 const CLUSTER: &str =

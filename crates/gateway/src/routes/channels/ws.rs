@@ -52,7 +52,7 @@ pub(crate) async fn connect(
         .map_err(|_| ApiError::invalid("Sec-WebSocket-Key must be 16 bytes in base64"))?;
     let frames = frames.max_frame_size(FRAME_LIMIT_BYTES).aggregate_continuations();
     let frames = frames.max_continuation_size(FRAME_LIMIT_BYTES);
-    let outbox = OutboundBytes::default();
+    let outbox = OutboundBytes::new(services.sockets.clone());
     let socket = MessageSocket {
         services: services.get_ref().clone(),
         caller,

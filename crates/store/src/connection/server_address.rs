@@ -1,0 +1,149 @@
+//! Where the server is, who Galley is there, and with which TLS: for every connection to Redis the same.
+
+use std::{net::SocketAddr, path::Path, sync::Arc};
+
+use anyhow::{Context, bail};
+use common::settings::RedisSettings;
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    ProtocolVersion, RedisFuture, TlsCertificates, io::AsyncDNSResolver,
+};
+use rustls::{
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use secrecy::ExposeSecret;
+
+/// How connections to the server are opened.
+pub(super) struct ServerAddress {
+    pub(super) client: Client,
+    /// Resolves the host of the URL when the certificate has another name.
+    resolver: Option<HostResolver>,
+}
+
+impl ServerAddress {
+    /// Reads the files of certificates. They are read once: a new certificate needs a restart.
+    ///
+    /// # Errors
+    /// The URL or a file cannot be used.
+    pub(super) fn new(settings: &RedisSettings) -> anyhow::Result<Self> {
+        let info = connection_info(settings)?;
+        if !settings.url.is_tls() {
+            return Ok(Self { client: Client::open(info)?, resolver: None });
+        }
+        // Programs that use this as a library may have chosen another one
+        let _ = ring::default_provider().install_default();
+        let (info, resolver) = with_server_name(info, settings.tls_server_name.as_deref())?;
+        let certificates =
+            TlsCertificates { client_tls: client_identity(settings)?, root_cert: Some(roots(settings)?) };
+        Ok(Self { client: Client::build_with_tls(info, certificates)?, resolver })
+    }
+
+    /// With the certificates, for the pool.
+    pub(super) fn info(&self) -> ConnectionInfo {
+        self.client.get_connection_info().clone()
+    }
+
+    /// What every configuration of a connection must have.
+    pub(super) fn complete(&self, config: AsyncConnectionConfig) -> AsyncConnectionConfig {
+        match &self.resolver {
+            Some(resolver) => config.set_dns_resolver(resolver.clone()),
+            None => config,
+        }
+    }
+}
+
+fn connection_info(settings: &RedisSettings) -> anyhow::Result<ConnectionInfo> {
+    let info = settings.url.expose().into_connection_info()?;
+    let mut redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    if let Some(username) = &settings.username {
+        redis = redis.set_username(username);
+    }
+    if let Some(password) = &settings.password {
+        redis = redis.set_password(password.expose_secret());
+    }
+    let tcp = info.tcp_settings().clone().set_nodelay(true);
+    Ok(info.set_redis_settings(redis).set_tcp_settings(tcp))
+}
+
+/// The client checks certificates against the name that it connects to. For another name it connects to that one, and
+/// the resolver gives the addresses of the real host.
+fn with_server_name(
+    info: ConnectionInfo,
+    name: Option<&str>,
+) -> anyhow::Result<(ConnectionInfo, Option<HostResolver>)> {
+    let ConnectionAddr::TcpTls { host, port, insecure, .. } = info.addr() else {
+        bail!("redis.url has no host to connect to with TLS");
+    };
+    let Some(name) = name else { return Ok((info, None)) };
+    let resolver = HostResolver(Arc::from(host.as_str()));
+    let addr = ConnectionAddr::TcpTls { host: name.to_owned(), port: *port, insecure: *insecure, tls_params: None };
+    Ok((info.set_addr(addr), Some(resolver)))
+}
+
+#[derive(Clone)]
+struct HostResolver(Arc<str>);
+
+impl AsyncDNSResolver for HostResolver {
+    fn resolve<'a, 'b: 'a>(
+        &'a self,
+        _: &'b str,
+        port: u16,
+    ) -> RedisFuture<'a, Box<dyn Iterator<Item = SocketAddr> + Send + 'a>> {
+        Box::pin(async move {
+            let addresses = tokio::net::lookup_host((&*self.0, port)).await?;
+            Ok(Box::new(addresses.collect::<Vec<_>>().into_iter()) as Box<dyn Iterator<Item = SocketAddr> + Send>)
+        })
+    }
+}
+
+/// The authorities that are trusted, as PEM.
+fn roots(settings: &RedisSettings) -> anyhow::Result<Vec<u8>> {
+    if let Some(path) = &settings.tls_ca_file {
+        let (text, _) = certificates("redis.tls_ca_file", path)?;
+        return Ok(text);
+    }
+    // Without them the client would read the machine's for each connection
+    let found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() {
+        let problem = found.errors.first().map_or("there are none".to_owned(), ToString::to_string);
+        bail!("the authorities of this machine cannot be read ({problem}): set redis.tls_ca_file");
+    }
+    Ok(found.certs.iter().flat_map(|certificate| pem_of(certificate).into_bytes()).collect())
+}
+
+fn pem_of(certificate: &CertificateDer<'_>) -> String {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    let text = BASE64_STANDARD.encode(certificate);
+    // Base64 is ASCII, so any cut is between characters
+    let lines: Vec<&str> = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+}
+
+fn client_identity(settings: &RedisSettings) -> anyhow::Result<Option<ClientTlsConfig>> {
+    let (Some(cert_path), Some(key_path)) = (&settings.tls_cert_file, &settings.tls_key_file) else { return Ok(None) };
+    let (client_cert, chain) = certificates("redis.tls_cert_file", cert_path)?;
+    let client_key = read_file("redis.tls_key_file", key_path)?;
+    let key = PrivateKeyDer::from_pem_slice(&client_key)
+        .map_err(|_| anyhow::anyhow!("redis.tls_key_file: {} has no private key in PEM", key_path.display()))?;
+    // Here the error can name the files; later each connection would fail
+    rustls::sign::CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|error| {
+        let (cert, key) = (cert_path.display(), key_path.display());
+        anyhow::anyhow!("redis.tls_cert_file and redis.tls_key_file: {cert} and {key} cannot be used: {error}")
+    })?;
+    Ok(Some(ClientTlsConfig { client_cert, client_key }))
+}
+
+/// The text of a file, and the certificates in it, of which there is at least one.
+fn certificates(key: &str, path: &Path) -> anyhow::Result<(Vec<u8>, Vec<CertificateDer<'static>>)> {
+    let text = read_file(key, path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok((text, found)),
+        _ => bail!("{key}: {} has no certificate in PEM", path.display()),
+    }
+}
+
+fn read_file(key: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("{key}: {} cannot be read", path.display()))
+}
