@@ -26,7 +26,7 @@ const SETTINGS: [(&str, &str); 2] =
     [("GALLEY__MAINTENANCE__SWEEP_MS", "100"), ("GALLEY__JOBS__STARTED_EVENTS", "true")];
 
 /// The snippets of a language in a folder, and a gateway for them.
-struct ClientSnippets {
+pub(crate) struct ClientSnippets {
     language: ClientLanguage,
     folder: TempDir,
     kit: GalleyKit,
@@ -34,7 +34,7 @@ struct ClientSnippets {
 
 impl ClientSnippets {
     /// None where the language's tools are missing; `make test` installs them where it can.
-    async fn of(language: ClientLanguage) -> Option<Self> {
+    pub(crate) async fn of(language: ClientLanguage) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
         match language {
             ClientLanguage::Python => {
@@ -52,7 +52,7 @@ impl ClientSnippets {
         Some(Self { language, folder, kit: GalleyKit::start_with(RedisServer::start(), &SETTINGS).await })
     }
 
-    fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = match self.language {
             ClientLanguage::Python => {
                 let python = std::env::var("GALLEY_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());

@@ -15,6 +15,7 @@ mod channels_publish;
 mod channels_sse;
 mod channels_ws;
 mod claiming_ahead;
+mod client_keys;
 mod client_packages;
 mod clients;
 mod clock_steps;
