@@ -94,7 +94,9 @@ async fn a_connection_has_a_hundred_streams_and_ends_with_a_farewell_when_the_ga
         assert_eq!(answer.status(), 200, "a request in progress is answered");
     }
     drop(client);
-    connection.await.expect("no panic").expect("a farewell");
+    // The gateway may be gone before the client has answered the farewell
+    let ended = connection.await.expect("no panic");
+    assert!(ended.as_ref().err().is_none_or(h2::Error::is_io), "{ended:?}");
     assert!(gateway.await.expect("no panic").success());
 }
 
