@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_with_a_whole_network_of_clientes_is_one() {
+    fn a_client_with_a_whole_network_of_addresses_is_one() {
         let limiter = ClientLimiter::new(None, Some(1));
         let first = limiter.admit(Some(ip("2001:db8::1"))).expect("room");
         assert_eq!(limiter.admit(Some(ip("2001:db8::ffff:2"))).expect_err("the same /64"), TooMany::OfClient);
