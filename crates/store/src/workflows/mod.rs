@@ -218,7 +218,7 @@ impl Workflows {
         Ok(Some(members.into_iter().map(|member| member.new_job.queue).collect()))
     }
 
-    /// Running workflows whose jobs are all of queues that are wanted, among the first [`MAX_SCANNED_WORKFLOWS`].
+    /// Running workflows whose jobs are all of queues that are wanted, among the first 1,000.
     ///
     /// # Errors
     /// Redis is unavailable or a workflow is damaged.
