@@ -4,6 +4,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     process::Command,
+    time::Duration,
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -140,6 +141,51 @@ async fn twenty_thousand_idle_connections_and_slow_heads_and_bodies_leave_the_ga
         // 408 or the end: not the test's own limit
         assert!(stream.read(&mut [0; 64]).is_ok(), "a slow client is cut off");
     }
+    let peak = peak_memory(&kit.gateway);
+    assert!(peak < 512 * MEBIBYTE, "{} MiB", peak / MEBIBYTE);
+    drop(open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_take_nothing_leave_the_gateway_in_its_memory() {
+    // A sample of the ten thousand that may come, which would take a minute to open: a copy of one message for each would
+    // already be more than the limit
+    let readers = allow_connections(800);
+    let settings = [("GALLEY__CHANNELS__STALL_MS", "600000")];
+    let kit = GalleyKit::start_with(RedisServer::start(), &settings).await;
+    if !limit_memory(&kit.gateway, 640 * MEBIBYTE) {
+        return skip("the memory of a process cannot be limited here");
+    }
+    let address = kit.gateway.address();
+    let open: Vec<socket2::Socket> = (0..readers)
+        .map(|number| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+            // So that the kernel takes as little as it can, and the gateway keeps the rest
+            socket.set_recv_buffer_size(4096).expect("a small buffer");
+            socket.connect(&address.into()).expect("it listens");
+            let path = if number % 2 == 0 { "/v1/channels/orders/stream" } else { "/v1/stream?channel=ord*" };
+            let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+            (&socket).write_all(request.as_bytes()).expect("sent");
+            socket
+        })
+        .collect();
+    testkit::eventually_for(Duration::from_mins(1), "all read", || async {
+        let metrics = kit.get("/metrics").await.text().await.ok()?;
+        metrics.contains(&format!("galley_channel_readers {readers}")).then_some(())
+    })
+    .await;
+    // Nearly a mebibyte each, and too long for the ring
+    for _ in 0..8 {
+        let message = json!("m".repeat(900_000));
+        assert!(kit.post("/v1/channels/orders/messages", &message).await.status().is_success());
+    }
+    // One that reads gets all of it: the gateway has come as far with the others
+    let mut reading = ChannelEventsClient::open(kit.gateway.url("/v1/channels/orders/stream?since=-PT1H"), None).await;
+    for _ in 0..8 {
+        reading.expect("message").await;
+    }
+    let id = kit.enqueue(&job_body("a", &json!([1]))).await;
+    assert_eq!(kit.job(&id).await["state"], "available", "others are served");
     let peak = peak_memory(&kit.gateway);
     assert!(peak < 512 * MEBIBYTE, "{} MiB", peak / MEBIBYTE);
     drop(open);

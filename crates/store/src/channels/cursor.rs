@@ -13,13 +13,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     encoded_message::EncodedMessage,
-    hub::{ChannelHubInner, ChannelState, ReaderGuard, encode_message},
+    hub::{ChannelHubInner, ChannelState, ReaderGuard},
     message_ring::RingRead,
     page_budget::{HeldPage, PageItem},
 };
 use crate::{log_interruption, next_reconnect_delay, reconnect_delays};
 use common::name::ChannelName;
-use model::message::{Position, continuity::Gap};
+use model::message::{Position, StoredMessage, continuity::Gap};
 
 /// Maximum number of messages in one page of a reader that is behind.
 const CURSOR_PAGE_SIZE: usize = 32;
@@ -228,8 +228,12 @@ async fn read_page(inner: Arc<ChannelHubInner>, followed: Arc<ChannelState>, aft
         };
         match page {
             Ok(page) => {
-                let encoded = page.messages.iter().map(|message| encode_message(&followed.name, message));
-                let messages = (!page.messages.is_empty()).then(|| lease.hold(encoded.collect()));
+                let encode = |message: &StoredMessage| {
+                    let json = || message.to_json(&followed.name);
+                    Arc::new(followed.shared_events.encode(&followed.name, message.position, &lease, json))
+                };
+                let encoded = page.messages.iter().map(encode).collect();
+                let messages = (!page.messages.is_empty()).then(|| lease.hold(encoded));
                 return CursorPageRead {
                     gap: page.gap(after),
                     messages,

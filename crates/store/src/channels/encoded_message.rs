@@ -31,6 +31,11 @@ impl EncodedMessage {
         Self { channel, position, event, id_len: id.len(), json_range: begin.len()..end }
     }
 
+    /// The same message with its event in other memory.
+    pub(super) fn with_event(&self, event: Bytes) -> Self {
+        Self { channel: self.channel.clone(), json_range: self.json_range.clone(), event, ..*self }
+    }
+
     /// The length of the event.
     pub(super) fn event_len(&self) -> usize {
         self.event.len()

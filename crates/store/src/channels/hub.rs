@@ -32,6 +32,7 @@ use super::{
     message_ring::{MessageRing, RingBudget},
     page_budget::PageBudget,
     plain_messages::{PlainMessageTagger, parse_position},
+    shared_events::SharedEvents,
 };
 use crate::{
     StoreResult,
@@ -95,6 +96,7 @@ pub(super) struct ChannelState {
     ring: Mutex<MessageRing>,
     readers: Mutex<(usize, Instant)>,
     changed_channels: ChangedChannels,
+    pub(super) shared_events: SharedEvents,
 }
 
 /// Counts as a reader of a channel until it is dropped.
@@ -191,6 +193,7 @@ impl ChannelHubInner {
                 ring: Mutex::new(MessageRing::new(self.budget.clone(), CatchUp::new(is_plain))),
                 readers: Mutex::new((0, Instant::now())),
                 changed_channels: self.changed_channels.clone(),
+                shared_events: SharedEvents::default(),
             })
         };
         let followed = all.entry(name.clone()).or_insert_with(new).clone();

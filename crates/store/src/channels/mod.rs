@@ -34,6 +34,7 @@ mod reader_counts;
 mod registry;
 mod retention;
 mod sealed_message;
+mod shared_events;
 mod subscription_groups;
 
 pub use cursor::ReaderEvent;

@@ -1,4 +1,4 @@
-//! Memory for pages of the history that readers have read and not delivered. All readers of the process share it.
+//! Memory for pages of the history that readers have read and not sent. All readers of the process share it.
 //!
 //! When none is left, a page is taken from the reader that has delivered nothing for the longest time: it reads the page
 //! again later. So clients that take nothing cannot keep others from the history.
@@ -17,7 +17,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::encoded_message::EncodedMessage;
 
 /// How long a reader keeps a page that it does not deliver while others wait for memory.
-const RECLAIM_AFTER: Duration = Duration::from_secs(2);
+pub(super) const RECLAIM_AFTER: Duration = Duration::from_secs(2);
 /// How often a reader that waits for memory looks for such a page.
 const RECLAIM_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -34,10 +34,9 @@ pub(super) struct PageLease {
     bytes: usize,
 }
 
-/// The messages of a page that were not delivered yet.
+/// The messages of a page that were not delivered yet. Each has its own memory, until the last reader has sent it.
 pub(super) struct HeldPage {
     messages: Mutex<HeldMessages>,
-    lease: Mutex<PageLease>,
 }
 
 struct HeldMessages {
@@ -58,6 +57,11 @@ pub(super) enum PageItem {
 impl PageBudget {
     pub(super) fn new(max_bytes: usize) -> Self {
         Self { max_bytes, used_bytes: AtomicUsize::new(0), freed: Notify::new(), held: Mutex::default() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn used_bytes(&self) -> usize {
+        self.used_bytes.load(SeqCst)
     }
 
     /// Waits for the memory of a page.
@@ -99,26 +103,24 @@ impl PageBudget {
 }
 
 impl PageLease {
-    /// Keeps messages in that memory. Their size is known now.
-    pub(super) fn hold(mut self, messages: VecDeque<Arc<EncodedMessage>>) -> Arc<HeldPage> {
-        let bytes = messages.iter().map(|message| message.size()).sum();
-        let budget = self.budget.clone();
-        budget.used_bytes.fetch_add(bytes, SeqCst);
-        budget.free(std::mem::replace(&mut self.bytes, bytes));
-        let messages = HeldMessages { messages, delivered_at: Instant::now(), is_reclaimed: false };
-        let page = Arc::new(HeldPage { messages: Mutex::new(messages), lease: Mutex::new(self) });
-        budget.held().push(Arc::downgrade(&page));
-        page
+    /// Memory for something of the page: its size is known now.
+    pub(super) fn lease_part(&self, bytes: usize) -> Self {
+        self.budget.used_bytes.fetch_add(bytes, SeqCst);
+        Self { budget: self.budget.clone(), bytes }
     }
 
-    fn release(&mut self) {
-        self.budget.free(std::mem::take(&mut self.bytes));
+    /// Keeps the messages of the page, which have memory of their own.
+    pub(super) fn hold(self, messages: VecDeque<Arc<EncodedMessage>>) -> Arc<HeldPage> {
+        let messages = HeldMessages { messages, delivered_at: Instant::now(), is_reclaimed: false };
+        let page = Arc::new(HeldPage { messages: Mutex::new(messages) });
+        self.budget.held().push(Arc::downgrade(&page));
+        page
     }
 }
 
 impl Drop for PageLease {
     fn drop(&mut self) {
-        self.release();
+        self.budget.free(self.bytes);
     }
 }
 
@@ -145,43 +147,10 @@ impl HeldPage {
         }
         held.messages = VecDeque::new();
         held.is_reclaimed = true;
-        self.lease.lock().unwrap_or_else(PoisonError::into_inner).release();
         true
     }
 
     fn messages(&self) -> MutexGuard<'_, HeldMessages> {
         self.messages.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn messages(count: usize) -> VecDeque<Arc<EncodedMessage>> {
-        let message = || Arc::new(EncodedMessage::new("a".parse().expect("a name"), None, "{}"));
-        (0..count).map(|_| message()).collect()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_page_waits_for_memory_and_takes_it_from_a_reader_that_delivers_nothing() {
-        let budget = Arc::new(PageBudget::new(1));
-        let stalled = budget.reserve(100).await.hold(messages(3));
-        assert_eq!(budget.used_bytes.load(SeqCst), 3 * messages(1)[0].size(), "what it really uses");
-        assert!(matches!(stalled.next(), PageItem::Message(_)));
-        let before = Instant::now();
-        let lease = budget.reserve(100).await;
-        assert!(before.elapsed() >= RECLAIM_AFTER, "a reader that delivers keeps its page");
-        assert!(matches!(stalled.next(), PageItem::Reclaimed));
-        let waiting = tokio::spawn({
-            let budget = budget.clone();
-            async move { budget.reserve(100).await }
-        });
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished(), "nothing is reclaimed from a read");
-        drop(lease);
-        drop(waiting.await.expect("it got the memory"));
-        drop(stalled);
-        assert_eq!(budget.used_bytes.load(SeqCst), 0);
     }
 }
