@@ -59,7 +59,7 @@ impl AdminAction {
             key,
             name,
             action,
-            target,
+            path = target,
             outcome,
             status,
             from,

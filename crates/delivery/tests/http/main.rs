@@ -2,6 +2,7 @@
 
 mod abuse;
 mod answers;
+mod fetch;
 mod kit;
 mod limits;
 mod signing;

@@ -97,7 +97,8 @@ async fn forged_old_cut_and_bloated_tokens_are_answered_with_401() {
     }
     // A header as large as the gateway reads at all, and larger
     for length in [100_000, 1_000_000] {
-        let long = keyed.kit.http.post(keyed.kit.gateway.url("/v1/channels/orders.eu/messages"));
+        // openapi.json does not describe what is refused before it is a request
+        let long = reqwest::Client::new().post(keyed.kit.gateway.url("/v1/channels/orders.eu/messages"));
         let sent = long.header("authorization", format!("Bearer {}", "a".repeat(length))).body("x").send().await;
         // A connection that is cut is an answer too
         assert!(sent.is_err() || sent.is_ok_and(|answer| answer.status().is_client_error()), "{length}");
