@@ -275,7 +275,6 @@ const OTHERS: [&str; 9] = [
 ];
 
 #[tokio::test]
-#[ignore = "the handlers do not check every name yet"]
 async fn a_key_of_a_namespace_neither_sees_nor_changes_anything_outside_by_any_route() {
     let mut ring = KeyRing::new();
     let acme = ring.add(concat!(
@@ -318,7 +317,6 @@ async fn a_key_of_a_namespace_neither_sees_nor_changes_anything_outside_by_any_r
 }
 
 #[tokio::test]
-#[ignore = "the handlers do not check every name yet"]
 async fn a_key_of_a_namespace_works_inside_and_items_outside_fail_by_themselves() {
     let mut ring = KeyRing::new();
     let acme = ring.add(
