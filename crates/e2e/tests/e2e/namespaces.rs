@@ -92,6 +92,7 @@ impl Outside {
     fn attempts(&self) -> Vec<(&'static str, Method, String, Value)> {
         let (get, post, put, patch, delete) = (Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE);
         let null = Value::Null;
+        let dead_letters = json!({ "filter": { "queue": "other.dead" }, "confirm": true });
         let of_job = |id: &str, rest: &str| format!("/ojs/v1/jobs/{id}{rest}");
         let dead = |rest: &str| format!("/ojs/v1/dead-letter/{}{rest}", self.dead);
         let queue = |rest: &str| format!("/ojs/v1/queues/other.q{rest}");
@@ -152,9 +153,8 @@ impl Outside {
             ("resumeWorker", post.clone(), worker("/resume"), null.clone()),
             ("terminateWorker", post.clone(), worker("/terminate"), null.clone()),
             ("listDeadLetters", get.clone(), "/ojs/v1/dead-letter?queue=other.dead".into(), null.clone()),
-            ("deleteDeadLetters", delete.clone(), "/ojs/v1/dead-letter?queue=other.dead".into(), null.clone()),
-            ("deadLetterStats", get.clone(), "/ojs/v1/dead-letter/stats?queue=other.dead".into(), null.clone()),
-            ("retryDeadLetters", post.clone(), "/ojs/v1/dead-letter/retry".into(), json!({ "queue": "other.dead" })),
+            ("deleteDeadLetters", delete.clone(), "/ojs/v1/dead-letter".into(), dead_letters.clone()),
+            ("retryDeadLetters", post.clone(), "/ojs/v1/dead-letter/retry".into(), dead_letters),
             ("showDeadLetter", get.clone(), dead(""), null.clone()),
             ("deleteDeadLetter", delete.clone(), dead(""), null.clone()),
             ("retryDeadLetter", post.clone(), dead("/retry"), null.clone()),
@@ -199,7 +199,7 @@ impl Outside {
             ("publishMany", post.clone(), channel("/messages/batch"), json!({ "messages": [{ "data": 1 }] })),
             ("listJobs", get.clone(), "/ojs/v1/admin/jobs?state=discarded&queue=other.dead".into(), null.clone()),
             ("checkQueue", get.clone(), "/ojs/v1/admin/fsck?queue=other.q".into(), null.clone()),
-            ("repairQueue", post.clone(), "/ojs/v1/admin/fsck?queue=other.q".into(), null.clone()),
+            ("repairQueue", post.clone(), "/ojs/v1/admin/fsck".into(), json!({ "queue": "other.q", "repair": true })),
             ("showSubscription", get.clone(), subscription(""), null.clone()),
             ("putSubscription", put.clone(), subscription(""), follow(json!(["acme.ch"]), json!({ "log": {} }))),
             (
@@ -230,7 +230,6 @@ impl Outside {
             ("pauseSubscription", post.clone(), subscription("/pause"), null.clone()),
             ("resumeSubscription", post.clone(), subscription("/resume"), null.clone()),
             ("seekSubscription", post.clone(), subscription("/seek"), json!({ "to": "start" })),
-            ("createKey", post.clone(), "/v1/admin/keys".into(), json!({ "name": "k", "scopes": scopes })),
             (
                 "createKey",
                 post.clone(),
