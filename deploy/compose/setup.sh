@@ -51,8 +51,10 @@ esac
     printf '\n# Added by setup.sh\nrequirepass %s\n' "$password"
 } >"$redis/redis.conf.new"
 mv "$redis/redis.conf.new" "$redis/redis.conf"
-url="redis://:$password@redis:6379/5"
-write "$redis/galley.toml" "redis.url = \"$url\""
-write "$keys/gateway.toml" "redis.url = \"$url\"
+# Apart from the URL, so that tls.yml can name another one
+settings="redis.url = \"redis://redis:6379/5\"
+redis.password = \"$password\""
+write "$redis/galley.toml" "$settings"
+write "$keys/gateway.toml" "$settings
 auth.first_key = \"$(cat "$keys/first-key")\""
 echo "the API key: docker compose run --rm setup key"
