@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use testkit::{AdjustableClock, RedisServer, ServiceProcess, WebhookReceiver, WebhookReply, eventually};
+use testkit::{AdjustableClock, RedisServer, ServiceProcess, WebhookReceiver, WebhookReply, eventually, redis};
 
 use crate::{
     kit::{GalleyKit, RULES_VARIABLE, SHORT_LEASE, TestFolder},
@@ -15,7 +15,13 @@ const HOUR: Duration = Duration::from_hours(1);
 const WORK: (&str, &str) = ("GALLEY__QUEUE_WORKER__QUEUES", "work");
 
 async fn start() -> GalleyKit {
-    GalleyKit::start_with(RedisServer::start_with_clock(), &SHORT_SWEEP).await
+    let kit = GalleyKit::start_with(RedisServer::start_with_clock(), &SHORT_SWEEP).await;
+    // A step of the clock shows by the time that a leader noted before
+    eventually("a leader has noted the time", || async {
+        (kit.redis_command(&["EXISTS", "galley:clock"]).await == redis::Value::Int(1)).then_some(())
+    })
+    .await;
+    kit
 }
 
 /// Maintenance looks for vanished workers often.
