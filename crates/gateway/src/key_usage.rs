@@ -125,7 +125,7 @@ impl KeyMeter {
         }
     }
 
-    /// Counts the bytes of a body. A body is let in if any are left, and paid for afterwards.
+    /// Counts the bytes of a body. It is accepted if any bytes are left, and counts in whole then.
     ///
     /// # Errors
     /// The key has used all that it may.

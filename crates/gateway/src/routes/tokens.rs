@@ -63,7 +63,7 @@ pub(crate) async fn create(services: web::Data<Services>, caller: Caller, body: 
 }
 
 impl TokenRequest {
-    /// The rights that are asked for.
+    /// The requested rights.
     fn granted(&self, caller: &Access) -> Result<Access, ApiError> {
         let subject = self.subject.as_deref().unwrap_or(&caller.name);
         let is_fit = (1..=MAX_SUBJECT_BYTES).contains(&subject.len()) && subject.bytes().all(|b| b.is_ascii_graphic());

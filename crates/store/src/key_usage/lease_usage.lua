@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Leases a part of what a key may use: a token bucket that refills by the second and holds as much as a second brings. What
--- is needed now is given as a whole once there is a token, so the bucket may be in debt afterwards: a large body is let in
--- and paid for later.
+-- is needed now is given as a whole once there is a token, so the bucket may be in debt afterwards: a large body is
+-- accepted, and later ones wait until the bucket has refilled.
 -- KEYS: 1 bucket
 -- ARGV: 1 rate per second, 2 needed now, 3 what else the gateway would like to have for later requests
 -- Returns {leased, 0}, or {0, ms until there is a token}.
