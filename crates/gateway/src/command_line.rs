@@ -93,19 +93,11 @@ fn create_key(request: CreateKey) -> anyhow::Result<()> {
     let (key, now) = (ApiKey::generate(), store::local_now());
     let end = request.expires_at.as_deref().map(|text| time::parse_time(text, now)).transpose();
     let text = KeyText {
-        id: key.id().to_string(),
-        name: request.name,
-        hash: key.hash().to_string(),
-        scopes: request.scopes,
         queues: request.queues,
         channels: request.channels,
         namespace: request.namespace,
-        created_at: Some(time::format(now)),
         expires_at: end.map_err(|error| anyhow!("expires_at {error}"))?.map(|end| time::format(end.at)),
-        requests_per_second: None,
-        bytes_per_second: None,
-        previous_hash: None,
-        previous_expires_at: None,
+        ..KeyText::new(&key, request.name, request.scopes, now)
     };
     text.parse().map_err(|problem| anyhow!(problem))?;
     add_to_file(&request.file, &text).with_context(|| request.file.display().to_string())?;

@@ -122,13 +122,9 @@ impl Auth {
         request: &ServiceRequest,
         rules: Option<&'static PathRules>,
     ) -> Result<(), ApiError> {
-        let rule = match rules {
-            // A browser asks with OPTIONS what it may do, and sends no key
-            Some(rules) if request.method() != Method::OPTIONS => rules.of_method(request.method()),
-            Some(_) => None,
-            // The router answers 404
-            None => None,
-        };
+        // The router answers 404 to an unknown path. A browser asks with OPTIONS what it may do, and sends no key
+        let known = rules.filter(|_| request.method() != Method::OPTIONS);
+        let rule = known.and_then(|rules| rules.of_method(request.method()));
         let access = match rule {
             _ if !self.0.is_demanded => self.0.everything.clone(),
             None => self.0.nothing.clone(),

@@ -72,19 +72,13 @@ pub(super) async fn create(caller: Caller, services: web::Data<Services>, body: 
     let (key, now) = (ApiKey::generate(), store::local_now());
     let namespace = request.namespace.or_else(|| caller.namespace.as_ref().map(ToString::to_string));
     let text = KeyText {
-        id: key.id().to_string(),
-        name: request.name,
-        hash: key.hash().to_string(),
-        scopes: request.scopes,
         queues: request.queues,
         channels: request.channels,
         namespace,
-        created_at: Some(time::format(now)),
         expires_at: parse_end(request.expires_at.as_deref(), now)?.map(time::format),
         requests_per_second: request.requests_per_second,
         bytes_per_second: request.bytes_per_second,
-        previous_hash: None,
-        previous_expires_at: None,
+        ..KeyText::new(&key, request.name, request.scopes, now)
     };
     let record = text.parse().map_err(ApiError::invalid)?;
     check_covered(&caller, &record)?;

@@ -6,7 +6,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Access, AccessLimits, KeyHash, KeyId, MAX_PATTERNS, NamePatterns, Scope, Scopes};
+use super::{Access, AccessLimits, ApiKey, KeyHash, KeyId, MAX_PATTERNS, NamePatterns, Scope, Scopes};
 
 /// The longest name of a key, in characters.
 pub const MAX_KEY_NAME_LENGTH: usize = 128;
@@ -88,6 +88,26 @@ pub struct KeyText {
 }
 
 impl KeyText {
+    /// A key that is made now, without limits, end and namespace.
+    #[must_use]
+    pub fn new(key: &ApiKey, name: String, scopes: Vec<String>, now: Millis) -> Self {
+        Self {
+            id: key.id().to_string(),
+            name,
+            hash: key.hash().to_string(),
+            scopes,
+            queues: None,
+            channels: None,
+            namespace: None,
+            created_at: Some(time::format(now)),
+            expires_at: None,
+            requests_per_second: None,
+            bytes_per_second: None,
+            previous_hash: None,
+            previous_expires_at: None,
+        }
+    }
+
     /// What is stored of a key.
     #[must_use]
     pub fn of(record: &ApiKeyRecord) -> Self {

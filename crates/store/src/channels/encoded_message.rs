@@ -36,6 +36,10 @@ impl EncodedMessage {
         Self { channel: self.channel.clone(), json_range: self.json_range.clone(), event, ..*self }
     }
 
+    pub(super) fn event_bytes(&self) -> &[u8] {
+        &self.event
+    }
+
     /// The length of the event.
     pub(super) fn event_len(&self) -> usize {
         self.event.len()

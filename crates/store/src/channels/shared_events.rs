@@ -12,7 +12,7 @@ use model::message::Position;
 
 use super::{encoded_message::EncodedMessage, page_budget::PageLease};
 
-/// With each this number of new ones, entries of messages that nobody has any more are removed.
+/// How many entries come between two removals of those whose message nobody has any more.
 const PRUNE_INTERVAL: usize = 64;
 
 /// The events of one channel that readers have.
@@ -24,7 +24,6 @@ pub(super) struct SharedEvents {
 /// An encoded message and its memory.
 struct LeasedEvent {
     message: EncodedMessage,
-    event: Bytes,
     _lease: PageLease,
 }
 
@@ -33,7 +32,7 @@ struct EventOwner(Arc<LeasedEvent>);
 
 impl AsRef<[u8]> for EventOwner {
     fn as_ref(&self) -> &[u8] {
-        &self.0.event
+        self.0.message.event_bytes()
     }
 }
 
@@ -49,8 +48,8 @@ impl SharedEvents {
         let known = self.lock().get(&position).and_then(Weak::upgrade);
         let leased = known.unwrap_or_else(|| {
             let message = EncodedMessage::new(channel.clone(), Some(position), &json());
-            let (event, lease) = (message.event(), lease.lease_part(message.size()));
-            let leased = Arc::new(LeasedEvent { message, event, _lease: lease });
+            let lease = lease.lease_part(message.size());
+            let leased = Arc::new(LeasedEvent { message, _lease: lease });
             let mut events = self.lock();
             if events.len() % PRUNE_INTERVAL == PRUNE_INTERVAL - 1 {
                 events.retain(|_, event| event.strong_count() > 0);
@@ -117,14 +116,10 @@ mod tests {
         drop(page);
         let event = message.event_without_id();
         drop(message);
-        let waiting = tokio::spawn({
-            let budget = budget.clone();
-            async move { budget.reserve(100).await }
-        });
-        tokio::time::sleep(2 * RECLAIM_AFTER).await;
-        assert!(!waiting.is_finished());
+        let mut waiting = std::pin::pin!(budget.reserve(100));
+        assert!(tokio::time::timeout(2 * RECLAIM_AFTER, &mut waiting).await.is_err());
         drop(event);
-        drop(waiting.await.expect("it got the memory"));
+        drop(waiting.await);
         assert_eq!(budget.used_bytes(), 0);
     }
 

@@ -72,20 +72,22 @@ async fn start_all(
     let registered = decoded.into_iter().enumerate().filter_map(|(number, job)| runner.register(job, number < ready));
     let mut waiting: VecDeque<RegisteredJob> = registered.collect();
     while let Some(job) = waiting.pop_front() {
-        let mut permit = permits.pop();
-        if permit.is_none() {
-            permit = tokio::select! {
+        let permit = if let Some(permit) = permits.pop() {
+            permit
+        } else {
+            let acquired = tokio::select! {
                 permit = shared.slots.acquire(&queue) => permit,
                 () = stop.cancelled() => None,
                 () = tokio::time::sleep_until(deadline) => None,
             };
+            let Some(permit) = acquired else {
+                waiting.push_front(job);
+                break;
+            };
             shared.in_flight.mark_running(&job.claimed);
-        }
-        if permit.is_none() {
-            waiting.push_front(job);
-            break;
-        }
-        runner.start_registered(job, permit);
+            permit
+        };
+        runner.start_registered(job, Some(permit));
     }
     if !waiting.is_empty() {
         shared.attempt_times.forget();
