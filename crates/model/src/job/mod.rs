@@ -4,6 +4,7 @@
 //! happens next.
 
 pub mod envelope;
+pub mod filter;
 pub mod history;
 pub mod limit;
 mod member_warnings;
@@ -12,11 +13,13 @@ pub mod progress;
 pub mod request;
 mod request_error;
 pub mod retry;
+pub mod search_text;
 pub mod state;
 pub mod unique;
 pub mod view;
 
 pub use envelope::{Envelope, EnvelopeSummary};
+pub use filter::{JobFilter, MetaCondition};
 pub use history::{AttemptError, JobHistory};
 pub use limit::KeyLimit;
 pub use member_warnings::managed_member_warning;
@@ -25,5 +28,6 @@ pub use progress::JobProgress;
 pub use request::NewJob;
 pub use request_error::RequestError;
 pub use retry::{RetryAdvice, RetryDecision, RetryPolicy};
+pub use search_text::SearchTextError;
 pub use state::{JobState, JobTransition};
 pub use unique::{OnConflict, UniquePolicy};

@@ -323,7 +323,12 @@ impl Jobs {
     }
 }
 
-fn locate_in_record(sealer: &Sealer, id: JobId, queue: &QueueName, fields: JobFields) -> StoreResult<LocatedJob> {
+pub(super) fn locate_in_record(
+    sealer: &Sealer,
+    id: JobId,
+    queue: &QueueName,
+    fields: JobFields,
+) -> StoreResult<LocatedJob> {
     let record_state = fields.get("s").unwrap_or_default().to_owned();
     let state =
         if record_state == "key_waiting" { Some(JobState::Available) } else { JobState::from_name(&record_state) };

@@ -30,6 +30,7 @@
 //! | `redrive` | runs ended jobs again, and waiting ones now |
 //! | `dead_letter`, `dead_letters` | one dead letter; many at once |
 //! | `discarded_jobs` | lists of discarded jobs, dead letters among them |
+//! | `search` | lists and searches jobs in all states |
 //! | `job_events` | events of jobs, for observers |
 
 mod attempt;
@@ -66,6 +67,7 @@ mod purge;
 mod queues;
 mod record;
 mod redrive;
+mod search;
 mod settle;
 mod stats;
 mod uniqueness;
@@ -105,6 +107,7 @@ pub use queues::QueueControl;
 pub(crate) use queues::sorted_priorities;
 pub use record::JobRecord;
 pub(super) use record::parse_id_field;
+pub use search::{FoundJob, MAX_EXAMINED, SearchCursor, SearchPage};
 pub use settle::{FailureOutcome, Settled};
 pub use stats::QueueStats;
 

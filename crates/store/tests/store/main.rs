@@ -34,6 +34,7 @@ mod queues;
 mod redrive;
 mod retention;
 mod sealing;
+mod search;
 mod settle;
 mod subscriptions;
 mod subscriptions_cursor;

@@ -1,0 +1,204 @@
+//! Reads the next candidates of a source, newest first.
+
+use redis::{Value, aio::ConnectionLike};
+
+use super::source::{After, Found, SearchCandidate, Source, SourceKind};
+use crate::{
+    StoreError, StoreResult,
+    connection::clock::score_to_millis,
+    jobs::{Jobs, claim::last_delivered_id},
+};
+use common::{id::EntryId, name::Priority, time::Millis};
+
+/// Ids that are read at once.
+const ID_PAGE_SIZE: usize = 500;
+/// Entries of a stream that are read at once: each may be as large as a request body.
+const ENTRY_PAGE_SIZE: usize = 20;
+/// The same for the first read, when many sources are read at once.
+const HEAD_ID_PAGE_SIZE: usize = 50;
+const HEAD_ENTRY_PAGE_SIZE: usize = 2;
+/// Running jobs of a stream, and jobs that wait for a key, that a search looks at: those are listed in one read.
+const MAX_LISTED: usize = 10_000;
+const LISTED_PAGE_SIZE: usize = 1000;
+
+impl Jobs {
+    /// Reads the first candidates of a source.
+    pub(super) async fn read_head(&self, source: &mut Source) -> StoreResult<()> {
+        let mut redis = self.store.redis.clone();
+        read_page(source, &mut redis, HEAD_ID_PAGE_SIZE, HEAD_ENTRY_PAGE_SIZE).await
+    }
+
+    /// Reads more candidates of a source.
+    pub(super) async fn read_more(
+        &self,
+        source: &mut Source,
+        connection: &mut (impl ConnectionLike + Send),
+    ) -> StoreResult<()> {
+        read_page(source, connection, ID_PAGE_SIZE, ENTRY_PAGE_SIZE).await
+    }
+}
+
+async fn read_page(
+    source: &mut Source,
+    connection: &mut (impl ConnectionLike + Send),
+    ids: usize,
+    entries: usize,
+) -> StoreResult<()> {
+    while source.buffer.is_empty() && !source.is_exhausted {
+        match source.kind {
+            SourceKind::Waiting(priority) => read_waiting(source, connection, priority, entries).await?,
+            SourceKind::Active(priority) => read_active(source, connection, priority).await?,
+            SourceKind::KeyWaiting => read_key_queues(source, connection).await?,
+            _ => read_sorted_set(source, connection, ids).await?,
+        }
+        if let Some(last) = source.buffer.back() {
+            source.after = After::Candidate { at: last.at, tie: last.tie.clone() };
+        }
+    }
+    Ok(())
+}
+
+async fn read_waiting(
+    source: &mut Source,
+    connection: &mut (impl ConnectionLike + Send),
+    priority: Priority,
+    count: usize,
+) -> StoreResult<()> {
+    let stream = source.keys.stream(priority);
+    let claimed = match last_delivered_id(connection, &stream).await {
+        // The stream is gone, or no stream
+        Err(StoreError::Refused(_)) => {
+            source.is_exhausted = true;
+            return Ok(());
+        }
+        claimed => claimed?,
+    };
+    let newest = match &source.after {
+        After::Start => "+".to_owned(),
+        After::Until(at) => at.to_string(),
+        After::Candidate { tie, .. } => format!("({tie}"),
+    };
+    let mut command = redis::cmd("XREVRANGE");
+    command.arg(stream).arg(newest).arg(format!("({claimed}")).arg("COUNT").arg(count);
+    let page: Vec<(String, Value)> = command.query_async(connection).await?;
+    source.is_exhausted = page.len() < count;
+    source.buffer.extend(page.into_iter().filter_map(|(entry, fields)| {
+        let at = entry.parse::<EntryId>().ok()?.milliseconds;
+        let (at, tie) = (Millis::try_from(at).ok()?, entry.clone());
+        Some(SearchCandidate { at, tie, found: Found::Entry(entry, fields) })
+    }));
+    Ok(())
+}
+
+/// Lists the running jobs of a stream. Redis lists them oldest first only.
+async fn read_active(
+    source: &mut Source,
+    connection: &mut (impl ConnectionLike + Send),
+    priority: Priority,
+) -> StoreResult<()> {
+    let stream = source.keys.stream(priority);
+    let (mut start, mut listed) = ("-".to_owned(), Vec::new());
+    while listed.len() < MAX_LISTED {
+        let mut command = redis::cmd("XPENDING");
+        command.arg(&stream).arg("workers").arg(&start).arg("+").arg(LISTED_PAGE_SIZE);
+        let page = command.query_async::<Vec<(String, String, i64, i64)>>(connection).await;
+        let page = match page.map_err(StoreError::from) {
+            Err(StoreError::Refused(_)) => break,
+            page => page?,
+        };
+        let Some((last, ..)) = page.last() else { break };
+        start = format!("({last}");
+        let is_last = page.len() < LISTED_PAGE_SIZE;
+        listed.extend(page.into_iter().filter_map(|(entry, consumer, idle, _)| {
+            let id: EntryId = entry.parse().ok()?;
+            let at = Millis::try_from(id.milliseconds).ok()?;
+            Some(SearchCandidate { at, tie: entry, found: Found::Claimed(id, consumer, idle) })
+        }));
+        if is_last {
+            break;
+        }
+    }
+    let order = |candidate: &SearchCandidate| match &candidate.found {
+        Found::Claimed(entry, ..) => *entry,
+        _ => EntryId { milliseconds: 0, sequence: 0 },
+    };
+    let after = match &source.after {
+        After::Candidate { tie, .. } => tie.parse::<EntryId>().ok(),
+        _ => None,
+    };
+    listed.retain(|candidate| after.map_or(source.after.admits(candidate.at), |after| order(candidate) < after));
+    listed.sort_unstable_by_key(|candidate| std::cmp::Reverse(order(candidate)));
+    source.buffer.extend(listed);
+    source.is_exhausted = true;
+    Ok(())
+}
+
+/// Lists the jobs that wait for the limit of their key.
+async fn read_key_queues(source: &mut Source, connection: &mut (impl ConnectionLike + Send)) -> StoreResult<()> {
+    let (mut cursor, mut listed) = (0_u64, Vec::new());
+    loop {
+        let mut command = redis::cmd("SSCAN");
+        command.arg(source.keys.waiting_keys()).arg(cursor).arg("COUNT").arg(ID_PAGE_SIZE);
+        let (next, keys): (u64, Vec<String>) = command.query_async(connection).await?;
+        let mut pipeline = redis::pipe();
+        for key in keys.iter().filter_map(|key| key.parse().ok()) {
+            pipeline.cmd("ZREVRANGE").arg(source.keys.key_queue(&key)).arg(0).arg(LISTED_PAGE_SIZE - 1);
+        }
+        let ids: Vec<Vec<String>> = pipeline.query_async(connection).await?;
+        listed.extend(ids.into_iter().flatten().filter_map(|id| SearchCandidate::of_id(id, None)));
+        cursor = next;
+        if cursor == 0 || listed.len() >= MAX_LISTED {
+            break;
+        }
+    }
+    listed.retain(|candidate| source.after.admits_tie(candidate.at, &candidate.tie));
+    listed.sort_unstable_by(|a, b| (b.at, &b.tie).cmp(&(a.at, &a.tie)));
+    source.buffer.extend(listed);
+    source.is_exhausted = true;
+    Ok(())
+}
+
+async fn read_sorted_set(
+    source: &mut Source,
+    connection: &mut (impl ConnectionLike + Send),
+    count: usize,
+) -> StoreResult<()> {
+    let set = source.kind.sorted_set(&source.keys);
+    let rank = rank_after(connection, &set, &source.after).await?;
+    let mut command = redis::cmd("ZREVRANGE");
+    command.arg(set).arg(rank).arg(rank + count - 1).arg("WITHSCORES");
+    let page: Vec<(String, f64)> = command.query_async(connection).await?;
+    source.is_exhausted = page.len() < count;
+    if let Some((id, score)) = page.last() {
+        source.after = After::Candidate { at: score_to_millis(*score), tie: id.clone() };
+    }
+    source
+        .buffer
+        .extend(page.into_iter().filter_map(|(id, score)| SearchCandidate::of_id(id, Some(score_to_millis(score)))));
+    Ok(())
+}
+
+/// The rank, newest first, of the first member behind that place.
+async fn rank_after(connection: &mut (impl ConnectionLike + Send), set: &str, after: &After) -> StoreResult<usize> {
+    let (at, tie) = match after {
+        After::Start => return Ok(0),
+        After::Until(at) => {
+            let mut command = redis::cmd("ZCOUNT");
+            command.arg(set).arg(format!("({at}")).arg("+inf");
+            return Ok(command.query_async(connection).await?);
+        }
+        After::Candidate { at, tie } => (at, tie),
+    };
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("ZSCORE").arg(set).arg(tie).cmd("ZREVRANK").arg(set).arg(tie);
+    pipeline.cmd("ZCOUNT").arg(set).arg(format!("({at}")).arg("+inf");
+    let (score, rank, newer): (Option<f64>, Option<usize>, usize) = pipeline.query_async(connection).await?;
+    if let Some(rank) = rank.filter(|_| score.map(score_to_millis) == Some(*at)) {
+        return Ok(rank + 1);
+    }
+    // It is gone, or moved. Members with the same score are in the order of their ids
+    let mut same = redis::cmd("ZRANGEBYSCORE");
+    same.arg(set).arg(at).arg(at).arg("LIMIT").arg(0).arg(MAX_LISTED);
+    let same: Vec<String> = same.query_async(connection).await?;
+    Ok(newer + same.iter().filter(|other| *other > tie).count())
+}

@@ -1,0 +1,276 @@
+//! Lists and searches jobs in whatever state they are.
+//!
+//! A queue has its jobs in several places: streams, sorted sets, an index of those that ended. Each place is a source of
+//! candidates, newest first, and a search merges the sources of all queues by time, one group of states after the other:
+//! running jobs, then those that wait for a time or an activation, then those that wait for a worker, then ended ones.
+//! Places, states and queues choose the sources; for all other conditions a search reads the candidates, in slices that
+//! Redis answers in a moment, and it stops after a number of them.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `source` | a place that has candidates |
+//! | `sources` | finds the places, and how many jobs they have |
+//! | `candidates` | reads the next candidates of a source |
+//! | `records` | reads the jobs that candidates stand for |
+//! | `cursor` | where a search continues |
+
+mod candidates;
+mod cursor;
+mod records;
+mod source;
+mod sources;
+
+use std::collections::HashSet;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+pub use self::cursor::SearchCursor;
+use self::{
+    records::ReadJob,
+    source::{SearchCandidate, Source, SourceGroup},
+};
+use super::{Jobs, LocatedJob};
+use crate::{StoreResult, connection::pool::PooledConnection};
+use common::{id::JobId, name::QueueName, time::Millis};
+use model::job::{JobFilter, JobState};
+
+/// Candidates that one search reads.
+pub const MAX_EXAMINED: usize = 20_000;
+/// Approximate bytes of the jobs that one search reads.
+const MAX_EXAMINED_BYTES: usize = 32 << 20;
+/// A page that is this large gets no more jobs.
+const SOFT_MAX_PAGE_BYTES: usize = 8 << 20;
+/// Jobs that are read at once: at first, when each may be as large as a request body, and at most.
+const FIRST_SLICE: usize = 20;
+const MAX_SLICE: usize = 500;
+/// About how many bytes of jobs to read at once.
+const SLICE_BYTES: usize = 1 << 20;
+/// Sources whose first candidates are read at the same time.
+const CONCURRENT_HEADS: usize = 64;
+
+/// A job that a search found.
+#[derive(Debug, Clone)]
+pub struct FoundJob {
+    /// Its id.
+    pub id: JobId,
+    /// Its queue.
+    pub queue: QueueName,
+    /// Its state.
+    pub state: JobState,
+    /// Since when it is there: when it ended, is due, or came to its queue.
+    pub at: Millis,
+    /// The JSON of the whole job, without results of the jobs before it in its workflow.
+    pub json: String,
+}
+
+/// What a search found.
+#[derive(Debug, Default)]
+pub struct SearchPage {
+    /// The jobs, newest first in each group of states.
+    pub jobs: Vec<FoundJob>,
+    /// Where the next page starts, if there may be one.
+    pub cursor: Option<SearchCursor>,
+    /// False if the search stopped before the page was full, because it had examined as many jobs as one search may.
+    pub complete: bool,
+    /// How many jobs it examined.
+    pub examined: usize,
+}
+
+impl Jobs {
+    /// Jobs that match a filter, at most `limit` and about eight mebibytes: running ones, then scheduled, retryable and
+    /// pending ones, then available ones, then ended ones; newest first in each group.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn search(
+        &self,
+        filter: &JobFilter,
+        cursor: Option<&SearchCursor>,
+        limit: usize,
+    ) -> StoreResult<SearchPage> {
+        if let Some(found) = self.search_by_id(filter, cursor).await? {
+            return Ok(found);
+        }
+        let queues = self.searched_queues(filter).await?;
+        let connection = self.store.redis.pooled_connection().await?;
+        let page = SearchPage { complete: true, ..SearchPage::default() };
+        let mut search = Search { jobs: self, filter, limit, connection, page, bytes: (0, 0), seen: HashSet::new() };
+        for group in SourceGroup::ALL {
+            let is_before = cursor.is_some_and(|cursor| group < cursor.group);
+            if is_before || !group.has_state_of(filter) {
+                continue;
+            }
+            let from = cursor.filter(|cursor| cursor.group == group);
+            if !search.search_group(group, &queues, from).await? {
+                return Ok(search.page);
+            }
+        }
+        search.page.cursor = None;
+        Ok(search.page)
+    }
+
+    /// How many jobs there are in each state of a filter that only names states and queues.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn count_plain(&self, filter: &JobFilter) -> StoreResult<u64> {
+        let queues = self.searched_queues(filter).await?;
+        let mut total = 0;
+        for group in SourceGroup::ALL {
+            total += self.sources(group, filter, &queues).await?.iter().map(|source| source.count).sum::<u64>();
+        }
+        Ok(total)
+    }
+
+    /// The queues that a filter is about, by name.
+    async fn searched_queues(&self, filter: &JobFilter) -> StoreResult<Vec<QueueName>> {
+        let mut queues = match &filter.queue {
+            Some(queue) => vec![queue.clone()],
+            None => self.list_queues().await?,
+        };
+        queues.retain(|queue| filter.access.as_ref().is_none_or(|access| access.has_queue(queue)));
+        queues.sort_unstable();
+        Ok(queues)
+    }
+
+    /// A search that names one job needs no list. A word that is an id may stand in an error too, but only if there is no
+    /// such job.
+    async fn search_by_id(&self, filter: &JobFilter, cursor: Option<&SearchCursor>) -> StoreResult<Option<SearchPage>> {
+        let word = match &filter.words[..] {
+            [word] if cursor.is_none() => word.parse().ok(),
+            _ => None,
+        };
+        let Some(id) = filter.id.or(word) else { return Ok(None) };
+        let located = self.locate_with_queue(id).await?;
+        if located.is_none() && filter.id.is_none() {
+            return Ok(None);
+        }
+        let mut page = SearchPage { complete: true, examined: 1, ..SearchPage::default() };
+        let Some((located, queue)) = located else { return Ok(Some(page)) };
+        let is_seen = filter.access.as_ref().is_none_or(|access| access.has_queue(&queue));
+        let (state, json) = (located.state(), located.to_json());
+        if is_seen && filter.matches(&json) && self.is_on_list(filter, id, &queue).await? {
+            let at = created_at(&located, id);
+            page.jobs.push(FoundJob { id, queue, state, at, json });
+        }
+        Ok(Some(page))
+    }
+
+    async fn is_on_list(&self, filter: &JobFilter, id: JobId, queue: &QueueName) -> StoreResult<bool> {
+        if !filter.is_dead_letter {
+            return Ok(true);
+        }
+        let list = crate::keys::QueueKeys::new(queue).dead_letters();
+        let mut command = redis::cmd("ZSCORE");
+        command.arg(list).arg(id.to_string());
+        let score: Option<f64> = command.query_async(&mut self.store.redis.clone()).await?;
+        Ok(score.is_some())
+    }
+}
+
+fn created_at(located: &LocatedJob, id: JobId) -> Millis {
+    match located {
+        LocatedJob::InRecord { job, .. } | LocatedJob::InStream { job, .. } => job.created_at(),
+        LocatedJob::Finished(_) => i64::try_from(id.milliseconds()).unwrap_or_default(),
+    }
+}
+
+/// A search under way. It may read much, so it uses a separate connection.
+struct Search<'a> {
+    jobs: &'a Jobs,
+    filter: &'a JobFilter,
+    limit: usize,
+    connection: PooledConnection,
+    page: SearchPage,
+    /// Bytes of the examined jobs, and of those that match.
+    bytes: (usize, usize),
+    /// Jobs that move meanwhile come once.
+    seen: HashSet<JobId>,
+}
+
+impl Search<'_> {
+    /// Adds the matching jobs of a group; false when the page is full or the search has examined enough.
+    async fn search_group(
+        &mut self,
+        group: SourceGroup,
+        queues: &[QueueName],
+        from: Option<&SearchCursor>,
+    ) -> StoreResult<bool> {
+        let jobs = self.jobs;
+        let mut sources = jobs.sources(group, self.filter, queues).await?;
+        let heads = sources.iter_mut().map(|source| async move {
+            if let Some(cursor) = from {
+                cursor.place(source);
+            }
+            jobs.read_head(source).await
+        });
+        let heads: Vec<_> = heads.collect();
+        let _: Vec<()> = stream::iter(heads).buffer_unordered(CONCURRENT_HEADS).try_collect().await?;
+        loop {
+            let slice = self.next_slice(&mut sources).await?;
+            if slice.is_empty() {
+                return Ok(true);
+            }
+            let read = jobs.read_found(&sources, &slice, &mut self.connection).await?;
+            for ((number, candidate), read) in slice.into_iter().zip(read) {
+                if self.is_full() {
+                    return Ok(false);
+                }
+                self.page.cursor = Some(SearchCursor::behind(group, &sources[number], &candidate));
+                self.examine(&sources[number], &candidate, read);
+            }
+            if self.has_enough() {
+                self.page.complete = false;
+                return Ok(false);
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.page.jobs.len() >= self.limit || self.bytes.1 >= SOFT_MAX_PAGE_BYTES
+    }
+
+    fn has_enough(&self) -> bool {
+        !self.is_full() && (self.page.examined >= MAX_EXAMINED || self.bytes.0 >= MAX_EXAMINED_BYTES)
+    }
+
+    fn examine(&mut self, source: &Source, candidate: &SearchCandidate, read: Option<ReadJob>) {
+        self.page.examined += 1;
+        let Some(ReadJob { id, state, json }) = read else { return };
+        self.bytes.0 += json.len();
+        if !source.kind.has(state) || !self.filter.matches(&json) || !self.seen.insert(id) {
+            return;
+        }
+        self.bytes.1 += json.len();
+        self.page.jobs.push(FoundJob { id, queue: source.queue.clone(), state, at: candidate.at, json });
+    }
+
+    /// How many jobs to read at once: as many as were about a mebibyte so far.
+    fn slice_size(&self) -> usize {
+        if self.page.examined < FIRST_SLICE {
+            return FIRST_SLICE;
+        }
+        let average = (self.bytes.0 / self.page.examined).max(1);
+        (SLICE_BYTES / average).clamp(FIRST_SLICE, MAX_SLICE)
+    }
+
+    /// The newest candidates of all sources, with the numbers of their sources.
+    async fn next_slice(&mut self, sources: &mut [Source]) -> StoreResult<Vec<(usize, SearchCandidate)>> {
+        let size = self.slice_size();
+        let mut slice = Vec::new();
+        while slice.len() < size {
+            let newest = (0..sources.len()).filter(|number| !sources[*number].buffer.is_empty()).max_by(|a, b| {
+                let (a, b) = (&sources[*a], &sources[*b]);
+                let at = |source: &Source| source.buffer.front().map(|candidate| candidate.at);
+                at(a).cmp(&at(b)).then_with(|| b.order().cmp(&a.order()))
+            });
+            let Some(newest) = newest else { break };
+            let source = &mut sources[newest];
+            slice.extend(source.buffer.pop_front().map(|candidate| (newest, candidate)));
+            if source.buffer.is_empty() {
+                self.jobs.read_more(source, &mut self.connection).await?;
+            }
+        }
+        Ok(slice)
+    }
+}
