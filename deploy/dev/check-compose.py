@@ -84,6 +84,8 @@ def problems_of_galley(name, service):
         yield f"its image is {service['image']}"
     if service.get("healthcheck", {}).get("test") != ["CMD", f"/{name}", "healthcheck"]:
         yield "it does not check its health"
+    if service.get("volumes") != [f"{name}-secret:/run/galley/service:ro"]:
+        yield "it gets other secrets than its own"
     if float(service["stop_grace_period"].rstrip("s")) < grace_seconds(name) + 5:
         yield "its stop_grace_period is shorter than its drain and 5 s"
 

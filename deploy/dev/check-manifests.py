@@ -59,6 +59,11 @@ def name_of(document):
     return f"{document['kind']} {document['metadata']['name']}"
 
 
+def made_name(name):
+    """A name without what a generator adds."""
+    return re.sub("-[a-z0-9]{10}$", "", name)
+
+
 def is_selected(selector, labels):
     """Whether a label selector of the API selects these labels."""
     if any(labels.get(key) != value for key, value in selector.get("matchLabels", {}).items()):
@@ -133,6 +138,17 @@ class Manifests:
             yield from problems_of_container(container, settings)
             if container["name"] in SERVICES:
                 yield from self.problems_of_grace(pod, container)
+                items = [item["key"] for volume in pod.get("volumes", []) if made_name(volume.get("secret", {}).get("secretName", "")) == "galley-redis"
+                         for item in volume["secret"].get("items", [{"key": "everything"}])]
+                if items != [f"{container['name']}-url"]:
+                    yield f"of galley-redis it gets {', '.join(items) or 'nothing'}"
+
+    def problems_of_items(self, source):
+        """Files of a Secret that the kustomization makes."""
+        made = {document["metadata"]["name"]: document["data"] for document in self.of_kind("Secret")}.get(source.get("secretName"))
+        for item in source.get("items", []):
+            if made is not None and item["key"] not in made:
+                yield f"the Secret {source['secretName']} has no {item['key']}"
 
     def environment(self, container):
         """What the container gets from ConfigMaps and its own `env`."""
@@ -157,6 +173,7 @@ class Manifests:
                 yield f"there is no Secret {volume['secret']['secretName']}"
             if "configMap" in volume and volume["configMap"]["name"] not in config_maps:
                 yield f"there is no ConfigMap {volume['configMap']['name']}"
+            yield from self.problems_of_items(volume.get("secret", {}))
         claims = {claim["metadata"]["name"] for workload in self.of_kind("StatefulSet")
                   for claim in workload["spec"].get("volumeClaimTemplates", [])}
         for container in pod["containers"]:
@@ -354,8 +371,9 @@ def main():
         renderings[f"k8s/overlays/production with {name}"] = render_with([name, *others])
     found = [f"{folder}: {problem}" for folder, documents in renderings.items()
              for problem in Manifests(documents).problems(settings, metrics)]
-    if (root / "deploy/redis.conf").read_bytes() != (root / "k8s/components/redis/redis.conf").read_bytes():
-        found.append("k8s/components/redis/redis.conf: it is not deploy/redis.conf, and kustomize reads only what lies beside it")
+    for name in ("redis.conf", "redis.acl"):
+        if (root / "deploy" / name).read_bytes() != (root / "k8s/components/redis" / name).read_bytes():
+            found.append(f"k8s/components/redis/{name}: it is not deploy/{name}, and kustomize reads only what lies beside it")
     documents = sum(map(len, renderings.values()))
     print("\n".join(found) or f"manifests: {documents} objects of {len(renderings)} renderings are right")
     return 1 if found else 0

@@ -21,7 +21,7 @@ const HELP: &[(&str, MetricKind, &str)] = &[
     ),
     ("galley_http_refused_connections_total", Counter, "Connections closed at once: too many in all or of one address"),
     ("galley_tls_failed_handshakes_total", Counter, "Clients that could not agree on TLS, or did not in time"),
-    ("galley_tls_reloads_total", Counter, "Times that the certificate on the disk changed: used or refused"),
+    ("galley_file_reloads_total", Counter, "Times that files of keys or certificates changed: used or refused"),
     ("galley_waiters", Gauge, "Requests that wait for results or jobs at this gateway"),
     ("galley_event_streams", Gauge, "Clients that follow events at this gateway"),
     ("galley_channel_readers", Gauge, "Streams and waiting history requests at this gateway"),

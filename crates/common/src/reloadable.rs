@@ -1,9 +1,14 @@
-//! The content of a file of rules or commands that is in use. SIGHUP reads the file again; a file with errors changes
-//! nothing.
+//! Content of files that is in use. SIGHUP reads a file of rules or commands again; files of keys and certificates are
+//! looked at again and again. A file with errors changes nothing.
 
 use std::{
+    fmt::Display,
+    fs,
+    hash::{BuildHasher, RandomState},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{
@@ -77,6 +82,69 @@ impl<T: Default> Reloadable<T> {
     }
 }
 
+/// Files that are looked at again and again. By their content: a mounted Secret is exchanged as a whole, with times that may
+/// be older.
+#[derive(Debug)]
+pub struct FileWatch {
+    paths: Vec<PathBuf>,
+    interval: Duration,
+    hasher: RandomState,
+    seen: u64,
+}
+
+impl FileWatch {
+    /// Make it before the files are read: what changes from now on is seen.
+    #[must_use]
+    pub fn new(paths: impl IntoIterator<Item = PathBuf>, interval: Duration) -> Self {
+        let (paths, hasher) = (paths.into_iter().collect::<Vec<_>>(), RandomState::new());
+        let seen = fingerprint(&paths, &hasher);
+        Self { paths, interval, hasher, seen }
+    }
+
+    /// Returns when the files hold something else than before, or one cannot be read any more. Without files it never
+    /// does. What was not seen when this is dropped is seen by the next call.
+    pub async fn changed(&mut self) {
+        if self.paths.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            tokio::time::sleep(self.interval).await;
+            let (paths, hasher) = (self.paths.clone(), self.hasher.clone());
+            let read = tokio::task::spawn_blocking(move || fingerprint(&paths, &hasher)).await;
+            if let Ok(now) = read
+                && now != self.seen
+            {
+                self.seen = now;
+                return;
+            }
+        }
+    }
+}
+
+/// What tells contents apart, without keeping secrets.
+fn fingerprint(paths: &[PathBuf], hasher: &RandomState) -> u64 {
+    let contents: Vec<Result<Vec<u8>, io::ErrorKind>> =
+        paths.iter().map(|path| fs::read(path).map_err(|error| error.kind())).collect();
+    hasher.hash_one(contents)
+}
+
+/// Counts a change of files that was used or refused. `files` is the setting that names them.
+pub fn count_reload(files: &'static str, is_used: bool) {
+    let result = if is_used { "ok" } else { "failed" };
+    metrics::counter!("galley_file_reloads_total", "files" => files, "result" => result).increment(1);
+}
+
+/// The same, and says it in the log. An error shows nothing of a secret.
+pub fn record_reload(files: &'static str, result: Result<(), impl Display>) {
+    count_reload(files, result.is_ok());
+    match result {
+        Ok(()) => tracing::info!(event = "files.reloaded", files, "files that changed are in use"),
+        Err(error) => {
+            tracing::warn!(event = "files.reload_failed", files, %error, "what was in use before stays in use");
+        }
+    }
+}
+
 /// Calls `then` at each SIGHUP until `stop` is cancelled. From this call on, before the future is polled, the signal no
 /// longer ends the process.
 pub fn on_sighup(stop: CancellationToken, mut then: impl FnMut()) -> impl Future<Output = ()> {
@@ -114,6 +182,26 @@ mod tests {
         assert_eq!((*rules.current(), watch.has_changed().expect("it is there")), (1, false));
         assert!(matches!(rules.reload(|_, before| Ok(before + 1)), ReloadOutcome::Reloaded(now) if *now == 2));
         assert_eq!((*taken, *rules.current(), **watch.borrow_and_update()), (1, 2, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn files_that_change_appear_and_disappear_are_seen_once_each() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let paths = ["a", "b"].map(|name| folder.path().join(name));
+        fs::write(&paths[0], "one").expect("a file");
+        let mut watch = FileWatch::new(paths.clone(), Duration::from_secs(1));
+        let hour = Duration::from_hours(1);
+        let mut sees = async || tokio::time::timeout(hour, watch.changed()).await.is_ok();
+        assert!(!sees().await, "nothing changed");
+        fs::write(&paths[0], "two").expect("a file");
+        assert!(sees().await && !sees().await);
+        fs::write(&paths[1], "").expect("a file");
+        assert!(sees().await && !sees().await, "an empty file is not the same as none");
+        fs::write(&paths[0], "tw").expect("a file");
+        fs::write(&paths[1], "o").expect("a file");
+        assert!(sees().await && !sees().await, "what moved from one to the other");
+        fs::remove_file(&paths[0]).expect("a file");
+        assert!(sees().await && !sees().await);
     }
 
     #[test]

@@ -21,6 +21,8 @@ use rustls::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::reloadable::{FileWatch, record_reload};
+
 /// Makes ring the provider of this process, for libraries that ask for one.
 pub fn use_ring() {
     // An error says that there is one already
@@ -126,8 +128,7 @@ pub struct ServerCertificate {
     cert_file: PathBuf,
     key_file: PathBuf,
     current: Arc<CurrentCertificate>,
-    /// What the files held when they were last read.
-    seen: FileTexts,
+    watch: FileWatch,
 }
 
 #[derive(Debug)]
@@ -139,19 +140,16 @@ impl ResolvesServerCert for CurrentCertificate {
     }
 }
 
-/// The texts of certificate and key, or why they cannot be read.
-type FileTexts = Result<(Vec<u8>, Vec<u8>), String>;
-
 impl ServerCertificate {
-    /// Reads both files.
+    /// Reads both files. Later they are looked at after each interval.
     ///
     /// # Errors
     /// They cannot be used.
-    pub fn load(cert_file: PathBuf, key_file: PathBuf) -> anyhow::Result<Self> {
-        let seen = read_files(&cert_file, &key_file);
-        let certificate = certified_key(&seen, &cert_file, &key_file)?;
+    pub fn load(cert_file: PathBuf, key_file: PathBuf, interval: Duration) -> anyhow::Result<Self> {
+        let watch = FileWatch::new([cert_file.clone(), key_file.clone()], interval);
+        let certificate = certified_key(&cert_file, &key_file)?;
         let current = Arc::new(CurrentCertificate(RwLock::new(Arc::new(certificate))));
-        Ok(Self { cert_file, key_file, current, seen })
+        Ok(Self { cert_file, key_file, current, watch })
     }
 
     /// TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1, with whatever certificate is current.
@@ -166,50 +164,24 @@ impl ServerCertificate {
         Ok(Arc::new(config))
     }
 
-    /// Looks at the files again and again, and uses what they hold when that changed. By their content: a mounted Secret
-    /// is exchanged as a whole, with times that may be older.
-    pub async fn keep_current(mut self, interval: Duration, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
-            let (cert_file, key_file) = (self.cert_file.clone(), self.key_file.clone());
-            let read = tokio::task::spawn_blocking(move || read_files(&cert_file, &key_file)).await;
-            if let Ok(texts) = read
-                && texts != self.seen
-            {
-                self.replace(texts);
-            }
+    /// Uses what the files hold when that changed, until `stop` is cancelled.
+    pub async fn keep_current(mut self, stop: CancellationToken) {
+        while stop.run_until_cancelled(self.watch.changed()).await.is_some() {
+            let replaced = certified_key(&self.cert_file, &self.key_file).map(|certificate| {
+                *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(certificate);
+            });
+            record_reload("gateway.tls_cert_file", replaced.map_err(|error| format!("{error:#}")));
         }
     }
-
-    fn replace(&mut self, texts: FileTexts) {
-        let certificate = certified_key(&texts, &self.cert_file, &self.key_file);
-        self.seen = texts;
-        let result = match certificate {
-            Ok(certificate) => {
-                *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(certificate);
-                tracing::info!(event = "tls.reloaded", "new connections get the new certificate");
-                "ok"
-            }
-            Err(error) => {
-                let error = format!("{error:#}");
-                tracing::warn!(event = "tls.reload_failed", error, "the certificate stays as it was");
-                "failed"
-            }
-        };
-        metrics::counter!("galley_tls_reloads_total", "result" => result).increment(1);
-    }
-}
-
-fn read_files(cert_file: &Path, key_file: &Path) -> FileTexts {
-    let read = |path: &Path| fs::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()));
-    Ok((read(cert_file)?, read(key_file)?))
 }
 
 /// A certificate with its chain, and the key that belongs to it.
-fn certified_key(texts: &FileTexts, cert_file: &Path, key_file: &Path) -> anyhow::Result<CertifiedKey> {
-    let (cert, key) = texts.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
-    let chain = parse_certificates(cert).with_context(|| cert_file.display().to_string())?;
+fn certified_key(cert_file: &Path, key_file: &Path) -> anyhow::Result<CertifiedKey> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("{} cannot be read", path.display()));
+    let (cert, key) = (read(cert_file)?, read(key_file)?);
+    let chain = parse_certificates(&cert).with_context(|| cert_file.display().to_string())?;
     // Not the parser's own error, which may quote the key
-    let key = PrivateKeyDer::from_pem_slice(key)
+    let key = PrivateKeyDer::from_pem_slice(&key)
         .map_err(|_| anyhow::anyhow!("{}: no private key in PEM", key_file.display()))?;
     CertifiedKey::from_der(chain, key, &ring::default_provider())
         .with_context(|| format!("{} and {} do not belong together", cert_file.display(), key_file.display()))

@@ -1,5 +1,6 @@
 //! Keys, tokens and what they allow.
 
+use jsonwebtoken::Algorithm;
 use model::access::{ApiKeyRecord, KEY_PREFIX, KeyText, NamePatterns, Namespace, PresentedKey};
 
 use crate::NOW;
@@ -10,6 +11,11 @@ use crate::NOW;
 mod claims;
 #[path = "../../gateway/src/tokens/grant.rs"]
 mod grant;
+#[path = "../../gateway/src/tokens/key_set.rs"]
+#[expect(dead_code, reason = "the gateway verifies with the keys")]
+mod key_set;
+#[path = "../../gateway/src/tokens/ring_provider.rs"]
+mod ring_provider;
 
 /// Stands in for the gateway's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +48,20 @@ pub(crate) fn api_key(data: &[u8]) {
     }
     if let Ok(patterns) = NamePatterns::parse(Some(text.split(','))) {
         let _ = patterns.matches("orders.new");
+    }
+}
+
+/// A JWK Set of an issuer. What is taken can be asked for keys, and a set with a secret never comes from a URL.
+pub(crate) fn issuer_keys(data: &[u8]) {
+    ring_provider::install();
+    let from_file = key_set::IssuerKeySet::parse(data, key_set::KeyOrigin::File);
+    let from_url = key_set::IssuerKeySet::parse(data, key_set::KeyOrigin::Url);
+    if let Ok(keys) = &from_file {
+        let keys = |algorithm| keys.candidates(algorithm, None);
+        assert!(keys(Algorithm::HS256).chain(keys(Algorithm::RS256)).chain(keys(Algorithm::EdDSA)).next().is_some());
+    }
+    if let Ok(keys) = &from_url {
+        assert!(keys.candidates(Algorithm::HS256, None).next().is_none() && from_file.is_ok());
     }
 }
 

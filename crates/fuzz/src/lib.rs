@@ -40,8 +40,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("url_template", text::url_template),
     ("api_key", access::api_key),
     ("token_claims", access::token_claims),
+    ("issuer_keys", access::issuer_keys),
     ("job_record", stored::job_record),
     ("stored_json", stored::stored_json),
+    ("sealed_value", stored::sealed_value),
     ("notification", stored::notification),
 ];
 

@@ -12,6 +12,7 @@ use store::{
     jobs::{Consumer, DiscardedCursor, JobRecord, PurgeCursor},
     keys,
     maintenance::CheckCursor,
+    sealing::Sealer,
     workers::{IssuedDirective, WorkerKey},
 };
 
@@ -48,6 +49,25 @@ pub(crate) fn stored_json(data: &[u8]) {
     let _ = serde_json::from_str::<Subscription>(text);
     if let Ok(raw) = serde_json::from_str::<&RawValue>(text) {
         let _ = Redelivery::from_args(raw);
+    }
+}
+
+/// Sealed texts and bytes, as somebody may have written them into Redis: nothing is opened that was not sealed here.
+pub(crate) fn sealed_value(data: &[u8]) {
+    const KEYS: &str = "current = \"a\"\nfingerprint_key = \"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDI=\"\n[keys]\n\
+        a = \"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\"\n";
+    let keys = Sealer::parse(KEYS, false).expect("keys");
+    assert!(keys.open_bytes(&["p"], data).is_err());
+    let sealed = keys.seal_bytes(&["p"], data).expect("there are keys");
+    assert_eq!(keys.open_bytes(&["p"], &sealed).expect("it was sealed here"), data);
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    assert!(keys.open(&["p"], text.to_owned()).is_err());
+    let stored = keys.seal(&["p"], text).into_owned();
+    assert_eq!(keys.open(&["p"], stored).expect("it was sealed here"), text);
+    // A file of keys
+    if let Ok(keys) = Sealer::parse(text, true) {
+        let stored = keys.seal(&["p"], "{}").into_owned();
+        assert_eq!(keys.open(&["p"], stored).expect("it was sealed here"), "{}");
     }
 }
 

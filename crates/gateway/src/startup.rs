@@ -13,7 +13,7 @@ use common::{
     cli,
     health::{self, ReadinessCheck},
     http_server::{ConnectionLimits, HttpListener, follow_exchange},
-    settings::{GatewaySettings, Settings},
+    settings::Settings,
     shutdown::{StopSignals, supervise},
     telemetry,
     tls::ServerCertificate,
@@ -25,7 +25,6 @@ use store::{
     events::{EventHub, EventLog},
     long_poll::LongPoll,
     maintenance,
-    sealing::Sealer,
     subscriptions::Subscriptions,
     workers::Workers,
     workflows::Workflows,
@@ -61,7 +60,7 @@ impl GatewayServer {
     pub(crate) async fn build(settings: Settings) -> anyhow::Result<Self> {
         auth::check_listen_address(&settings.gateway, &settings.auth)?;
         let metrics = telemetry::start_metrics()?;
-        let redis = Redis::new(&settings.redis)?.with_sealer(Sealer::from_settings(&settings.encryption)?);
+        let redis = Redis::from_settings(&settings)?;
         redis.check_at_start(&[]).await?;
         let stop_events = CancellationToken::new();
         let (log, writer) = EventLog::start(&redis, settings.jobs.events_max, stop_events.clone());
@@ -72,7 +71,7 @@ impl GatewayServer {
         let jobs = Store::new(&redis, &notifier, &settings, log).jobs();
         let channels = Channels::new(&redis, &settings.channels);
         let (channel_hub, hearing) = ChannelHub::start(&channels, &notifier, stop_streams.clone());
-        let auth = Auth::start(&settings.auth, &redis, &notifier, stopping.clone())?;
+        let auth = Auth::start(&settings, &redis, &notifier, stopping.clone())?;
         let services = Services {
             auth,
             events: hub,
@@ -94,7 +93,7 @@ impl GatewayServer {
             stopping,
         };
         let readiness = readiness(&redis, &notifier, services.auth.shows_health());
-        let (listener, certificate) = bind(&settings.gateway)?;
+        let (listener, certificate) = bind(&settings)?;
         let address = listener.address();
         let (early, site) = (services.settings.clone(), SiteCheck::new(&settings.gateway));
         let refuse_early = move |head: &RequestHead| context::refuse_early(head, &early.gateway);
@@ -124,8 +123,7 @@ impl GatewayServer {
         let (jobs, settings) = (self.services.jobs.clone(), self.services.settings.maintenance.clone());
         let maintaining = supervise("maintenance", tokio::spawn(maintenance::run(jobs, settings, stop.clone())), &stop);
         if let Some(certificate) = self.certificate {
-            let interval = self.services.settings.gateway.tls_reload_interval;
-            tokio::spawn(certificate.keep_current(interval, stop.clone()));
+            tokio::spawn(certificate.keep_current(stop.clone()));
         }
         let handle = self.server.handle();
         let serving = supervise("HTTP server", tokio::spawn(self.server), &stop);
@@ -165,18 +163,19 @@ fn connection_limits(settings: &Settings) -> ConnectionLimits {
 }
 
 /// Binds the address, with TLS if there is a certificate.
-fn bind(settings: &GatewaySettings) -> anyhow::Result<(HttpListener, Option<ServerCertificate>)> {
+fn bind(settings: &Settings) -> anyhow::Result<(HttpListener, Option<ServerCertificate>)> {
     cli::allow_many_connections();
-    let listener = HttpListener::bind(settings.listen)
-        .with_context(|| format!("gateway.listen: cannot listen on {}", settings.listen))?;
+    let listen = settings.gateway.listen;
+    let listener = HttpListener::bind(listen).with_context(|| format!("gateway.listen: cannot listen on {listen}"))?;
     let certificate = load_certificate(settings)?;
     let tls = certificate.as_ref().map(ServerCertificate::server_config).transpose()?;
     Ok((listener.with_tls(tls), certificate))
 }
 
-fn load_certificate(settings: &GatewaySettings) -> anyhow::Result<Option<ServerCertificate>> {
-    let (Some(cert_file), Some(key_file)) = (&settings.tls_cert_file, &settings.tls_key_file) else { return Ok(None) };
-    let certificate = ServerCertificate::load(cert_file.clone(), key_file.clone());
+fn load_certificate(settings: &Settings) -> anyhow::Result<Option<ServerCertificate>> {
+    let files = (settings.gateway.tls_cert_file.clone(), settings.gateway.tls_key_file.clone());
+    let (Some(cert_file), Some(key_file)) = files else { return Ok(None) };
+    let certificate = ServerCertificate::load(cert_file, key_file, settings.reload.interval);
     Ok(Some(certificate.context("gateway.tls_cert_file and gateway.tls_key_file cannot be used")?))
 }
 

@@ -15,7 +15,7 @@ use common::{
 use delivery::{command::Commands, http::Network};
 use store::{
     Redis, Store, connection::notifier::Notifier, events::EventLog, jobs::Jobs, long_poll::LongPoll, maintenance,
-    next_reconnect_delay, reconnect_delays, sealing::Sealer, subscriptions::Subscriptions,
+    next_reconnect_delay, reconnect_delays, subscriptions::Subscriptions,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ pub(crate) async fn run(settings: Settings, signals: StopSignals) -> anyhow::Res
     let worker = &settings.pubsub_worker;
     let commands = Arc::new(commands::load(worker.commands.as_deref())?);
     let metrics = telemetry::start_metrics()?;
-    let redis = Redis::new(&settings.redis)?.with_sealer(Sealer::from_settings(&settings.encryption)?);
+    let redis = Redis::from_settings(&settings)?;
     redis
         .check_at_start(&worker.channels.iter().map(|channel| format!("SUBSCRIBE {channel}")).collect::<Vec<_>>())
         .await?;

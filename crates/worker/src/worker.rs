@@ -28,7 +28,6 @@ use store::{
     jobs::Consumer,
     long_poll::LongPoll,
     maintenance,
-    sealing::Sealer,
     workers::Workers,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -67,7 +66,7 @@ impl Worker {
         let rules = rules::load(settings.queue_worker.rules.as_deref(), &handlers)?;
         let dispatch = Arc::new(Dispatcher { handlers, rules });
         let metrics = telemetry::start_metrics()?;
-        let redis = Redis::new(&settings.redis)?.with_sealer(Sealer::from_settings(&settings.encryption)?);
+        let redis = Redis::from_settings(&settings)?;
         redis.check_at_start(&calls_of_bridge(&settings)).await?;
         // Redis may be away: then it is read later
         let _ = maintenance::read_memory(&redis).await;

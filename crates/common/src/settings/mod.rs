@@ -36,7 +36,7 @@ pub use jobs::{
     BridgeSettings, CronSettings, JobSettings, MAX_WORKFLOW_JOBS, MIN_LEASE_MS, OnExhaustion, QueueLimits,
     WorkflowSettings,
 };
-pub use process::{EncryptionSettings, LogFormat, LogSettings, MaintenanceSettings, TelemetrySettings};
+pub use process::{EncryptionSettings, LogFormat, LogSettings, MaintenanceSettings, ReloadSettings, TelemetrySettings};
 pub use redis::{RedisSettings, RedisUrl};
 pub use render::{default_toml, reference};
 pub use services::{GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings};
@@ -53,6 +53,7 @@ const YEAR_MS: u64 = 365 * 86_400_000;
 pub struct Settings {
     pub redis: RedisSettings,
     pub encryption: EncryptionSettings,
+    pub reload: ReloadSettings,
     pub gateway: GatewaySettings,
     pub auth: AuthSettings,
     pub queue_worker: QueueWorkerSettings,
@@ -106,6 +107,7 @@ impl Settings {
         let settings = Self {
             redis: root.section("redis", RedisSettings::read)?,
             encryption: root.section("encryption", EncryptionSettings::read)?,
+            reload: root.section("reload", ReloadSettings::read)?,
             gateway: root.section("gateway", GatewaySettings::read)?,
             auth: root.section("auth", AuthSettings::read)?,
             queue_worker: root.section("queue_worker", QueueWorkerSettings::read)?,

@@ -9,7 +9,7 @@ use super::{
     declare::{SectionText, SettingText, split_placeholder},
     jobs::{BridgeSettings, CronSettings, JobSettings, QueueSection, WorkflowSettings},
     kinds::shown,
-    process::{EncryptionSettings, LogSettings, MaintenanceSettings, TelemetrySettings},
+    process::{EncryptionSettings, LogSettings, MaintenanceSettings, ReloadSettings, TelemetrySettings},
     redis::RedisSettings,
     services::{GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings},
     tokens::{JwtSettings, KeyLimitSettings, TokenSettings},
@@ -20,6 +20,7 @@ fn sections() -> Vec<SectionText> {
     vec![
         RedisSettings::describe(),
         EncryptionSettings::describe(),
+        ReloadSettings::describe(),
         GatewaySettings::describe(),
         AuthSettings::describe(),
         JwtSettings::describe(),

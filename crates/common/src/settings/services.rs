@@ -27,9 +27,6 @@ section! {
         "tls_cert_file" => tls_cert_file: Option<PathBuf> = optional_path();
         /// PEM file of the private key of `tls_cert_file`.
         "tls_key_file" => tls_key_file: Option<PathBuf> = optional_path();
-        /// How often the two files are looked at. New connections get a certificate that changed; open ones go on. Files
-        /// that cannot be used change nothing but a line in the log.
-        "tls_reload_ms" => tls_reload_interval: Duration = millis(100..=86_400_000, 10_000);
         /// Connections at a time. More are answered with 503, or closed if they speak TLS. The process needs an open file
         /// for each, and raises its limit as far as it may.
         "max_connections" => max_connections: usize = number(1..=1_000_000, 25_000);

@@ -77,7 +77,7 @@ section! {
         "audience" => audience: Option<String> = optional_text();
         /// The secret of the issuer, for HS256: at least 32 bytes.
         "hs256_secret" => hs256: Option<SecretString> = secret();
-        /// Path of a file with the keys of the issuer, a JWK Set. It is read again every `refresh_ms`.
+        /// Path of a file with the keys of the issuer, a JWK Set. It is read again when it changes.
         "jwks_file" => jwks_file: Option<PathBuf> = optional_path();
         /// URL of the keys of the issuer, a JWK Set with public keys for RS256 or `EdDSA`. `https`, or `http` on this machine.
         "jwks_url" => jwks_url: Option<String> = text_with(JWKS_URL, "", |key, url| match url::Url::parse(&url) {
@@ -87,7 +87,7 @@ section! {
             }
             _ => Err(invalid_value(key, JWKS_URL, format_args!("{url:?}"))),
         });
-        /// How often the keys of the issuer are read again. While the URL is away, those that are known stay.
+        /// How often the keys of `jwks_url` are read again. While it is away, those that are known stay.
         "refresh_ms" => refresh_interval: Duration = millis(1000..=86_400_000, 300_000);
         /// A token with an unknown key makes the keys be read at once, but not again within this time.
         "unknown_key_pause_ms" => unknown_key_pause: Duration = millis(100..=3_600_000, 10_000);

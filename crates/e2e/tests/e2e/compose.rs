@@ -181,6 +181,11 @@ async fn plain_clients_take_part(api: &Api<'_>) {
     assert_eq!(refused.expect_err("a password is needed").code(), Some("NOAUTH"));
     let password = api.stack.compose(&["run", "--rm", "--no-TTY", "setup", "redis-password"]);
     let client = redis::Client::open(format!("redis://:{password}@{address}/5")).expect("a URL");
+    let mut admin = client.get_multiplexed_async_connection().await.expect("it connects");
+    let list: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut admin).await.expect("a list");
+    for service in SERVICES {
+        assert!(list.contains(&format!(" user={service} ")), "{service} has no user of its own: {list}");
+    }
     let mut listener = client.get_async_pubsub().await.expect("it connects");
     listener.subscribe("task:pubsub:channel").await.expect("it subscribes");
     api.http.get(api.url("/pubsub")).send().await.expect("it answers");

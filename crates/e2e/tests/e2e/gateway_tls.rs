@@ -44,7 +44,7 @@ impl TlsGateway {
         vec![
             ("GALLEY__GATEWAY__TLS_CERT_FILE", &certificate.cert),
             ("GALLEY__GATEWAY__TLS_KEY_FILE", &certificate.key),
-            ("GALLEY__GATEWAY__TLS_RELOAD_MS", "100"),
+            ("GALLEY__RELOAD__INTERVAL_MS", "100"),
         ]
     }
 
@@ -147,31 +147,31 @@ async fn a_certificate_that_changes_is_used_at_once_and_a_broken_pair_changes_no
     })
     .await;
     assert_answers(&mut open).await;
-    assert!(!tls.gateway.events("tls.reloaded").is_empty());
+    assert!(!tls.gateway.events("files.reloaded").is_empty());
     let key = std::fs::read(&tls.certificate.key).expect("a file");
-    let refused = tls.gateway.events("tls.reload_failed").len();
+    let refused = tls.gateway.events("files.reload_failed").len();
     std::fs::write(&tls.certificate.key, "no key").expect("a file");
     eventually("the broken pair is refused", || async {
-        (tls.gateway.events("tls.reload_failed").len() > refused).then_some(())
+        (tls.gateway.events("files.reload_failed").len() > refused).then_some(())
     })
     .await;
     assert_eq!(tls.shown_certificate().await, second);
     let other = tls.authority.issue("other", &["localhost"]);
     std::fs::copy(&other.key, &tls.certificate.key).expect("a file");
     eventually("a key of another certificate is refused", || async {
-        (tls.gateway.events("tls.reload_failed").len() > refused + 1).then_some(())
+        (tls.gateway.events("files.reload_failed").len() > refused + 1).then_some(())
     })
     .await;
     std::fs::remove_file(&tls.certificate.key).expect("a file");
     eventually("a missing file is refused", || async {
-        (tls.gateway.events("tls.reload_failed").len() > refused + 2).then_some(())
+        (tls.gateway.events("files.reload_failed").len() > refused + 2).then_some(())
     })
     .await;
     assert_eq!(tls.shown_certificate().await, second);
-    let reloaded = tls.gateway.events("tls.reloaded").len();
+    let reloaded = tls.gateway.events("files.reloaded").len();
     std::fs::write(&tls.certificate.key, key).expect("a file");
     eventually("the old pair is good again", || async {
-        (tls.gateway.events("tls.reloaded").len() > reloaded).then_some(())
+        (tls.gateway.events("files.reloaded").len() > reloaded).then_some(())
     })
     .await;
     assert_answers(&mut open).await;

@@ -76,7 +76,10 @@ fn what_is_broken_in_manifests_is_found() {
         (GATEWAY, "imagePullPolicy", "imagePullPolice"),
         (GATEWAY, "requests: { cpu: 100m, memory: 96Mi }", "requests: { cpu: 100m }"),
         ("k8s/base/pubsub-worker.yaml", "serviceName: pubsub-worker", "serviceName: pubsub"),
-        ("k8s/base/queue-worker.yaml", "name: galley-redis, key", "name: redis, key"),
+        ("k8s/base/queue-worker.yaml", "secretName: galley-redis", "secretName: redis"),
+        ("k8s/base/pubsub-worker.yaml", "key: pubsub-worker-url", "key: gateway-url"),
+        ("k8s/overlays/dev/kustomization.yaml", "- gateway-url=", "- gateways-url="),
+        ("k8s/components/redis/redis.acl", "~galley:*", "~*"),
         (
             "k8s/base/network-policies.yaml",
             "podSelector: {}\n  policyTypes: [Ingress, Egress]",
@@ -112,6 +115,9 @@ fn what_is_broken_in_manifests_is_found() {
         "there is no metric galley_leases_gone_total",
         "GalleyResultsDropped has the annotations",
         "it is not deploy/redis.conf",
+        "it is not deploy/redis.acl",
+        "StatefulSet pubsub-worker: of galley-redis it gets gateway-url",
+        "the Secret galley-redis",
         "its image is galley/gateway:0.1.0",
         "first-key is not glk_<id>_<secret>",
     ];
@@ -125,6 +131,7 @@ fn what_is_broken_in_manifests_is_found() {
 fn what_is_broken_in_compose_files_is_found() {
     let changes = [
         ("docker-compose.yml", "GALLEY__QUEUE_WORKER__DEMO_HANDLERS", "GALLEY__QUEUE_WORKER__DEMO"),
+        ("docker-compose.yml", "[queue-worker-secret:/run", "[gateway-secret:/run"),
         ("docker-compose.yml", "stop_grace_period: 50s", "stop_grace_period: 20s"),
         ("docker-compose.yml", "127.0.0.1:${GALLEY_REDIS_PORT:-6379}", "0.0.0.0:${GALLEY_REDIS_PORT:-6379}"),
         ("docker-compose.yml", "${GALLEY_IMAGES:-localhost}/galley-gateway", "galley/gateway"),
@@ -135,6 +142,7 @@ fn what_is_broken_in_compose_files_is_found() {
     let expected = [
         "there is no setting GALLEY__QUEUE_WORKER__DEMO",
         "pubsub-worker: its stop_grace_period is shorter",
+        "queue-worker: it gets other secrets than its own",
         "redis: the port 0.0.0.0:${GALLEY_REDIS_PORT:-6379}:6379 is not on loopback",
         "gateway: its image is galley/gateway",
         "GALLEY_CPUS is not in deploy/compose/example.env",

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use serde_json::{Value, json};
-use testkit::{CertificateFiles, RedisServer, ServiceProcess, TestAuthority, redis, skip};
+use testkit::{CertificateFiles, RedisServer, ServiceProcess, TestAuthority, eventually, redis, skip};
 
 use crate::{
     http_client::CheckedClient,
@@ -76,7 +76,7 @@ async fn jobs_and_channels_run_over_tls_and_no_connection_is_plain() {
     listener.wait_for_logged_body("\"short\"").await;
     assert_eq!(kit.get("/ojs/v1/queues").await.status(), 200, "the pool too");
     kit.get("/prodcons").await;
-    testkit::eventually("the list is emptied", || async { (!worker.tasks().is_empty()).then_some(()) }).await;
+    eventually("the list is emptied", || async { (!worker.tasks().is_empty()).then_some(()) }).await;
     assert_only_tls(&kit).await;
 }
 
@@ -142,6 +142,46 @@ async fn another_authority_another_name_and_a_client_without_a_certificate_are_r
     settings[2].1.clear();
     settings[3].1.clear();
     assert_refused(&kit, &settings, &["it refuses TLS with this client", "redis.tls_cert_file"]).await;
+}
+
+#[tokio::test]
+async fn certificates_that_change_are_used_by_the_connections_that_follow() {
+    let Some(tls) = TlsRedis::start(&["localhost"]) else { return };
+    let mut settings = tls.settings();
+    settings.push(("GALLEY__RELOAD__INTERVAL_MS", "100".to_owned()));
+    let gateway = ServiceProcess::start("gateway", &tls.redis, &borrowed(&settings)).await;
+    gateway.wait_until_ready().await;
+    let kit = GalleyKit { gateway, http: CheckedClient::new(), redis: tls.redis };
+    let ca_file = tls.authority.ca_file();
+    let ca = std::fs::read(&ca_file).expect("a file");
+    let reloaded = async |event: &str, count: usize| {
+        eventually(event, || async { (kit.gateway.events(event).len() >= count).then_some(()) }).await;
+    };
+    let cut = async || {
+        kit.redis_command(&["CLIENT", "KILL", "SKIPME", "yes", "TYPE", "normal"]).await;
+    };
+
+    std::fs::copy(TestAuthority::new().ca_file(), &ca_file).expect("a file");
+    reloaded("files.reloaded", 1).await;
+    assert_eq!(kit.get("/ojs/v1/queues").await.status(), 200, "open connections go on");
+    cut().await;
+    kit.gateway.wait_for_event("redis.unavailable").await;
+    std::fs::write(&ca_file, &ca).expect("a file");
+    kit.gateway.wait_until_ready().await;
+    assert_eq!(kit.get("/ojs/v1/queues").await.status(), 200, "the pool has the right authority again");
+
+    std::fs::write(&tls.client.key, "no key").expect("a file");
+    reloaded("files.reload_failed", 1).await;
+    cut().await;
+    kit.gateway.wait_until_ready().await;
+    let id = kit.enqueue(&job_body("a", &json!([1]))).await;
+    assert_eq!(kit.job(&id).await["state"], "available", "what cannot be used changes nothing");
+    assert!(!kit.gateway.raw_log().contains("no key"), "nothing of a file is logged");
+    // Another pair of the same authority
+    let _ = tls.authority.issue("client", &[]);
+    reloaded("files.reloaded", 3).await;
+    cut().await;
+    kit.gateway.wait_until_ready().await;
 }
 
 #[tokio::test]

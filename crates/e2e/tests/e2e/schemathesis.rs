@@ -28,7 +28,7 @@ async fn python() -> Option<String> {
 async fn schemathesis_finds_nothing() {
     let Some(python) = python().await else { return };
     let kit = GalleyKit::start_with(RedisServer::start(), &[SHORT_WAIT]).await;
-    run(&python, &kit, &["--phases", "examples,coverage,fuzzing", "--max-examples", "5"]).await;
+    run(&python, &kit, &["--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "5"]).await;
 }
 
 #[tokio::test]
@@ -42,7 +42,7 @@ async fn schemathesis_with_a_key_finds_nothing_whatever_the_key_may_do() {
         let header = format!("Authorization: Bearer {key}");
         // What the key may not do is answered with 403, which is not what the description of the request says
         let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
-        let phases = ["--phases", "examples,fuzzing", "--max-examples", "2"];
+        let phases = ["--phases", "examples,fuzzing,stateful", "--max-examples", "2"];
         run(&python, &keyed.kit, &[&phases[..], &["--header", &header, "--checks", checks]].concat()).await;
     }
 }

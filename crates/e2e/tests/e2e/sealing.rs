@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use testkit::ServiceProcess;
+use testkit::{ServiceProcess, eventually};
 
 use crate::{
     canaries::Scenario,
@@ -99,4 +99,50 @@ async fn a_process_without_the_keys_of_what_is_stored_does_not_start_and_says_wh
     assert_eq!(refused["error"]["code"], "sealed_data");
     let shown = kit.http.get(second.url(&format!("/ojs/v1/jobs/{id}"))).send().await.expect("an answer");
     assert_eq!(shown.json::<serde_json::Value>().await.expect("JSON")["job"]["args"], json!(["new"]));
+}
+
+#[tokio::test]
+async fn a_key_is_replaced_while_everything_runs_and_a_file_that_would_lose_data_changes_nothing() {
+    let folder = TestFolder::new();
+    let file = write_keys(&folder, "keys.toml", "old", &[OLD]);
+    let variables = [(KEYS_FILE, file.as_str()), ("GALLEY__RELOAD__INTERVAL_MS", "100")];
+    let kit = GalleyKit::start_with(testkit::RedisServer::start(), &variables).await;
+    let worker = kit.start_worker(&variables).await;
+    let both = async |event: &str, count: usize| {
+        for service in [&kit.gateway, &worker] {
+            eventually(event, || async { (service.events(event).len() >= count).then_some(()) }).await;
+        }
+    };
+    // As a whole, so that nobody reads half of it
+    let replace = |current: &str, keys: &[&str]| {
+        write_keys(&folder, "keys.new", current, keys);
+        std::fs::rename(folder.path("keys.new"), folder.path("keys.toml")).expect("renamed");
+    };
+    let kept = kit.enqueue(&json!({ "type": "waits.here", "queue": "waiting", "args": ["under the old key"] })).await;
+    replace("old", &[OLD, NEW]);
+    both("files.reloaded", 1).await;
+    replace("new", &[OLD, NEW]);
+    both("files.reloaded", 2).await;
+    let id = kit.enqueue(&json!({ "type": "test.echo", "args": ["under the new key"] })).await;
+    assert_eq!(kit.wait_for_state(&id, "completed").await["result"], json!(["under the new key"]));
+    let known = kit.redis_command(&["HKEYS", "galley:encryption"]).await;
+    let mut known: Vec<String> = testkit::redis::from_redis_value(known).expect("names");
+    known.sort();
+    assert_eq!(known, ["new", "old"]);
+
+    replace("new", &[NEW]);
+    both("files.reload_failed", 1).await;
+    assert!(kit.gateway.raw_log().contains("lacks"), "{}", kit.gateway.raw_log());
+    folder.write("keys.toml", "nonsense");
+    both("files.reload_failed", 2).await;
+    let shown = kit.job(&kept).await;
+    assert_eq!(shown["args"], json!(["under the old key"]));
+    // The operator says that nothing is left of the old key, and takes it away
+    replace("new", &[OLD, NEW]);
+    both("files.reloaded", 3).await;
+    kit.redis_command(&["HDEL", "galley:encryption", "old"]).await;
+    replace("new", &[NEW]);
+    both("files.reloaded", 4).await;
+    let refused = kit.get(&format!("/ojs/v1/jobs/{kept}")).await;
+    assert_eq!(refused.status(), 503, "it was wrong, and the job is not damaged");
 }

@@ -5,7 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use futures_util::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
-use testkit::{OtlpReceiver, TEST_TIMEOUT, TokenIssuer, WebhookReceiver, WebhookReply, eventually, hs256_token};
+use testkit::{
+    OtlpReceiver, TEST_TIMEOUT, TestAuthority, TokenIssuer, WebhookReceiver, WebhookReply, eventually, hs256_token,
+};
 use tokio_tungstenite::{connect_async, tungstenite::Message};
 
 use crate::{
@@ -129,6 +131,75 @@ async fn keys_of_the_issuer_are_fetched_and_stay_while_its_url_is_away() {
     receiver.reply_with(keys(&new));
     eventually("the new key is accepted", || async { (publish(&rotated).await == 201).then_some(()) }).await;
     assert_eq!(publish(&old.ed_token(&claims(&json!({})))).await, 401, "the old key is withdrawn");
+}
+
+#[tokio::test]
+async fn keys_of_the_issuer_are_fetched_over_tls_from_a_server_that_is_trusted_and_from_no_other() {
+    let (old, new) = (TokenIssuer::new("old"), TokenIssuer::new("new"));
+    let keys = |issuer: &TokenIssuer| WebhookReply::ok(&issuer.keys().to_string());
+    let authority = TestAuthority::new();
+    let acceptor = TestAuthority::acceptor(&authority.issue("issuer", &["localhost"]));
+    let receiver = WebhookReceiver::start_with_tls([keys(&old)], acceptor).await;
+    let url = format!("https://localhost:{}/jwks", receiver.address.port());
+    let start = async |ca_file: &str| {
+        let variables = [
+            ("GALLEY__AUTH__JWT__JWKS_URL", url.as_str()),
+            ("GALLEY__AUTH__JWT__REFRESH_MS", "1000"),
+            ("GALLEY__AUTH__JWT__UNKNOWN_KEY_PAUSE_MS", "100"),
+            ("SSL_CERT_FILE", ca_file),
+        ];
+        KeyedKit::start(&variables).await
+    };
+    let publish = async |keyed: &KeyedKit, token: &str| {
+        let sent = keyed.post(token, "/v1/channels/orders.eu/messages", &json!({})).await;
+        outcome(sent).await.0
+    };
+    let old_token = old.ed_token(&claims(&json!({})));
+    let trusting = start(&authority.ca_file()).await;
+    assert_eq!(publish(&trusting, &old_token).await, 201);
+    // The issuer replaces its key: nobody has to show one of the new ones first
+    receiver.reply_with(keys(&new));
+    eventually("the old key is withdrawn", || async { (publish(&trusting, &old_token).await == 401).then_some(()) })
+        .await;
+    assert_eq!(publish(&trusting, &new.rsa_token(&claims(&json!({})))).await, 201);
+
+    receiver.reply_with(keys(&old));
+    let before = receiver.requests().len();
+    let distrusting = start(&TestAuthority::new().ca_file()).await;
+    let refused = publish(&distrusting, &old_token).await;
+    assert!(refused == 401 || refused == 503, "{refused}");
+    drop(trusting);
+    assert!(!distrusting.kit.gateway.events("token_keys.unavailable").is_empty());
+    assert!(receiver.requests().len() - before < 10, "only the other gateway asked");
+}
+
+#[tokio::test]
+async fn a_file_with_the_keys_of_the_issuer_is_read_again_when_it_changes() {
+    let (old, new) = (TokenIssuer::new("old"), TokenIssuer::new("new"));
+    let folder = keys_file(&old);
+    let path = folder.path_text("jwks.json");
+    let variables = [
+        ("GALLEY__AUTH__JWT__JWKS_FILE", path.as_str()),
+        // What an unknown key asks for would hide the look
+        ("GALLEY__AUTH__JWT__UNKNOWN_KEY_PAUSE_MS", "3600000"),
+        ("GALLEY__RELOAD__INTERVAL_MS", "100"),
+    ];
+    let keyed = KeyedKit::start(&variables).await;
+    let token = old.ed_token(&claims(&json!({})));
+    let publish = async |token: &str| {
+        let sent = keyed.post(token, "/v1/channels/orders.eu/messages", &json!({})).await;
+        outcome(sent).await.0
+    };
+    assert_eq!(publish(&token).await, 201);
+    folder.write("jwks.json", "{");
+    eventually("a broken file is told", || async {
+        (!keyed.kit.gateway.events("token_keys.unavailable").is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(publish(&token).await, 201, "the keys that are known stay");
+    folder.write("jwks.json", &new.keys().to_string());
+    eventually("the old key is withdrawn", || async { (publish(&token).await == 401).then_some(()) }).await;
+    assert_eq!(publish(&new.ed_token(&claims(&json!({})))).await, 201);
 }
 
 /// The text of a stream of events until it ends.

@@ -1,19 +1,12 @@
 //! Keys from settings: a file of keys, and the first key. The file is read again when it changes, also when it is part of a
 //! mounted Secret, which is replaced as a whole, and on SIGHUP. A file that cannot be used changes nothing.
 
-use std::{
-    collections::HashMap,
-    fs,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use anyhow::{Context, anyhow};
 use common::{
     config_file::{self, ConfigFileError, ConfigReader},
-    reloadable::{self, ReloadOutcome, Reloadable},
+    reloadable::{self, FileWatch, ReloadOutcome, Reloadable, count_reload},
     settings::AuthSettings,
 };
 use model::access::{Access, ApiKey, ApiKeyRecord, KeyText};
@@ -21,29 +14,13 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use toml::Spanned;
 
-/// How often the file is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
-
 /// Keys by their ids.
 pub(super) type KeySet = HashMap<String, (ApiKeyRecord, Arc<Access>)>;
 
 /// The keys of the settings.
 pub(super) struct KeysFile {
-    path: Option<PathBuf>,
     first_key: Option<ApiKeyRecord>,
     keys: Reloadable<KeySet>,
-    seen: Mutex<Option<FileStamp>>,
-}
-
-/// What tells that a file is another. A file that is written anew has another time, length or number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct FileStamp(u64, u64, i64, i64);
-
-impl FileStamp {
-    fn of(path: &Path) -> Option<Self> {
-        let data = fs::metadata(path).ok()?;
-        Some(Self(data.ino(), data.len(), data.mtime(), data.mtime_nsec()))
-    }
 }
 
 #[derive(Deserialize)]
@@ -66,14 +43,13 @@ impl KeysFile {
         });
         let first_key = first_key.transpose()?;
         let path = settings.keys_file.clone();
-        let seen = Mutex::new(path.as_deref().and_then(FileStamp::of));
         let keys =
             Reloadable::load(path.as_deref(), |path| load(path, first_key.as_ref())).context("auth.keys_file")?;
         if path.is_none() {
             // Without a file nothing is read again
             keys.replace(with_first_key(KeySet::new(), first_key.as_ref()));
         }
-        Ok(Self { path, first_key, keys, seen })
+        Ok(Self { first_key, keys })
     }
 
     /// The keys now.
@@ -89,35 +65,25 @@ impl KeysFile {
     fn reload(&self) {
         match self.keys.reload(|path, _| load(path, self.first_key.as_ref())) {
             ReloadOutcome::Reloaded(keys) => {
+                count_reload("auth.keys_file", true);
                 tracing::info!(event = "keys.reloaded", keys = keys.len(), "keys read again");
             }
             ReloadOutcome::Invalid(error) => {
+                count_reload("auth.keys_file", false);
                 tracing::error!(event = "keys.reload_failed", %error, "the keys stay as they were");
             }
             ReloadOutcome::NoFile => tracing::info!(event = "keys.no_file", "there is no file of keys to read again"),
         }
     }
-
-    /// Reads the file again if it is another.
-    fn reload_if_changed(&self) {
-        let Some(now) = self.path.as_deref().and_then(FileStamp::of) else { return };
-        let before = self.seen.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
-        if before != Some(now) {
-            self.reload();
-        }
-    }
 }
 
 /// Follows the file until `stop` is cancelled.
-pub(super) async fn follow(keys: Arc<KeysFile>, stop: CancellationToken) {
+pub(super) async fn follow(keys: Arc<KeysFile>, mut file: FileWatch, stop: CancellationToken) {
     let on_signal = keys.clone();
     let signals = reloadable::on_sighup(stop.clone(), move || on_signal.reload());
     let looks = async {
-        if keys.path.is_none() {
-            return stop.cancelled().await;
-        }
-        while stop.run_until_cancelled(tokio::time::sleep(LOOK_INTERVAL)).await.is_some() {
-            keys.reload_if_changed();
+        while stop.run_until_cancelled(file.changed()).await.is_some() {
+            keys.reload();
         }
     };
     tokio::join!(signals, looks);

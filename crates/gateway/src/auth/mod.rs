@@ -28,7 +28,8 @@ use actix_web::{
 };
 use anyhow::bail;
 use common::{
-    settings::{AuthSettings, GatewaySettings},
+    reloadable::FileWatch,
+    settings::{AuthSettings, GatewaySettings, Settings},
     time::Millis,
 };
 use model::access::{Access, ApiKeyRecord, KeyCheck, KeyHash, KeyId, PresentedKey, Scope, Scopes};
@@ -77,15 +78,18 @@ impl Auth {
     /// # Errors
     /// A key or file that cannot be used.
     pub(crate) fn start(
-        settings: &AuthSettings,
+        settings: &Settings,
         redis: &Redis,
         notifier: &Notifier,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
+        let interval = settings.reload.interval;
+        let settings = &settings.auth;
         let keys = ApiKeys::new(redis);
+        let file = FileWatch::new(settings.keys_file.clone(), interval);
         let keys_file = Arc::new(KeysFile::load(settings)?);
-        let tokens = Tokens::start(&settings.tables, stop.clone())?;
-        tokio::spawn(keys_file::follow(keys_file.clone(), stop));
+        let tokens = Tokens::start(&settings.tables, interval, stop.clone())?;
+        tokio::spawn(keys_file::follow(keys_file.clone(), file, stop));
         Ok(Self(Arc::new(AuthInner {
             is_demanded: settings.is_demanded(),
             open_metrics: settings.open_metrics,

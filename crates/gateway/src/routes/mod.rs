@@ -48,7 +48,8 @@ routes! {
     "/pubsub" { VISIT demo::pubsub => Need::Nothing, Nothing; }
     "/openapi.json" { GET openapi::document => Need::Nothing, Nothing; }
     "/ojs/manifest" { GET system::manifest => Need::AnyKey, Nothing; }
-    "/ojs/errors" { GET error_list::page => Need::AnyKey, Nothing; }
+    // A refusal links to it
+    "/ojs/errors" { GET error_list::page => Need::Nothing, Nothing; }
     "/ojs/v1/health" { GET system::health => Need::Health, Nothing; }
     "/ojs/v1/jobs" { POST jobs::enqueue => Need::Has(JobsWrite), Named; }
     "/ojs/v1/jobs/batch" { POST batch::enqueue => Need::Has(JobsWrite), Named; }

@@ -6,6 +6,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use common::reloadable::{FileWatch, count_reload};
 use delivery::http::fetch::Fetcher;
 use tokio::{
     sync::{Notify, watch},
@@ -52,7 +53,8 @@ impl IssuerKeys {
         Self { known: Arc::new(watch::Sender::new(known)), wanted: Arc::default(), pause: None }
     }
 
-    /// Reads the keys now and again after each interval, until the token is cancelled.
+    /// Reads the keys now, and again until the token is cancelled: from a URL after each interval, from a file when it is
+    /// found to have changed, which is looked for after each interval.
     ///
     /// # Errors
     /// A file that cannot be read. A URL may be away: then there are no keys yet.
@@ -64,12 +66,18 @@ impl IssuerKeys {
     ) -> Result<Self, String> {
         let known = Arc::new(watch::Sender::new(KnownKeys::default()));
         let keys = Self { known, wanted: Arc::default(), pause: Some(pause) };
+        let file = match &source {
+            KeySource::File(path) => Some(path.clone()),
+            KeySource::Url { .. } => None,
+        };
+        // Before the file is read
+        let watch = FileWatch::new(file, interval);
         if let KeySource::File(path) = &source {
             keys.record(Ok(read_file(path)?));
         }
         let reader = keys.clone();
         tokio::spawn(async move {
-            let reading = reader.read_repeatedly(&source, interval);
+            let reading = reader.read_repeatedly(&source, interval, watch);
             stop.run_until_cancelled(reading).await;
         });
         Ok(keys)
@@ -106,12 +114,14 @@ impl IssuerKeys {
         self.pause.is_none_or(|pause| known.read_at.is_some_and(|at| at.elapsed() < pause))
     }
 
-    async fn read_repeatedly(&self, source: &KeySource, interval: Duration) {
-        let mut is_first = matches!(source, KeySource::Url { .. });
+    async fn read_repeatedly(&self, source: &KeySource, interval: Duration, mut file: FileWatch) {
+        let is_url = matches!(source, KeySource::Url { .. });
+        let mut is_first = is_url;
         loop {
             if !is_first {
                 tokio::select! {
-                    () = tokio::time::sleep(interval) => {}
+                    () = tokio::time::sleep(interval), if is_url => {}
+                    () = file.changed() => {}
                     () = self.wanted.notified() => {
                         if self.is_fresh(&self.known.borrow()) {
                             continue;
@@ -121,7 +131,11 @@ impl IssuerKeys {
             }
             is_first = false;
             let read = match source {
-                KeySource::File(path) => read_file(path),
+                KeySource::File(path) => {
+                    let read = read_file(path);
+                    count_reload("auth.jwt.jwks_file", read.is_ok());
+                    read
+                }
                 KeySource::Url { url, fetcher } => fetch(fetcher, url).await,
             };
             self.record(read);

@@ -114,11 +114,12 @@ struct TokenParts {
 }
 
 impl Tokens {
-    /// What the settings say. The keys of an issuer are read until `stop` is cancelled.
+    /// What the settings say. The keys of an issuer are read until `stop` is cancelled; a file of them is looked at after
+    /// each `look`.
     ///
     /// # Errors
     /// A file of keys that cannot be used.
-    pub(crate) fn start(settings: &TokenTables, stop: CancellationToken) -> anyhow::Result<Self> {
+    pub(crate) fn start(settings: &TokenTables, look: Duration, stop: CancellationToken) -> anyhow::Result<Self> {
         ring_provider::install();
         let leeway = Millis::try_from(settings.jwt.leeway.as_millis()).unwrap_or_default();
         let rules = ClaimRules { issuer: settings.jwt.issuer.clone(), aud: settings.jwt.audience.clone(), leeway };
@@ -128,7 +129,7 @@ impl Tokens {
         let own_rules = ClaimRules { issuer: None, aud: None, leeway };
         let mint = settings.tokens.signing.as_ref().map(TokenMint::new).transpose();
         Ok(Self(Arc::new(TokenParts {
-            issuer: issuer_keys(settings, stop)?.map(|keys| (keys, rules)),
+            issuer: issuer_keys(settings, look, stop)?.map(|keys| (keys, rules)),
             own: settings.tokens.signing.is_some().then(|| (IssuerKeys::fixed(own), own_rules)),
             mint: mint.map_err(|why| anyhow::anyhow!("auth.tokens.secret: {why}"))?,
             default_lifetime: settings.tokens.default_lifetime,
@@ -215,21 +216,21 @@ fn expose(secret: &SecretString) -> &[u8] {
     secret.expose_secret().as_bytes()
 }
 
-fn issuer_keys(settings: &TokenTables, stop: CancellationToken) -> anyhow::Result<Option<IssuerKeys>> {
+fn issuer_keys(settings: &TokenTables, look: Duration, stop: CancellationToken) -> anyhow::Result<Option<IssuerKeys>> {
     let jwt = &settings.jwt;
     if let Some(secret) = &jwt.hs256 {
         let keys = IssuerKeySet::of_secrets([expose(secret)]);
         let keys = keys.map_err(|why| anyhow::anyhow!("auth.jwt.hs256_secret: {why}"))?;
         return Ok(Some(IssuerKeys::fixed(keys)));
     }
-    let (setting, source) = match (&jwt.jwks_file, &jwt.jwks_url) {
-        (Some(path), _) => ("auth.jwt.jwks_file", KeySource::File(PathBuf::clone(path))),
+    let (setting, source, interval) = match (&jwt.jwks_file, &jwt.jwks_url) {
+        (Some(path), _) => ("auth.jwt.jwks_file", KeySource::File(PathBuf::clone(path)), look),
         (None, Some(url)) => {
             let fetcher = Fetcher::new(&Network::system()?, CONNECT_TIMEOUT);
-            ("auth.jwt.jwks_url", KeySource::Url { url: url.clone(), fetcher: Box::new(fetcher) })
+            ("auth.jwt.jwks_url", KeySource::Url { url: url.clone(), fetcher: Box::new(fetcher) }, jwt.refresh_interval)
         }
         (None, None) => return Ok(None),
     };
-    let keys = IssuerKeys::start(source, jwt.refresh_interval, jwt.unknown_key_pause, stop);
+    let keys = IssuerKeys::start(source, interval, jwt.unknown_key_pause, stop);
     Ok(Some(keys.map_err(|why| anyhow::anyhow!("{setting}: {why}"))?))
 }

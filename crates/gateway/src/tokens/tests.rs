@@ -19,7 +19,7 @@ fn settings(variables: &[(&str, &str)]) -> TokenTables {
 }
 
 fn tokens(variables: &[(&str, &str)]) -> Tokens {
-    Tokens::start(&settings(variables), CancellationToken::new()).expect("keys")
+    Tokens::start(&settings(variables), Duration::from_secs(2), CancellationToken::new()).expect("keys")
 }
 
 /// Tokens of an issuer whose keys are in a file.

@@ -2,7 +2,8 @@
 //!
 //! Invariant: between `base` and `head` no message is missing. Whatever breaks that empties the ring and starts a new
 //! generation, and readers find out from the history what they missed. Bounded in bytes, for each ring and for all
-//! rings together.
+//! rings together. A long message counts until the last reader has sent it, also when it has left its ring: while readers that
+//! take nothing hold all the memory, messages leave at once, and the others read them from the history.
 
 use std::{
     collections::VecDeque,
@@ -13,6 +14,7 @@ use std::{
     task::Waker,
 };
 
+use bytes::Bytes;
 use slab::Slab;
 
 use super::{catch_up_state::CatchUp, encoded_message::EncodedMessage};
@@ -20,6 +22,9 @@ use model::message::Position;
 
 /// Approximate memory of a message besides its text, in bytes.
 const OVERHEAD_BYTES: usize = 256;
+
+/// Shorter messages go to a connection as a whole: nobody holds one that has left its ring.
+const MIN_LONG_BYTES: usize = 16 << 10;
 
 /// Limits of a ring.
 #[derive(Debug, Clone)]
@@ -29,7 +34,7 @@ pub(super) struct RingBudget {
     pub(super) max_ring_bytes: usize,
     /// Maximum bytes of all rings.
     pub(super) max_total_bytes: usize,
-    /// Current bytes of all rings.
+    /// Current bytes of all rings, and of long messages that have left them.
     pub(super) used_bytes: Arc<AtomicUsize>,
 }
 
@@ -92,7 +97,7 @@ impl MessageRing {
         let size = encoded_size(&item);
         self.bytes += size;
         self.budget.used_bytes.fetch_add(size, Relaxed);
-        self.messages.push_back(item);
+        self.messages.push_back(if is_long(&item) { self.lease(&item, size) } else { item });
         while self.bytes > self.budget.max_ring_bytes
             || self.budget.used_bytes.load(Relaxed) > self.budget.max_total_bytes
         {
@@ -107,9 +112,17 @@ impl MessageRing {
         self.first_number += 1;
         let size = encoded_size(&item);
         self.bytes -= size;
-        self.budget.used_bytes.fetch_sub(size, Relaxed);
+        if !is_long(&item) {
+            self.budget.used_bytes.fetch_sub(size, Relaxed);
+        }
         self.base = item.position.or(self.base);
         true
+    }
+
+    /// The same message, whose bytes count until nobody has them.
+    fn lease(&self, message: &Arc<EncodedMessage>, size: usize) -> Arc<EncodedMessage> {
+        let leased = LeasedBytes { message: message.clone(), size, used_bytes: self.budget.used_bytes.clone() };
+        Arc::new(message.with_event(Bytes::from_owner(leased)))
     }
 
     pub(super) fn get(&self, number: u64) -> RingRead {
@@ -159,8 +172,31 @@ impl MessageRing {
 
 impl Drop for MessageRing {
     fn drop(&mut self) {
-        self.budget.used_bytes.fetch_sub(self.bytes, Relaxed);
+        while self.drop_oldest() {}
     }
+}
+
+/// The bytes of a long message.
+struct LeasedBytes {
+    message: Arc<EncodedMessage>,
+    size: usize,
+    used_bytes: Arc<AtomicUsize>,
+}
+
+impl AsRef<[u8]> for LeasedBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.message.event_bytes()
+    }
+}
+
+impl Drop for LeasedBytes {
+    fn drop(&mut self) {
+        self.used_bytes.fetch_sub(self.size, Relaxed);
+    }
+}
+
+fn is_long(item: &EncodedMessage) -> bool {
+    item.event_len() >= MIN_LONG_BYTES
 }
 
 fn encoded_size(item: &EncodedMessage) -> usize {
@@ -239,6 +275,27 @@ mod tests {
         other.push(item(Some(1), 1));
         assert!(other.messages.is_empty() && other.head == Some(at(1)), "there is no room for it");
         drop((ring, other));
+    }
+
+    #[test]
+    fn a_long_message_counts_until_the_last_reader_has_sent_it_and_short_ones_leave_with_the_ring() {
+        let budget = 3 * MIN_LONG_BYTES;
+        let mut ring = ring(budget, budget);
+        let used = ring.budget.used_bytes.clone();
+        let number = ring.join(at(0), ring.generation).expect("in the ring");
+        ring.push(item(Some(1), 2 * MIN_LONG_BYTES));
+        let RingRead::Message(message) = ring.get(number) else { panic!("it is in the ring") };
+        let sending = message.event().split_off(100);
+        drop(message);
+        ring.push(item(Some(2), 2 * MIN_LONG_BYTES));
+        assert!(ring.messages.is_empty() && used.load(Relaxed) >= 2 * MIN_LONG_BYTES, "a reader still has the first");
+        ring.push(item(Some(3), 100));
+        assert_eq!((ring.messages.len(), ring.head), (1, Some(at(3))), "a short one fits beside it");
+        drop(sending);
+        ring.push(item(Some(4), 2 * MIN_LONG_BYTES));
+        assert_eq!(ring.messages.len(), 2);
+        drop(ring);
+        assert_eq!(used.load(Relaxed), 0);
     }
 
     #[test]

@@ -41,9 +41,6 @@ use super::{
 use crate::{keys::TopicNames, next_reconnect_delay, reconnect_delays, sealing::Sealer};
 use common::settings::RedisSettings;
 
-/// Pause between attempts to end a read that may not have reached the server yet.
-const UNBLOCK_RETRY_INTERVAL: Duration = Duration::from_millis(2);
-
 /// A handle to Redis. Cheap to clone.
 #[derive(Clone)]
 pub struct Redis(Arc<RedisInner>, Sealer);
@@ -55,7 +52,7 @@ pub(super) struct RedisInner {
     runtime: Handle,
     pub(super) hot_connection: Arc<RwLock<Option<HotConnection>>>,
     pub(super) connect_state: Mutex<ConnectState>,
-    pub(super) pool: Pool,
+    pool: RwLock<Pool>,
     /// When a server was last left because it takes no writes: connections from before are not used again.
     pub(super) server_left: watch::Sender<Option<Instant>>,
     memory: MemoryState,
@@ -109,9 +106,8 @@ impl Redis {
     pub fn new(settings: &RedisSettings) -> anyhow::Result<Self> {
         let address = ServerAddress::new(settings)?;
         let topics = TopicNames::of_database(address.info().redis_settings().db());
-        let config = connection_config(&address, settings, settings.response_timeout);
         let server_left = watch::Sender::new(None);
-        let pool = build_pool(address.info(), config, settings, &server_left)?;
+        let pool = open_pool(&address, settings, &server_left)?;
         let dialling = ConnectState { generation: 0, delays: reconnect_delays(), last_failure: None, connecting: None };
         let redis = Self(
             Arc::new(RedisInner {
@@ -120,7 +116,7 @@ impl Redis {
                 runtime: Handle::current(),
                 hot_connection: Arc::default(),
                 connect_state: Mutex::new(dialling),
-                pool,
+                pool: RwLock::new(pool),
                 memory: MemoryState::default(),
                 server_left,
                 topics,
@@ -136,6 +132,11 @@ impl Redis {
     #[must_use]
     pub fn with_sealer(self, sealer: Sealer) -> Self {
         Self(self.0, sealer)
+    }
+
+    /// A handle that can store and read nothing that is sealed.
+    pub(super) fn without_keys(inner: Arc<RedisInner>) -> Self {
+        Self(inner, Sealer::default())
     }
 
     /// Seals and opens what is stored.
@@ -160,12 +161,12 @@ impl Redis {
         config: &AsyncConnectionConfig,
     ) -> RedisResult<MultiplexedConnection> {
         self.hot_connection().await?;
-        self.0.address.client.get_multiplexed_async_connection_with_config(config).await.map_err(connect_error)
+        self.0.address.client().get_multiplexed_async_connection_with_config(config).await.map_err(connect_error)
     }
 
     /// Opens a connection whatever the server is, to look at it. Its refusal is handed out as it is.
     pub(super) async fn connect_alone(&self) -> RedisResult<MultiplexedConnection> {
-        self.0.address.client.get_multiplexed_async_connection_with_config(&self.config()).await
+        self.0.address.client().get_multiplexed_async_connection_with_config(&self.config()).await
     }
 
     /// The configuration of ordinary connections.
@@ -182,35 +183,6 @@ impl Redis {
     #[must_use]
     pub fn response_timeout(&self) -> Duration {
         self.0.settings.response_timeout
-    }
-
-    /// Awaits a blocking read on a dedicated connection. When `interrupt` completes first, ends the read on the server
-    /// and still awaits its answer, which may contain claimed work. True if it was interrupted.
-    pub async fn interruptible<T>(
-        &self,
-        client_id: i64,
-        read: impl Future<Output = T>,
-        interrupt: impl Future<Output = ()>,
-    ) -> (T, bool) {
-        tokio::pin!(read);
-        tokio::select! {
-            answer = &mut read => return (answer, false),
-            () = interrupt => {}
-        }
-        tokio::select! {
-            answer = &mut read => (answer, true),
-            // If Redis cannot be reached, the read ends by its own timeout
-            () = self.unblock(client_id) => (read.await, true),
-        }
-    }
-
-    /// Ends a blocked read, which may not have reached the server yet.
-    async fn unblock(&self, client_id: i64) {
-        let mut command = redis::cmd("CLIENT");
-        command.arg("UNBLOCK").arg(client_id);
-        while matches!(command.query_async(&mut self.clone()).await, Ok(false)) {
-            tokio::time::sleep(UNBLOCK_RETRY_INTERVAL).await;
-        }
     }
 
     pub(super) async fn hot_connection(&self) -> RedisResult<HotConnection> {
@@ -274,7 +246,7 @@ impl Redis {
             }
             Ok::<(), redis::aio::SendError>(())
         });
-        let (redis, client) = (self.clone(), self.0.address.client.clone());
+        let (redis, client) = (self.clone(), self.0.address.client());
         let dial = self.0.runtime.spawn(async move {
             let dialled = connect_to_writable(&client, &config).await;
             if let Ok(connection) = &dialled {
@@ -322,6 +294,20 @@ impl Redis {
     }
 }
 
+impl RedisInner {
+    pub(super) fn pool(&self) -> Pool {
+        self.pool.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the files of certificates again, for the connections that follow.
+    pub(super) fn read_certificates(&self) -> anyhow::Result<()> {
+        self.address.replace(&ServerAddress::new(&self.settings)?);
+        let pool = open_pool(&self.address, &self.settings, &self.server_left)?;
+        *self.pool.write().unwrap_or_else(PoisonError::into_inner) = pool;
+        Ok(())
+    }
+}
+
 impl HotConnection {
     pub(super) fn new(generation: u64, connection: MultiplexedConnection) -> Self {
         static OPENED: AtomicU64 = AtomicU64::new(0);
@@ -342,13 +328,22 @@ impl HotConnection {
 async fn read_clock_regularly(redis: Weak<RedisInner>) {
     loop {
         tokio::time::sleep(READING_INTERVAL).await;
-        let Some(redis) = redis.upgrade().map(|inner| Redis(inner, Sealer::default())) else { return };
+        let Some(redis) = redis.upgrade().map(Redis::without_keys) else { return };
         if redis.current_connection().is_some()
             && let Err(error) = redis.now().await
         {
             tracing::debug!(%error, "redis's clock not read; read again soon");
         }
     }
+}
+
+fn open_pool(
+    address: &ServerAddress,
+    settings: &RedisSettings,
+    server_left: &watch::Sender<Option<Instant>>,
+) -> anyhow::Result<Pool> {
+    let config = connection_config(address, settings, settings.response_timeout);
+    build_pool(address.info(), config, settings, server_left)
 }
 
 fn connection_config(address: &ServerAddress, settings: &RedisSettings, response: Duration) -> AsyncConnectionConfig {
@@ -391,6 +386,6 @@ impl ConnectionLike for Redis {
     }
 
     fn get_db(&self) -> i64 {
-        self.0.address.client.get_connection_info().redis_settings().db()
+        self.0.address.info().redis_settings().db()
     }
 }

@@ -12,6 +12,9 @@ use redis::{
 
 use super::client::{Origin, Redis};
 
+/// Pause between attempts to end a read that may not have reached the server yet.
+const UNBLOCK_RETRY_INTERVAL: Duration = Duration::from_millis(2);
+
 /// A connection for one blocking read at a time.
 pub struct DedicatedConnection {
     connection: MultiplexedConnection,
@@ -27,6 +30,35 @@ impl Redis {
     /// Redis is unreachable.
     pub async fn open_dedicated(&self, block: Duration) -> RedisResult<DedicatedConnection> {
         DedicatedConnection::open(self, &self.config_for_answers_within(block)).await
+    }
+
+    /// Awaits a blocking read on a dedicated connection. When `interrupt` completes first, ends the read on the server
+    /// and still awaits its answer, which may contain claimed work. True if it was interrupted.
+    pub async fn interruptible<T>(
+        &self,
+        client_id: i64,
+        read: impl Future<Output = T>,
+        interrupt: impl Future<Output = ()>,
+    ) -> (T, bool) {
+        tokio::pin!(read);
+        tokio::select! {
+            answer = &mut read => return (answer, false),
+            () = interrupt => {}
+        }
+        tokio::select! {
+            answer = &mut read => (answer, true),
+            // If Redis cannot be reached, the read ends by its own timeout
+            () = self.unblock(client_id) => (read.await, true),
+        }
+    }
+
+    /// Ends a blocked read, which may not have reached the server yet.
+    async fn unblock(&self, client_id: i64) {
+        let mut command = redis::cmd("CLIENT");
+        command.arg("UNBLOCK").arg(client_id);
+        while matches!(command.query_async(&mut self.clone()).await, Ok(false)) {
+            tokio::time::sleep(UNBLOCK_RETRY_INTERVAL).await;
+        }
     }
 }
 

@@ -26,7 +26,7 @@ impl Redis {
     /// The pool has no free connection in time, or Redis is unreachable.
     pub async fn pooled_connection(&self) -> StoreResult<PooledConnection> {
         self.hot_connection().await?;
-        let connection = self.inner().pool.get().await.map_err(|error| match error {
+        let connection = self.inner().pool().get().await.map_err(|error| match error {
             PoolError::Backend(error) => connect_error(error).into(),
             other => StoreError::Unavailable(RedisError::from((ErrorKind::Io, "pool", other.to_string()))),
         })?;

@@ -1,6 +1,10 @@
 //! Where the server is, who Galley is there, and with which TLS: for every connection to Redis the same.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use anyhow::{Context, bail};
 use common::settings::RedisSettings;
@@ -16,32 +20,43 @@ use secrecy::ExposeSecret;
 
 /// How connections to the server are opened.
 pub(super) struct ServerAddress {
-    pub(super) client: Client,
+    client: RwLock<Client>,
     /// Resolves the host of the URL when the certificate has another name.
     resolver: Option<HostResolver>,
 }
 
 impl ServerAddress {
-    /// Reads the files of certificates. They are read once: a new certificate needs a restart.
+    /// Reads the files of certificates.
     ///
     /// # Errors
     /// The URL or a file cannot be used.
     pub(super) fn new(settings: &RedisSettings) -> anyhow::Result<Self> {
         let info = connection_info(settings)?;
         if !settings.url.is_tls() {
-            return Ok(Self { client: Client::open(info)?, resolver: None });
+            return Ok(Self { client: RwLock::new(Client::open(info)?), resolver: None });
         }
         // Programs that use this as a library may have chosen another one
         let _ = ring::default_provider().install_default();
         let (info, resolver) = with_server_name(info, settings.tls_server_name.as_deref())?;
         let certificates =
             TlsCertificates { client_tls: client_identity(settings)?, root_cert: Some(roots(settings)?) };
-        Ok(Self { client: Client::build_with_tls(info, certificates)?, resolver })
+        Ok(Self { client: RwLock::new(Client::build_with_tls(info, certificates)?), resolver })
     }
 
-    /// With the certificates, for the pool.
+    /// Opens connections with the certificates as they are now.
+    pub(super) fn client(&self) -> Client {
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The same for the pool.
     pub(super) fn info(&self) -> ConnectionInfo {
-        self.client.get_connection_info().clone()
+        self.client().get_connection_info().clone()
+    }
+
+    /// Uses the certificates of `other`, which is of the same settings.
+    pub(super) fn replace(&self, other: &Self) {
+        let client = other.client();
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
     }
 
     /// What every configuration of a connection must have.

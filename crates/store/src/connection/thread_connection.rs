@@ -74,7 +74,7 @@ impl Redis {
             }
             Ok::<(), redis::aio::SendError>(())
         });
-        let client = self.inner().address.client.clone();
+        let client = self.inner().address.client();
         tokio::spawn(async move {
             match connect_to_writable(&client, &config).await {
                 Ok(connection) => {

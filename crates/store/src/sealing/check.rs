@@ -21,7 +21,7 @@ impl Sealer {
         for (id, stored) in &known {
             self.check_one(id, stored).map_err(ServerError::Unsuitable)?;
         }
-        let Some(ring) = self.0.as_ref().filter(|ring| !known.contains_key(ring.current())) else { return Ok(()) };
+        let Some(ring) = self.ring().filter(|ring| !known.contains_key(ring.current())) else { return Ok(()) };
         let id = ring.current();
         let mut command = redis::cmd("HSETNX");
         command.arg(keys::ENCRYPTION_KEYS).arg(id).arg(&*self.seal(&["key", id], TEXT));
@@ -33,7 +33,7 @@ impl Sealer {
 
     fn check_one(&self, id: &str, stored: &str) -> Result<(), String> {
         let what = format!("it holds data that is sealed with key {id:?}");
-        match &self.0 {
+        match self.ring() {
             None => return Err(format!("{what}, and encryption.keys_file is empty: name the file with that key")),
             Some(ring) if !ring.has(id) => {
                 return Err(format!(

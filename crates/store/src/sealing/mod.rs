@@ -12,7 +12,10 @@
 mod check;
 mod key_ring;
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use common::settings::EncryptionSettings;
@@ -45,9 +48,9 @@ pub enum OpenError {
     Plain,
 }
 
-/// Seals and opens, if there are keys. Cheap to clone.
+/// Seals and opens, if there are keys. Cheap to clone; clones share the keys.
 #[derive(Clone, Default)]
-pub struct Sealer(Option<Arc<KeyRing>>);
+pub struct Sealer(Option<Arc<RwLock<Arc<KeyRing>>>>);
 
 impl Sealer {
     /// Reads the keys that the settings name, if they name any.
@@ -56,7 +59,37 @@ impl Sealer {
     /// The file cannot be read, or something in it is not allowed.
     pub fn from_settings(settings: &EncryptionSettings) -> Result<Self, KeyFileError> {
         let Some(path) = &settings.keys_file else { return Ok(Self::default()) };
-        KeyRing::load(path, settings.accept_plain).map(|ring| Self(Some(Arc::new(ring))))
+        KeyRing::load(path, settings.accept_plain).map(Self::of_ring)
+    }
+
+    /// Reads the text of a file of keys.
+    ///
+    /// # Errors
+    /// What is wrong with it, without anything of the text but ids of keys.
+    pub fn parse(text: &str, accept_plain: bool) -> Result<Self, String> {
+        KeyRing::parse(text, accept_plain).map(Self::of_ring)
+    }
+
+    fn of_ring(ring: KeyRing) -> Self {
+        Self(Some(Arc::new(RwLock::new(Arc::new(ring)))))
+    }
+
+    /// The keys now.
+    fn ring(&self) -> Option<Arc<KeyRing>> {
+        self.0.as_ref().map(|ring| ring.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Uses the keys of another one, in all clones.
+    ///
+    /// # Errors
+    /// Its fingerprints are others: processes would not agree on what is unique.
+    pub(crate) fn replace_keys(&self, other: &Self) -> Result<(), String> {
+        let (Some(current), Some(before), Some(ring)) = (&self.0, self.ring(), other.ring()) else { return Ok(()) };
+        if before.fingerprint("") != ring.fingerprint("") {
+            return Err("fingerprint_key is another one, which needs a restart of all processes at a time".to_owned());
+        }
+        *current.write().unwrap_or_else(PoisonError::into_inner) = ring;
+        Ok(())
     }
 
     /// Whether there are keys.
@@ -70,8 +103,9 @@ impl Sealer {
     }
 
     /// A text as it is stored at that place.
-    pub(crate) fn seal<'t>(&self, place: &[&str], text: &'t str) -> Cow<'t, str> {
-        let Some(ring) = &self.0 else { return Cow::Borrowed(text) };
+    #[must_use]
+    pub fn seal<'t>(&self, place: &[&str], text: &'t str) -> Cow<'t, str> {
+        let Some(ring) = self.ring() else { return Cow::Borrowed(text) };
         let (id, sealed) = ring.seal(place, text.as_bytes());
         let mut stored = format!("{TEXT_MARK}{id}.");
         BASE64_URL_SAFE_NO_PAD.encode_string(sealed, &mut stored);
@@ -84,7 +118,10 @@ impl Sealer {
     }
 
     /// The text that was stored at that place. A text that is not sealed was stored before there were keys.
-    pub(crate) fn open(&self, place: &[&str], stored: String) -> StoreResult<String> {
+    ///
+    /// # Errors
+    /// It cannot be opened with these keys, or at this place.
+    pub fn open(&self, place: &[&str], stored: String) -> StoreResult<String> {
         if !Self::is_sealed(&stored) {
             return self.accept_plain(stored);
         }
@@ -95,8 +132,10 @@ impl Sealer {
     }
 
     /// Bytes as they are stored at that place; none if they are stored as they are.
-    pub(crate) fn seal_bytes(&self, place: &[&str], bytes: &[u8]) -> Option<Vec<u8>> {
-        let (id, sealed) = self.0.as_ref()?.seal(place, bytes);
+    #[must_use]
+    pub fn seal_bytes(&self, place: &[&str], bytes: &[u8]) -> Option<Vec<u8>> {
+        let ring = self.ring()?;
+        let (id, sealed) = ring.seal(place, bytes);
         let mut stored = Vec::with_capacity(id.len() + 1 + sealed.len());
         stored.extend_from_slice(id.as_bytes());
         stored.push(b'.');
@@ -105,7 +144,10 @@ impl Sealer {
     }
 
     /// The bytes that [`Sealer::seal_bytes`] sealed for that place.
-    pub(crate) fn open_bytes(&self, place: &[&str], stored: &[u8]) -> StoreResult<Vec<u8>> {
+    ///
+    /// # Errors
+    /// As [`Sealer::open`].
+    pub fn open_bytes(&self, place: &[&str], stored: &[u8]) -> StoreResult<Vec<u8>> {
         let end = stored.iter().position(|byte| *byte == b'.').ok_or(OpenError::Malformed)?;
         let id = std::str::from_utf8(&stored[..end]).map_err(|_| OpenError::Malformed)?;
         Ok(self.open_with(id, place, &stored[end + 1..])?)
@@ -113,7 +155,7 @@ impl Sealer {
 
     /// Passes on what was stored before there were keys.
     pub(crate) fn accept_plain<T>(&self, plain: T) -> StoreResult<T> {
-        match &self.0 {
+        match self.ring() {
             Some(ring) if !ring.accepts_plain() => Err(OpenError::Plain.into()),
             _ => Ok(plain),
         }
@@ -122,11 +164,11 @@ impl Sealer {
     /// A fingerprint of what clients sent, as it is stored: with keys nobody without them can guess what it stands for. It
     /// stays the same when the key that seals is replaced.
     pub(crate) fn fingerprint<'t>(&self, plain: &'t str) -> Cow<'t, str> {
-        self.0.as_ref().map_or(Cow::Borrowed(plain), |ring| Cow::Owned(ring.fingerprint(plain)))
+        self.ring().map_or(Cow::Borrowed(plain), |ring| Cow::Owned(ring.fingerprint(plain)))
     }
 
     fn open_with(&self, id: &str, place: &[&str], sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
-        match &self.0 {
+        match self.ring() {
             Some(ring) => ring.open(id, place, sealed),
             None => Err(OpenError::NoKeys(printable_id(id))),
         }
@@ -158,7 +200,7 @@ mod tests {
             "current = \"{current}\"\nfingerprint_key = \"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDI=\"\n[keys]\n{}",
             keys.concat()
         );
-        Sealer(Some(Arc::new(KeyRing::parse(&text, accept_plain).expect("keys"))))
+        Sealer::parse(&text, accept_plain).expect("keys")
     }
 
     fn refusal<T: std::fmt::Debug>(opened: StoreResult<T>) -> OpenError {
@@ -213,6 +255,18 @@ mod tests {
         let renamed = sealer("old", &[&NEW.replace("new", "old")], true);
         let other = before.seal(&["e"], "[1]").into_owned();
         assert_eq!(refusal(renamed.open(&["e"], other)), OpenError::Refused("old".to_owned()));
+    }
+
+    #[test]
+    fn all_clones_get_other_keys_unless_uniqueness_would_end() {
+        let shared = sealer("old", &[OLD], true);
+        let clone = shared.clone();
+        clone.replace_keys(&sealer("new", &[OLD, NEW], true)).expect("replaced");
+        assert!(shared.seal(&["e"], "{}").starts_with("~new."));
+        let text = format!("current = \"new\"\nfingerprint_key = {}[keys]\n{NEW}", NEW.trim_start_matches("new = "));
+        let other = Sealer::parse(&text, true).expect("keys");
+        assert!(clone.replace_keys(&other).is_err_and(|problem| problem.starts_with("fingerprint_key")));
+        assert!(shared.seal(&["e"], "{}").starts_with("~new."));
     }
 
     #[test]
