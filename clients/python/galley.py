@@ -7,6 +7,7 @@ there to be idempotent with.
 
 from __future__ import annotations
 
+import datetime
 import http.client
 import json
 import logging
@@ -35,6 +36,8 @@ MAX_FETCHED = 100
 MAX_BEATS = 1000
 #: Characters of a traceback that are sent along with a failure.
 MAX_STACK = 16_000
+#: Characters of a logged line that are sent; the gateway keeps ``jobs.log_line_bytes``.
+MAX_LINE = 16_000
 #: Pauses between attempts to reach the gateway: full jitter up to twice as long each time.
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.1, 5.0
 
@@ -268,6 +271,21 @@ class Context:
             self._connect().call("POST", f"/ojs/v1/jobs/{self.id}/progress", body)
         except Unavailable as error:
             log.debug("progress of job %s not noted: %s", self.id, error)
+        except GalleyError as error:
+            if error.status not in (404, 409):
+                raise
+            self.cancelled.set()
+
+
+    def log(self, message: str, level: str = "info") -> None:
+        """Logs a line for people: ``GET /ojs/v1/jobs/{id}/logs`` shows it. That it cannot be noted is no reason to fail."""
+        at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+        line = {"message": _valid(str(message))[:MAX_LINE], "level": level, "at": at}
+        body = {"job_id": self.id, "token": self.token, "worker_id": self._worker_id, "lines": [line]}
+        try:
+            self._connect().call("POST", "/ojs/v1/workers/log", body)
+        except Unavailable as error:
+            log.debug("line of job %s not noted: %s", self.id, error)
         except GalleyError as error:
             if error.status not in (404, 409):
                 raise

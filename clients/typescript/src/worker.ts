@@ -22,6 +22,8 @@ const MAX_BEATS = 1000;
 const MAX_BEAT_MS = 10_000;
 /** Characters of a stack that are sent along with a failure. */
 const MAX_STACK = 16_000;
+/** Characters of a logged line that are sent; the gateway keeps `jobs.log_line_bytes`. */
+const MAX_LINE = 16_000;
 
 export interface WorkerOptions {
   url?: string;
@@ -51,6 +53,8 @@ export interface Context {
   readonly signal: AbortSignal;
   /** Notes how far the job has come, 0 to 1. */
   progress(progress: number, message?: string): Promise<void>;
+  /** Logs a line for people: `GET /ojs/v1/jobs/{id}/logs` shows it. */
+  log(message: string, level?: "debug" | "info" | "warn" | "error"): Promise<void>;
 }
 
 export type Handler<A extends unknown[], R> = (ctx: Context, ...args: A) => Promise<R> | R;
@@ -181,18 +185,23 @@ export class Worker {
     const token = job.token ?? "";
     const deadline = job.timeout_ms === undefined ? undefined : new Date(Date.now() + job.timeout_ms);
     const leaseUntil = Date.now() + this.leaseMs;
-    const progress = async (number: number, message?: string) => {
-      const body = { progress: number, token, worker_id: this.id, ...(message === undefined ? {} : { data: { message } }) };
+    const report = async (path: string, body: Record<string, unknown>) => {
       try {
-        await this.gateway.call({ method: "POST", path: `/ojs/v1/jobs/${job.id}/progress`, body });
+        await this.gateway.call({ method: "POST", path, body: { ...body, token, worker_id: this.id } });
       } catch (error) {
         if (error instanceof Unavailable) return;
         if (!(error instanceof GalleyError && [404, 409].includes(error.status))) throw error;
         aborter.abort(error);
       }
     };
+    const progress = (number: number, message?: string) =>
+      report(`/ojs/v1/jobs/${job.id}/progress`, { progress: number, ...(message === undefined ? {} : { data: { message } }) });
+    const log = (message: string, level = "info") => {
+      const line = { message: String(message).slice(0, MAX_LINE), level, at: new Date().toISOString() };
+      return report("/ojs/v1/workers/log", { job_id: job.id, lines: [line] });
+    };
     const { id, attempt } = job;
-    return { job, id, attempt, token, deadline, signal: aborter.signal, progress, aborter, leaseUntil, isGivenUp: false };
+    return { job, id, attempt, token, deadline, signal: aborter.signal, progress, log, aborter, leaseUntil, isGivenUp: false };
   }
 
   private async work(attempt: Attempt): Promise<void> {

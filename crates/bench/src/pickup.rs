@@ -35,7 +35,7 @@ pub(crate) async fn run(jobs: u32) -> anyhow::Result<BenchReport> {
     let _stopped = stop.clone().drop_guard();
     let redis = Redis::new(&settings.redis)?;
     let notifier = Notifier::start(&redis, settings.channels.probe_interval, stop.clone());
-    let (events, _) = EventLog::start(&redis, settings.jobs.events_max, stop.clone());
+    let (events, _) = EventLog::start(&redis, &settings, stop.clone());
     let store = Store::new(&redis, &notifier, &settings, events).jobs();
     let long_poll = LongPoll::start(&store, stop.clone());
     let (mut blocking, mut polling) = (Vec::new(), Vec::new());

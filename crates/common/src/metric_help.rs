@@ -78,9 +78,19 @@ const HELP: &[(&str, MetricKind, &str)] = &[
         "Attempts whose handler ran on after its time limit without yielding: their leases were given up",
     ),
     (
+        "galley_job_log_lines_dropped_total",
+        Counter,
+        "Lines that handlers logged and that Redis did not take, or not before their attempt was over",
+    ),
+    (
         "galley_events_dropped_total",
         Counter,
         "Events lost before they were written, under pressure or while Redis was away",
+    ),
+    (
+        "galley_statistics_dropped_total",
+        Counter,
+        "Counts of a queue in a minute that are missing in the history, because Redis did not take them for long",
     ),
     (
         "galley_invariant_violations_total",

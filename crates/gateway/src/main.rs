@@ -29,6 +29,7 @@ mod sse;
 mod startup;
 mod stream_limit;
 mod tokens;
+mod totals_cache;
 
 use std::process::ExitCode;
 

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     answer_budget::AnswerBudget, auth::Auth, body_budget::BodyBudget, error::ApiError, job_waiters::JobWaiters,
-    message_socket::SharedOutbound, pull_workers::PullWorkers, stream_limit::StreamLimiter,
+    message_socket::SharedOutbound, pull_workers::PullWorkers, stream_limit::StreamLimiter, totals_cache::TotalsCache,
 };
 
 /// What every handler uses.
@@ -40,6 +40,9 @@ pub(crate) struct Services {
     pub(crate) answers: Arc<AnswerBudget>,
     pub(crate) sockets: SharedOutbound,
     pub(crate) streams: StreamLimiter,
+    /// When this process started.
+    pub(crate) started: std::time::Instant,
+    pub(crate) totals: Arc<TotalsCache>,
     pub(crate) settings: Arc<Settings>,
     /// Cancelled when the gateway stops: ends everything whose length clients decide.
     pub(crate) stopping: CancellationToken,

@@ -63,7 +63,7 @@ impl GatewayServer {
         let redis = Redis::from_settings(&settings)?;
         redis.check_at_start(&[]).await?;
         let stop_events = CancellationToken::new();
-        let (log, writer) = EventLog::start(&redis, settings.jobs.events_max, stop_events.clone());
+        let (log, writer) = EventLog::start(&redis, &settings, stop_events.clone());
         let stopping = CancellationToken::new();
         let stop_streams = CancellationToken::new();
         let (hub, following) = EventHub::start(&redis, settings.gateway.max_event_streams, stop_streams.clone());
@@ -88,6 +88,8 @@ impl GatewayServer {
             bodies: Arc::new(BodyBudget::new(settings.gateway.bodies_max_bytes)),
             answers: Arc::new(AnswerBudget::new(settings.gateway.answers_max_bytes)),
             streams: StreamLimiter::new(settings.gateway.max_streams_per_client),
+            started: std::time::Instant::now(),
+            totals: Arc::default(),
             sockets: SharedOutbound::new(settings.gateway.answers_max_bytes),
             settings: Arc::new(settings.clone()),
             stopping,

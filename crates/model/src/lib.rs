@@ -7,6 +7,7 @@
 //! | [`workflow`] | chains, groups and batches: which job starts after which results |
 //! | [`cron`] | cron expressions, time zones, and which runs are due |
 //! | [`message`] | messages, positions in a history, gaps, `CloudEvents` |
+//! | [`statistics`] | what happened to jobs in a period, and how long they waited and ran |
 //! | [`subscription`] | durable subscriptions: selection, filter, target, retry policy |
 //! | [`url_template`] | URLs with placeholders, for endpoints in rules and subscriptions |
 //!
@@ -16,6 +17,7 @@ pub mod access;
 pub mod cron;
 pub mod job;
 pub mod message;
+pub mod statistics;
 pub mod subscription;
 pub mod url_template;
 pub mod workflow;

@@ -48,7 +48,7 @@ pub(crate) async fn run(settings: Settings, signals: StopSignals) -> anyhow::Res
     let names: Vec<&str> = worker.channels.iter().map(ChannelName::as_str).collect();
     // Before the log line: from then on SIGHUP must not end the process
     let reloading = tokio::spawn(commands::reload_on_sighup(commands.clone(), stop.clone()));
-    let (log, writing) = EventLog::start(&redis, settings.jobs.events_max, events.clone());
+    let (log, writing) = EventLog::start(&redis, &settings, events.clone());
     let jobs = Store::new(&redis, &notifier, &settings, log).jobs();
     let maintaining = maintenance::run(jobs.clone(), settings.maintenance.clone(), stop.clone());
     let maintaining = supervise("maintenance", tokio::spawn(maintaining), &stop);

@@ -18,6 +18,7 @@
 //! | `reader_limiter` | bounds how many readers read a page at a time |
 //! | [`workers`] | the list of workers, and directives for them |
 //! | [`maintenance`] | leader election, and the services that the leader runs |
+//! | [`statistics`] | what happened to jobs, by minute and by hour |
 //! | [`sealing`] | encryption of what is stored |
 //! | `script`, `lua/` | loads scripts; the preludes that several share |
 //!
@@ -40,6 +41,7 @@ pub mod rate_limits;
 mod reader_limiter;
 mod script;
 pub mod sealing;
+pub mod statistics;
 pub mod subscriptions;
 pub mod workers;
 pub mod workflows;

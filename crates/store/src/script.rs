@@ -48,6 +48,7 @@ script!(CLAIM, "jobs/claim.lua", with CLOCK, FENCE, RATE);
 script!(READ_CLAIMED, "jobs/read_claimed.lua");
 script!(HEARTBEAT, "jobs/heartbeat.lua", with CLOCK, FENCE);
 script!(RECORD_PROGRESS, "jobs/record_progress.lua", with CLOCK, FENCE);
+script!(WRITE_LOG, "jobs/write_log.lua", with CLOCK, FENCE);
 script!(RENEW, "jobs/renew.lua", with CLOCK, FENCE);
 script!(ISSUE_CALLBACK_TOKEN, "jobs/issue_callback_token.lua", with CLOCK, FENCE);
 script!(COMPLETE_BATCH, "jobs/complete_batch.lua", with CLOCK);
@@ -108,6 +109,9 @@ script!(NOTE_KEY_USE, "api_keys/note_use.lua");
 script!(SAVE_CRON_ENTRY, "cron/save_entry.lua", with CLOCK, COMPARE_AND_SET);
 script!(REMOVE_CRON_ENTRY, "cron/remove_entry.lua");
 script!(EVENT_POSITION, "events/event_position.lua");
+script!(FOLD_STATISTICS, "statistics/fold.lua");
+script!(REPLACE_STATISTICS, "statistics/replace.lua");
+script!(READ_STATISTICS, "statistics/read.lua");
 script!(REPORT, "workers/report.lua", with CLOCK);
 
 /// The script with shared functions after its first line: `#!lua` must stay first.

@@ -245,7 +245,11 @@ impl AttemptRunner {
         // A handler that panics must not end the other attempts
         let handler = AssertUnwindSafe(self.dispatcher.run(context.clone())).catch_unwind();
         let stops = HandlerStops { stale, limit, hard_shutdown: &self.shared.hard_shutdown, stopped: &stopped };
-        let (stop, final_result) = match stops.run(handler, || context.stop_grace()).await {
+        let end = stops.run(handler, || context.stop_grace()).await;
+        if claimed.has_log() {
+            Box::pin(context.finish_log()).await;
+        }
+        let (stop, final_result) = match end {
             HandlerEnd::Finished(result) => return self.classify_result(flatten_panic(result)),
             HandlerEnd::Stopped(reason, final_result) => (reason, final_result.map(flatten_panic)),
         };

@@ -34,6 +34,7 @@
 //!         return Err(HandlerError::not_retryable("nobody to send it to"));
 //!     }
 //!     context.progress(0.5).await?;
+//!     context.log(format!("writing to {to}"));
 //!     Ok(subject.len())
 //! }
 //!
@@ -77,7 +78,7 @@ pub use common::{
 };
 pub use handlers::{Context, ContextError, HandlerError};
 pub use list_bridge::list_element;
-pub use model::job::RetryAdvice;
+pub use model::job::{LogLevel, RetryAdvice};
 pub use shared::RunMode;
 pub use tokio_util::sync::CancellationToken;
 pub use worker::Worker;

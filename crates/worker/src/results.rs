@@ -18,6 +18,7 @@ use store::{
     events::JobEvent,
     jobs::{Completion, FollowUps, Settled},
     next_reconnect_delay, reconnect_delays,
+    statistics::AttemptEnd,
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
@@ -180,8 +181,12 @@ fn finish_completions(shared: &WorkerShared, queue: &QueueName, completions: &[C
     shared.attempt_times.observe(completions.iter().map(duration));
     // One look-up of each metric for the whole batch
     let (mut completed, mut stale) = (AttemptMetrics::new(queue, "completed"), AttemptMetrics::new(queue, "stale"));
+    let tally = shared.jobs.queue_tally(queue);
     for (completion, settled) in completions.iter().zip(settled) {
         let is_completed = finish_completion(shared, completion, settled);
+        if is_completed {
+            tally.count_attempt(AttemptEnd::Completed, completion.claimed.waited_ms(), duration(completion));
+        }
         let metrics = if is_completed { &mut completed } else { &mut stale };
         metrics.count(duration(completion));
     }

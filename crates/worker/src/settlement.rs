@@ -7,7 +7,6 @@ use common::name::WorkerId;
 use model::job::{AttemptError, RetryAdvice};
 use store::{
     StoreError, StoreResult,
-    events::JobEvent,
     jobs::{Attempt, ClaimedJob, Consumer, FailureOutcome, Fence, JobResult, Jobs, Settled},
     next_reconnect_delay, reconnect_delays,
 };
@@ -95,7 +94,7 @@ async fn record(
             let finished = jobs.succeeded(claimed, JobResult::None, now);
             let is_current = jobs.finish(attempt, &finished, false).await? != Settled::Stale;
             if is_current {
-                jobs.record_event(JobEvent::completed(&claimed.job, claimed.started_at, now));
+                jobs.report_completed(claimed, now);
             }
             is_current
         }

@@ -71,7 +71,7 @@ impl Worker {
         // Redis may be away: then it is read later
         let _ = maintenance::read_memory(&redis).await;
         let stop_events = CancellationToken::new();
-        let (log, writer) = EventLog::start(&redis, settings.jobs.events_max, stop_events.clone());
+        let (log, writer) = EventLog::start(&redis, &settings, stop_events.clone());
         let notifier = Notifier::start(&redis, settings.channels.probe_interval, stop_events.clone());
         let jobs = Store::new(&redis, &notifier, &settings, log).jobs();
         let shared = WorkerShared {

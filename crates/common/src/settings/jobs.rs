@@ -59,6 +59,10 @@ section! {
         "events_max" => events_max: u64 = number(100..=10_000_000, 10_000);
         /// Whether the start of an attempt is an event too. That makes half as many events again.
         "started_events" => started_events: bool = switch(false);
+        /// Lines that a job's handlers can log: the oldest are dropped first. 0 keeps none.
+        "log_lines_max" => log_lines_max: usize = number(0..=100_000, 1000);
+        /// Longest text of such a line. A longer one is cut.
+        "log_line_bytes" => log_line_bytes: usize = bytes(16..=65_536, 1000);
         /// Length of the list of workers beyond which programs that claim over HTTP are not added to it. They still get
         /// jobs.
         "max_pull_workers" => max_pull_workers: u64 = number(1..=1_000_000, 10_000);

@@ -36,7 +36,10 @@ pub use jobs::{
     BridgeSettings, CronSettings, JobSettings, MAX_WORKFLOW_JOBS, MIN_LEASE_MS, OnExhaustion, QueueLimits,
     WorkflowSettings,
 };
-pub use process::{EncryptionSettings, LogFormat, LogSettings, MaintenanceSettings, ReloadSettings, TelemetrySettings};
+pub use process::{
+    EncryptionSettings, LogFormat, LogSettings, MaintenanceSettings, ReloadSettings, StatisticsSettings,
+    TelemetrySettings,
+};
 pub use redis::{RedisSettings, RedisUrl};
 pub use render::{default_toml, reference};
 pub use services::{GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings};
@@ -68,6 +71,7 @@ pub struct Settings {
     pub channels: ChannelSettings,
     pub subscriptions: SubscriptionSettings,
     pub maintenance: MaintenanceSettings,
+    pub statistics: StatisticsSettings,
     pub telemetry: TelemetrySettings,
     pub log: LogSettings,
 }
@@ -120,6 +124,7 @@ impl Settings {
             channels: root.section("channels", ChannelSettings::read)?,
             subscriptions: root.section("subscriptions", SubscriptionSettings::read)?,
             maintenance: root.section("maintenance", MaintenanceSettings::read)?,
+            statistics: root.section("statistics", StatisticsSettings::read)?,
             telemetry: root.section("telemetry", TelemetrySettings::read)?,
             log: root.section("log", LogSettings::read)?,
         };

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     declare::section,
     error::invalid_value,
-    kinds::{millis, optional_path, switch, text_with},
+    kinds::{millis, number, optional_path, switch, text_with},
 };
 
 section! {
@@ -38,6 +38,16 @@ section! {
         "sweep_ms" => sweep_interval: Duration = millis(50..=600_000, 2000);
         /// How often channel histories are trimmed to their limits of age and bytes.
         "history_trim_ms" => trim_interval: Duration = millis(50..=600_000, 10_000);
+    }
+}
+
+section! {
+    /// Statistics of jobs: what happened in each minute of the last day, and in each hour of the last thirty.
+    pub struct StatisticsSettings = "statistics" {
+        /// How often a process sends what it counted, if it counted anything. A process that dies loses as much.
+        "flush_ms" => flush_interval: Duration = millis(100..=60_000, 10_000);
+        /// Queues with a history of their own, each of up to about 300 kB. The jobs of the others have one together.
+        "max_queues" => max_queues: usize = number(1..=65_536, 1000);
     }
 }
 

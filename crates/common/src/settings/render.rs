@@ -9,7 +9,9 @@ use super::{
     declare::{SectionText, SettingText, split_placeholder},
     jobs::{BridgeSettings, CronSettings, JobSettings, QueueSection, WorkflowSettings},
     kinds::shown,
-    process::{EncryptionSettings, LogSettings, MaintenanceSettings, ReloadSettings, TelemetrySettings},
+    process::{
+        EncryptionSettings, LogSettings, MaintenanceSettings, ReloadSettings, StatisticsSettings, TelemetrySettings,
+    },
     redis::RedisSettings,
     services::{GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings},
     tokens::{JwtSettings, KeyLimitSettings, TokenSettings},
@@ -38,6 +40,7 @@ fn sections() -> Vec<SectionText> {
         RetentionRule::describe(),
         SubscriptionSettings::describe(),
         MaintenanceSettings::describe(),
+        StatisticsSettings::describe(),
         TelemetrySettings::describe(),
         LogSettings::describe(),
     ]

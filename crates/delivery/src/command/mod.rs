@@ -42,7 +42,7 @@ pub use self::{
     commands::Commands,
     outcome::{CommandFailure, CommandOutcome, code},
     settings::{CommandSettings, CommandSpec},
-    stderr::{CommandProgress, MAX_STDERR_BYTES},
+    stderr::{CommandProgress, LineSink, MAX_STDERR_BYTES},
     timed::Command,
 };
 use self::{group::ProcessGroup, launch::ProcessLimits, pipes::StdoutBuffer, stderr::StderrReader};
@@ -130,6 +130,8 @@ pub struct ProgramInput {
     pub stop: CancellationToken,
     /// Receives its progress. Only the latest counts, so frequent reports block nothing.
     pub progress: watch::Sender<Option<CommandProgress>>,
+    /// Receives the lines of its standard error.
+    pub lines: LineSink,
 }
 
 /// Why a run ended.
@@ -166,7 +168,7 @@ impl Program {
 
     /// Starts the program and waits for its end, whatever that is.
     pub async fn run(&self, input: ProgramInput) -> CommandOutcome {
-        let ProgramInput { stdin, env, stop, progress } = input;
+        let ProgramInput { stdin, env, stop, progress, lines } = input;
         let token = launch::LaunchToken::random();
         let command = match self.launcher_command(&env, &token) {
             Ok(command) => command,
@@ -182,7 +184,7 @@ impl Program {
             Err(error) => return CommandOutcome::not_started(format!("the worker cannot start a process: {error}")),
         };
         let mut output = StdoutBuffer::new(self.0.output_limit_bytes);
-        let mut diagnostics = StderrReader::new(progress);
+        let mut diagnostics = StderrReader::new(progress, lines);
         let too_large = CancellationToken::new();
         let cause = {
             let feeding = pin!(pipes::write_stdin(pipes.stdin, stdin).fuse());

@@ -1,6 +1,6 @@
 //! A program's standard error: progress lines, and diagnostics whose end is stored.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use serde_json::Value;
 use tokio::{process::ChildStderr, sync::watch};
@@ -11,6 +11,8 @@ use super::pipes::read_all;
 pub const MAX_STDERR_BYTES: usize = 64 << 10;
 /// Maximum bytes of a progress line; a longer one is diagnostics.
 const MAX_PROGRESS_LINE_BYTES: usize = 4096;
+/// Longest line that is passed on; the rest of a longer one is left out.
+const MAX_LOGGED_LINE_BYTES: usize = 64 << 10;
 const PROGRESS_PREFIX: &[u8] = b"@progress";
 
 /// A program's progress.
@@ -52,11 +54,64 @@ pub(super) struct StderrReader {
     /// Whether the current line still may.
     may_be_progress: bool,
     progress: watch::Sender<Option<CommandProgress>>,
+    lines: LineSplitter,
+}
+
+/// Receives each line of a program's standard error that is no progress, without its line feed. It must not block.
+#[derive(Clone, Default)]
+pub struct LineSink(Option<Arc<TakeLine>>);
+
+type TakeLine = dyn Fn(&str) + Send + Sync;
+
+impl LineSink {
+    /// Passes each line on.
+    #[must_use]
+    pub fn new(take: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(take)))
+    }
+}
+
+impl std::fmt::Debug for LineSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LineSink").field(&self.0.is_some()).finish()
+    }
+}
+
+/// Joins pieces to lines of bounded length.
+struct LineSplitter {
+    sink: LineSink,
+    line: Vec<u8>,
+}
+
+impl LineSplitter {
+    fn push(&mut self, bytes: &[u8]) {
+        if self.sink.0.is_none() {
+            return;
+        }
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let text = piece.strip_suffix(b"\n").unwrap_or(piece);
+            let room = MAX_LOGGED_LINE_BYTES - self.line.len();
+            self.line.extend_from_slice(&text[..text.len().min(room)]);
+            if text.len() < piece.len() {
+                self.end_line();
+            }
+        }
+    }
+
+    fn end_line(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end_matches('\r');
+        if let Some(take) = self.sink.0.as_ref().filter(|_| !text.is_empty()) {
+            take(text);
+        }
+    }
 }
 
 impl StderrReader {
-    pub(super) fn new(progress: watch::Sender<Option<CommandProgress>>) -> Self {
-        Self { tail: VecDeque::new(), line: Vec::new(), may_be_progress: true, progress }
+    pub(super) fn new(progress: watch::Sender<Option<CommandProgress>>, sink: LineSink) -> Self {
+        let lines = LineSplitter { sink, line: Vec::new() };
+        Self { tail: VecDeque::new(), line: Vec::new(), may_be_progress: true, progress, lines }
     }
 
     pub(super) async fn read(&mut self, stderr: ChildStderr) {
@@ -66,6 +121,7 @@ impl StderrReader {
     /// The end of stderr, without progress lines.
     pub(super) fn finish(mut self) -> String {
         self.end_line();
+        self.lines.end_line();
         let bytes = self.tail.make_contiguous();
         // The second half of a split character has no meaning
         let cut = bytes.iter().take(3).take_while(|byte| (0x80..0xC0).contains(*byte)).count();
@@ -109,6 +165,7 @@ impl StderrReader {
     }
 
     fn append_tail(&mut self, bytes: &[u8]) {
+        self.lines.push(bytes);
         let bytes = &bytes[bytes.len().saturating_sub(MAX_STDERR_BYTES)..];
         let surplus = (self.tail.len() + bytes.len()).saturating_sub(MAX_STDERR_BYTES);
         self.tail.drain(..surplus);
@@ -123,7 +180,7 @@ mod tests {
     /// The stored stderr and all progress reports, if stderr arrives in pieces of `piece_bytes`.
     fn taken(stderr: &[u8], piece_bytes: usize) -> (String, Vec<CommandProgress>) {
         let (sender, mut receiver) = watch::channel(None);
-        let mut diagnostics = StderrReader::new(sender);
+        let mut diagnostics = StderrReader::new(sender, LineSink::default());
         let mut reported = Vec::new();
         for piece in stderr.chunks(piece_bytes) {
             diagnostics.push_chunk(piece);
@@ -152,6 +209,23 @@ mod tests {
             assert_eq!(reported.last(), Some(&last), "in pieces of {piece_bytes}");
         }
         assert_eq!(numbers(stderr), [0.4, 0.625]);
+    }
+
+    #[test]
+    fn lines_without_progress_are_passed_on_whole_however_the_bytes_come() {
+        for piece_bytes in [1, 3, 1000] {
+            let taken = Arc::new(std::sync::Mutex::new(Vec::new()));
+            let lines = taken.clone();
+            let sink = LineSink::new(move |line| lines.lock().expect("no panic").push(line.to_owned()));
+            let mut reader = StderrReader::new(watch::channel(None).0, sink);
+            let stderr = "begin\r\n@progress 0.4\n\n@prog\nhalf";
+            stderr.as_bytes().chunks(piece_bytes).for_each(|piece| reader.push_chunk(piece));
+            reader.push_chunk(&vec![b'x'; 2 * MAX_LOGGED_LINE_BYTES]);
+            reader.finish();
+            let lines = taken.lock().expect("no panic");
+            assert_eq!(lines[..2], ["begin", "@prog"], "in pieces of {piece_bytes}");
+            assert!(lines.len() == 3 && lines[2].starts_with("halfx") && lines[2].len() == MAX_LOGGED_LINE_BYTES);
+        }
     }
 
     #[test]
@@ -191,7 +265,7 @@ mod tests {
     #[test]
     fn a_line_that_is_too_long_for_progress_is_not_held_back() {
         let (sender, _receiver) = watch::channel(None);
-        let mut diagnostics = StderrReader::new(sender);
+        let mut diagnostics = StderrReader::new(sender, LineSink::default());
         for _ in 0..100 {
             diagnostics.push_chunk(b"@progress ");
             diagnostics.push_chunk(&[b'0'; 1000]);

@@ -5,7 +5,7 @@ use std::{path::PathBuf, pin::pin, time::Duration};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{CommandOutcome, CommandSettings, Program, ProgramInput, ProgramSettings, StandardOutput};
+use super::{CommandOutcome, CommandSettings, LineSink, Program, ProgramInput, ProgramSettings, StandardOutput};
 
 /// Time after the grace to kill a program and read its output; a caller that stops a program waits for it, too.
 const KILL_MARGIN: Duration = Duration::from_secs(12);
@@ -72,7 +72,14 @@ impl Command {
         env: Vec<(&'static str, String)>,
         stop: CancellationToken,
     ) -> CommandOutcome {
-        self.run_with_progress(ProgramInput { stdin, env, stop, progress: watch::Sender::new(None) }).await
+        self.run_with_progress(ProgramInput {
+            stdin,
+            env,
+            stop,
+            progress: watch::Sender::new(None),
+            lines: LineSink::default(),
+        })
+        .await
     }
 
     /// Like [`Command::run`], with progress reports. [`CommandOutcome::Stopped`] means that `stop` was cancelled;

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use common::name::CommandName;
-use delivery::command::{Command, CommandOutcome, CommandSettings, Commands, ProgramInput, StandardOutput, code};
+use delivery::command::{
+    Command, CommandOutcome, CommandSettings, Commands, LineSink, ProgramInput, StandardOutput, code,
+};
 use model::job::RetryAdvice;
 use testkit::TEST_TIMEOUT;
 use tokio::sync::watch;
@@ -50,7 +52,8 @@ async fn when_time_passes(is_stopped: bool) -> CommandOutcome {
     let command = shell(script, &mark);
     let (progress, mut told) = watch::channel(None);
     let stop = CancellationToken::new();
-    let input = ProgramInput { stdin: Vec::new(), env: Vec::new(), stop: stop.clone(), progress };
+    let input =
+        ProgramInput { stdin: Vec::new(), env: Vec::new(), stop: stop.clone(), progress, lines: LineSink::default() };
     let passing = async {
         let runs = tokio::time::timeout(TEST_TIMEOUT, told.wait_for(Option::is_some)).await;
         runs.expect("it runs in time").expect("it runs");

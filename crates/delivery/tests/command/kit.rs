@@ -2,7 +2,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use delivery::command::{CommandFailure, CommandOutcome, CommandProgress, Program, ProgramInput, ProgramSettings};
+use delivery::command::{
+    CommandFailure, CommandOutcome, CommandProgress, LineSink, Program, ProgramInput, ProgramSettings,
+};
 pub(crate) use testkit::ProcessMark;
 use testkit::TEST_TIMEOUT;
 use tokio::{sync::watch, task::JoinHandle};
@@ -77,7 +79,13 @@ impl ProgramTrial {
         let program = Program::new(self.settings.clone()).expect("settings that can be used");
         let (sender, progress) = watch::channel(None);
         let env = vec![("GALLEY_JOB_ID", "a-job".to_owned())];
-        let input = ProgramInput { stdin: self.stdin.clone(), env, stop: CancellationToken::new(), progress: sender };
+        let input = ProgramInput {
+            stdin: self.stdin.clone(),
+            env,
+            stop: CancellationToken::new(),
+            progress: sender,
+            lines: LineSink::default(),
+        };
         (program, input, progress)
     }
 

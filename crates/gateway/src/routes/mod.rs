@@ -10,6 +10,7 @@ mod dead_letters;
 mod demo;
 mod error_list;
 mod events;
+mod job_logs;
 mod jobs;
 mod keys;
 mod ndjson;
@@ -18,6 +19,7 @@ mod progress;
 mod queues;
 #[cfg(test)]
 mod scopes_document;
+mod statistics;
 mod subscriptions;
 mod system;
 pub(crate) mod table;
@@ -62,12 +64,14 @@ routes! {
         POST progress::report => Need::Has(Work), Job;
         PUT progress::report => Need::Has(Work), Job;
     }
+    "/ojs/v1/jobs/{id}/logs" { GET job_logs::read => Need::Has(JobsRead), Job; }
     "/ojs/v1/jobs/{id}/activate" { POST jobs::activate => Need::Has(JobsWrite), Job; }
     "/ojs/v1/jobs/{id}/retry" { POST jobs::retry => Need::Has(JobsWrite), Job; }
     "/ojs/v1/workers/fetch" { POST workers::fetch => Need::Has(Work), Named; }
     "/ojs/v1/workers/ack" { POST workers::ack => Need::Has(Work), Named; }
     "/ojs/v1/workers/nack" { POST workers::nack => Need::Has(Work), Named; }
     "/ojs/v1/workers/heartbeat" { POST workers::heartbeat => Need::Has(Work), Named; }
+    "/ojs/v1/workers/log" { POST job_logs::write => Need::Has(Work), Named; }
     "/ojs/v1/workers" { GET worker_list::list => Need::Has(AdminRead), Everything; }
     "/ojs/v1/workers/{id}" { GET worker_list::show => Need::Has(AdminRead), Everything; }
     "/ojs/v1/workers/{id}/quiet" { POST worker_list::quiet => Need::Has(AdminWrite), Everything; }
@@ -117,6 +121,8 @@ routes! {
     "/ojs/v1/queues/{queue}/limits" { PUT queues::set_limits => Need::Has(AdminWrite), Queue; }
     "/ojs/v1/queues/{queue}/jobs" { DELETE queues::purge => Need::Has(AdminWrite), Queue; }
     "/ojs/v1/admin/jobs" { GET dead_letters::list_jobs => Need::Has(AdminRead), List; }
+    "/ojs/v1/admin/stats" { GET statistics::show => Need::Has(AdminRead), List; }
+    "/ojs/v1/admin/stats/history" { GET statistics::history => Need::Has(AdminRead), List; }
     "/ojs/v1/admin/fsck" {
         GET consistency_check::report => Need::Has(AdminRead), Named;
         POST consistency_check::repair => Need::Has(AdminWrite), Named;

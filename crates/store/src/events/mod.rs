@@ -15,8 +15,11 @@ use tokio_util::sync::CancellationToken;
 pub use hub::{EventHub, EventReader, EventReaderItem, EventStart};
 pub use read::{EventBatch, EventFilter, EventPosition, ReadEvent};
 
-use crate::{Redis, keys};
-use common::time::{self, Millis};
+use crate::{Redis, keys, statistics::StatisticsRecorder};
+use common::{
+    settings::Settings,
+    time::{self, Millis},
+};
 use model::job::JobState;
 
 /// The most events that wait to be written. More are dropped and counted.
@@ -84,15 +87,28 @@ pub fn is_terminal_kind(kind: &str) -> bool {
 pub struct EventLog {
     sender: Arc<mpsc::Sender<RecordedEvent>>,
     redis: Redis,
+    /// What records events of jobs counts them, too.
+    statistics: StatisticsRecorder,
 }
 
 impl EventLog {
-    /// Starts writing events until `stop` is cancelled and the last ones are written.
+    /// Starts writing events and sending statistics until `stop` is cancelled and the last ones are written.
     #[must_use]
-    pub fn start(redis: &Redis, events_max: u64, stop: CancellationToken) -> (Self, tokio::task::JoinHandle<()>) {
+    pub fn start(redis: &Redis, settings: &Settings, stop: CancellationToken) -> (Self, tokio::task::JoinHandle<()>) {
         let (sender, receiver) = mpsc::channel(BUFFER);
-        let task = tokio::spawn(write(redis.clone(), events_max, receiver, stop));
-        (Self { sender: Arc::new(sender), redis: redis.clone() }, task)
+        let statistics = StatisticsRecorder::default();
+        let flushing = statistics.clone().flush_until(redis.clone(), settings.statistics.flush_interval, stop.clone());
+        let writing = write(redis.clone(), settings.jobs.events_max, receiver, stop);
+        let task = tokio::spawn(async {
+            tokio::join!(writing, flushing);
+        });
+        (Self { sender: Arc::new(sender), redis: redis.clone(), statistics }, task)
+    }
+
+    /// What this process counts.
+    #[must_use]
+    pub fn statistics(&self) -> &StatisticsRecorder {
+        &self.statistics
     }
 
     /// Records an event.

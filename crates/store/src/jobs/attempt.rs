@@ -2,7 +2,7 @@
 
 use redis::ScriptInvocation;
 
-use super::{claim::ClaimedJob, fence::Fence, record::JobRecord};
+use super::{claimed_job::ClaimedJob, fence::Fence, record::JobRecord};
 use crate::keys::{self, QueueKeys};
 use common::id::EntryId;
 

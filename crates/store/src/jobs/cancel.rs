@@ -2,7 +2,7 @@
 
 use super::{Jobs, LocatedJob, finished_job::FinishedJob};
 use crate::connection::notification::Notification;
-use crate::{StoreError, StoreResult, events::JobEvent, keys::QueueKeys, script};
+use crate::{StoreError, StoreResult, keys::QueueKeys, script};
 use common::{id::JobId, name::LimitKey};
 use model::job::{JobTransition, state::InvalidTransition};
 
@@ -65,6 +65,7 @@ impl Jobs {
             .key(keys.admitted(&key))
             .key(keys.stats())
             .key(keys.discarded())
+            .key(keys.log(&job.id))
             .arg(&located.seen_args())
             .arg(job.id.to_string())
             .arg(ended.state.as_str())
@@ -82,7 +83,7 @@ impl Jobs {
         if answer != "done" {
             return Ok(false);
         }
-        self.store.events.record(JobEvent::ended(job, ended.state, self.estimated_now()));
+        self.report_end(job, ended.state, self.estimated_now());
         self.after_end(job, ended, ttl, false).await;
         Ok(true)
     }

@@ -6,7 +6,7 @@ use std::{collections::HashMap, fmt, time::Duration};
 use redis::{Cmd, FromRedisValue, ScriptInvocation, Value, aio::ConnectionLike};
 
 use super::{
-    Jobs,
+    ClaimedJob, Jobs,
     consumer::{Consumer, PULL_CONSUMER},
     enqueue,
     record::{JobFields, JobRecord},
@@ -70,19 +70,6 @@ pub enum ClaimAvailability {
     RetryAfter(Duration),
     /// The queue is paused.
     Paused,
-}
-
-/// A claimed job.
-#[derive(Debug, Clone)]
-pub struct ClaimedJob {
-    /// The job.
-    pub job: JobRecord,
-    /// Its stream entry, which is part of every fence.
-    pub entry: EntryId,
-    /// The token of a pulled attempt.
-    pub token: Option<String>,
-    /// When it was claimed, by Redis's clock.
-    pub started_at: Millis,
 }
 
 impl Jobs {
@@ -300,12 +287,8 @@ fn parse_claim_reply(
     let claimed = jobs.into_iter().filter_map(|(stream, entry, fields, token)| {
         let priority = *priorities.get(stream.wrapping_sub(1))?;
         let (job, entry) = read_job_entry(sealer, queue, priority, &entry, fields)?;
-        Some(ClaimedJob {
-            job,
-            entry,
-            token: Some(token).filter(|token| !token.is_empty() && token != "-"),
-            started_at,
-        })
+        let token = Some(token).filter(|token| !token.is_empty() && token != "-");
+        Some(ClaimedJob::new(job, entry, token, started_at))
     });
     let jobs = claimed.collect();
     let again = i64::from_redis_value(parts.next().unwrap_or_default()).map_err(malformed_reply)?;
@@ -355,7 +338,7 @@ pub(super) fn parse_claimed_entries(
 ) -> impl Iterator<Item = ClaimedJob> {
     entries.into_iter().filter(|(_, fields)| *fields != Value::Nil).filter_map(move |(entry, fields)| {
         let (job, entry) = read_job_entry(sealer, queue, priority, &entry, fields)?;
-        Some(ClaimedJob { job, entry, token: None, started_at })
+        Some(ClaimedJob::new(job, entry, None, started_at))
     })
 }
 

@@ -171,6 +171,7 @@ impl Jobs {
         for (completion, _) in batch.iter().zip(&outcomes).filter(|(_, outcome)| **outcome != 0) {
             self.shorten_client_job_id(&completion.claimed.job, ttl).await;
         }
+        self.expire_logs(batch, &outcomes, ttl).await;
         let follow_ups = follow_ups(queue, batch, &outcomes);
         let settled = outcomes.into_iter().map(|code| match code {
             1 | 3 => Settled::Done,

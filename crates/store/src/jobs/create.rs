@@ -9,7 +9,7 @@ use super::{
     uniqueness::{UniquenessCheck, uniqueness_ttl},
 };
 use crate::connection::notification::Notification;
-use crate::{StoreError, StoreResult, events::JobEvent, keys::QueueKeys, script};
+use crate::{StoreError, StoreResult, keys::QueueKeys, script};
 use common::{
     id::{EntryId, JobId, queue_tag},
     name::LimitKey,
@@ -144,7 +144,7 @@ impl Jobs {
             saved.map_err(StoreError::after_write)?;
         }
         if let Some((_, older, ended)) = &plan.replaced {
-            self.store.events.record(JobEvent::ended(older, ended.state, self.estimated_now()));
+            self.report_end(older, ended.state, self.estimated_now());
             self.after_end(older, ended, self.store.settings.jobs.result_ttl, false).await;
         }
         // The queue may have been deleted between the registration and this

@@ -19,7 +19,12 @@ impl Jobs {
         // TTL
         if removed == 1 {
             let mut rest = redis::pipe();
-            rest.cmd("DEL").arg(keys.result(&id)).cmd("ZREM").arg(keys.discarded()).arg(id.to_string());
+            rest.cmd("DEL")
+                .arg(keys.result(&id))
+                .arg(keys.log(&id))
+                .cmd("ZREM")
+                .arg(keys.discarded())
+                .arg(id.to_string());
             rest.exec_async(&mut redis).await?;
         }
         Ok(removed == 1)

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Drops dead letters: takes them off the list together with what is stored of them.
--- KEYS: 1 dead letters, 2 discarded, 3.. the result of each
+-- KEYS: 1 dead letters, 2 discarded, 3.. the result of each, then the log of each
 -- ARGV: the id of each
 -- Returns how many were dropped. One that was redriven meanwhile stays.
 -- May run twice: the second run finds none.
@@ -12,7 +12,7 @@ local dropped = 0
 for i = first_id, #ARGV do
   if redis.call('ZREM', dead_letters, ARGV[i]) == 1 then
     redis.call('ZREM', discarded, ARGV[i])
-    redis.call('DEL', KEYS[first_result + i - first_id])
+    redis.call('DEL', KEYS[first_result + i - first_id], KEYS[first_result + #ARGV + i - first_id])
     dropped = dropped + 1
   end
 end

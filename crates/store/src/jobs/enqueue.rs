@@ -179,6 +179,7 @@ impl Jobs {
     pub(super) fn report_enqueued(&self, enqueued: &EnqueuedJob) {
         self.note_enqueued(&enqueued.job);
         count_enqueued(&enqueued.job.queue);
+        self.store.events.statistics().count_enqueued(&enqueued.job.queue);
         self.store.events.record(JobEvent::enqueued(&enqueued.job, enqueued.state));
     }
 

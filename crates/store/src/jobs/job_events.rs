@@ -1,6 +1,6 @@
 //! Builds the events of jobs.
 
-use super::{claim::ClaimedJob, record::JobRecord};
+use super::{claimed_job::ClaimedJob, record::JobRecord};
 use crate::events::{JobEvent, terminal_kind};
 use common::{json::ObjectWriter, name::WorkerId, time::Millis};
 use model::job::{AttemptError, JobState};
@@ -49,6 +49,14 @@ impl JobEvent {
     #[must_use]
     pub fn progress(job: &JobRecord, shown: &str) -> Self {
         about("job.progress", job, None, |data| {
+            data.splice(shown);
+        })
+    }
+
+    /// An attempt logged lines: a JSON object of members to show.
+    #[must_use]
+    pub fn logged(job: &JobRecord, shown: &str) -> Self {
+        about("job.log", job, None, |data| {
             data.splice(shown);
         })
     }

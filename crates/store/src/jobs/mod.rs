@@ -17,8 +17,10 @@
 //! | `queues`, `stats` | the queues there are, and their figures |
 //! | `claim_budget` | how many bytes of jobs one answer may have |
 //! | `claim` | hands jobs out, to queue-workers and over HTTP |
+//! | `claimed_job` | a job in an attempt |
 //! | `attempt`, `fence` | which attempt a call is about |
 //! | `lease` | keeps attempts alive |
+//! | `log` | lines that handlers log |
 //! | `lost_claims` | releases jobs whose claim was never answered |
 //! | `settle` | ends attempts: finish, retry, snooze, release |
 //! | `consumer` | names of consumers in pending lists |
@@ -38,6 +40,7 @@ mod cancel;
 mod claim;
 mod claim_budget;
 mod claim_directly;
+mod claimed_job;
 mod client_ids;
 mod closed_queues;
 mod compact_result;
@@ -58,6 +61,7 @@ mod follow_up;
 mod job_events;
 mod lease;
 mod locate;
+mod log;
 mod lost_claims;
 mod new_entry;
 mod parent_results;
@@ -81,13 +85,17 @@ use common::{
     settings::JobSettings,
     time::Millis,
 };
-use model::{job::NewJob, workflow::Membership};
+use model::{
+    job::{JobState, NewJob},
+    workflow::Membership,
+};
 
 pub use attempt::Attempt;
 pub use cancel::JobTransitionError;
-pub use claim::{ClaimAvailability, ClaimBatch, Claimant, ClaimedJob};
+pub use claim::{ClaimAvailability, ClaimBatch, Claimant};
 pub(crate) use claim::{duration_millis, malformed_reply, parse_streams_reply};
 pub use claim_directly::{DirectClaim, EncodedJobs, JobSizes};
+pub use claimed_job::ClaimedJob;
 pub use compact_result::JobResult;
 pub use complete_batch::{Completion, FollowUps};
 pub use consumer::{Consumer, PULL_CONSUMER};
@@ -100,6 +108,7 @@ pub use fence::Fence;
 pub use finished_job::FinishedJob;
 pub(super) use locate::JobStreamEntry;
 pub use locate::{ActiveAttempt, JobHolder, LocatedJob};
+pub use log::{LogPage, LogPosition};
 pub(super) use new_entry::NewEntry;
 pub(crate) use parent_results::open_results;
 pub use purge::{PurgeCursor, PurgeRequest, PurgeResult};
@@ -111,7 +120,12 @@ pub use search::{FoundJob, MAX_EXAMINED, SearchCursor, SearchPage};
 pub use settle::{FailureOutcome, Settled};
 pub use stats::QueueStats;
 
-use crate::{Redis, Store, StoreResult, events::JobEvent, sealing::Sealer};
+use crate::{
+    Redis, Store, StoreResult,
+    events::JobEvent,
+    sealing::Sealer,
+    statistics::{AttemptEnd, QueueTally},
+};
 
 /// Continues a workflow when one of its jobs ended: set by `workflows`, which depends on jobs.
 pub(crate) type MemberEnded =
@@ -195,6 +209,30 @@ impl Jobs {
     /// Records an event of a job.
     pub fn record_event(&self, event: JobEvent) {
         self.store.events.record(event);
+    }
+
+    /// Counts a success that one call recorded, and records its event. Results of batches are counted together.
+    pub fn report_completed(&self, claimed: &ClaimedJob, ended_at: Millis) {
+        self.count_attempt(claimed, AttemptEnd::Completed, ended_at);
+        self.store.events.record(JobEvent::completed(&claimed.job, claimed.started_at, ended_at));
+    }
+
+    /// Counts the end of an attempt: how long it waited and ran.
+    pub(crate) fn count_attempt(&self, claimed: &ClaimedJob, end: AttemptEnd, ended_at: Millis) {
+        let tally = self.store.events.statistics().of(&claimed.job.queue);
+        tally.count_attempt(end, claimed.waited_ms(), ended_at - claimed.started_at);
+    }
+
+    /// Counts a job that ended otherwise than by the outcome of an attempt, and records its event.
+    pub(crate) fn report_end(&self, job: &JobRecord, state: JobState, at: Millis) {
+        self.store.events.statistics().count_end(&job.queue, state);
+        self.store.events.record(JobEvent::ended(job, state, at));
+    }
+
+    /// Where jobs of a queue are counted.
+    #[must_use]
+    pub fn queue_tally(&self, queue: &QueueName) -> Arc<QueueTally> {
+        self.store.events.statistics().of(queue)
     }
 
     /// Records the start of an attempt, if the settings ask for it.

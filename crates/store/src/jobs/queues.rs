@@ -190,6 +190,7 @@ impl Jobs {
         if came_in > 0 {
             return self.add_to_registry(queue).await.map(|()| false);
         }
+        self.forget_statistics(queue).await?;
         Ok(true)
     }
 

@@ -201,6 +201,17 @@ impl JobRecord {
         self.summary.expires_at.into_iter().chain(self.deadline()).min()
     }
 
+    /// Since when it has waited for its current attempt: since it became available, and its first attempt also while the
+    /// limit of its key was in the way.
+    pub(super) fn waits_since(&self) -> Millis {
+        let created_at = self.created_at();
+        // Text of a client may have the word too: then the wait for the limit does not count
+        let waited_for_limit = self.limit_key().is_some()
+            && self.history.is_empty()
+            && !self.envelope.as_str().contains("\"scheduled_at\"");
+        self.enqueued_at.filter(|_| !waited_for_limit).unwrap_or(created_at)
+    }
+
     /// Its retry policy; `on_exhaustion` counts unless the policy has its own.
     pub(super) fn retry_policy(&self, on_exhaustion: OnExhaustion) -> RetryPolicy {
         let standard = |_| RetryPolicy { on_exhaustion, ..RetryPolicy::default() };

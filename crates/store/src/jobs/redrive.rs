@@ -150,6 +150,7 @@ impl Jobs {
             .key(keys.stats())
             .key(self.uniqueness_key(&keys, unique))
             .key(keys.discarded())
+            .key(keys.log(&job.id))
             .arg(job.id.to_string())
             .arg(job.priority.get())
             .arg(state.as_str())

@@ -7,7 +7,7 @@ use super::{
     finished_job::FinishedJob, record::JobRecord,
 };
 use crate::connection::{budgets::DataKind, notification::Notification};
-use crate::{StoreResult, events::JobEvent, script};
+use crate::{StoreResult, events::JobEvent, script, statistics::AttemptEnd};
 use common::{id::EntryId, name::LimitKey, time::Millis};
 use model::job::{
     AttemptError, JobState, RetryAdvice, RetryDecision,
@@ -102,6 +102,7 @@ impl Jobs {
             .key(keys.timers())
             .key(keys.admitted(&LimitKey::or_placeholder(job.limit_key())))
             .key(keys.discarded())
+            .key(keys.log(&job.id))
             .arg(ended.state.as_str())
             .arg(text)
             .arg(ttl.as_millis().to_string())
@@ -159,11 +160,16 @@ impl Jobs {
                 else {
                     return Ok(FailureOutcome::Stale);
                 };
+                self.count_attempt(claimed, AttemptEnd::Failed, self.estimated_now());
                 self.store.events.record(JobEvent::failed(&job));
                 Ok(FailureOutcome::Retry { due, delay })
             }
             RetryDecision::Discard { dead_letter } => {
-                self.finish_discarded(job, claimed.entry, fence, dead_letter).await
+                let outcome = self.finish_discarded(job, claimed.entry, fence, dead_letter).await?;
+                if !matches!(outcome, FailureOutcome::Stale) {
+                    self.count_attempt(claimed, AttemptEnd::Failed, self.estimated_now());
+                }
+                Ok(outcome)
             }
         }
     }
@@ -191,6 +197,7 @@ impl Jobs {
         match self.finish(Attempt { job: &job, entry, fence }, &ended, dead_letter).await? {
             Settled::Stale => Ok(FailureOutcome::Stale),
             Settled::Done | Settled::AlreadyDone => {
+                self.store.events.statistics().count_end(&job.queue, JobState::Discarded);
                 self.store.events.record(JobEvent::discarded(&job, now));
                 Ok(FailureOutcome::Discarded(ended))
             }
@@ -283,6 +290,7 @@ impl Jobs {
         let attempt = Attempt { job: &job, ..Attempt::of(claimed, fence) };
         let settled = self.finish(attempt, &FinishedJob::discarded(&job, now), dead_letter).await?;
         if settled == Settled::Done {
+            self.store.events.statistics().count_end(&job.queue, JobState::Discarded);
             self.store.events.record(JobEvent::discarded(&job, now));
         }
         Ok(settled)
@@ -320,7 +328,7 @@ impl Jobs {
         let ended = FinishedJob::expired(&claimed.job, now);
         let settled = self.finish(Attempt::of(claimed, fence), &ended, false).await?;
         if settled == Settled::Done {
-            self.store.events.record(JobEvent::ended(&claimed.job, JobState::Discarded, now));
+            self.report_end(&claimed.job, JobState::Discarded, now);
         }
         Ok(settled)
     }

@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 58] = [
+pub const KEY_PATTERNS: [&str; 62] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -28,6 +28,7 @@ pub const KEY_PATTERNS: [&str; 58] = [
     "galley:{<queue>}:due",
     "galley:{<queue>}:j:<id>",
     "galley:{<queue>}:r:<id>",
+    "galley:{<queue>}:log:<id>",
     "galley:{<queue>}:completed:<priority>:<entry>:<n>",
     "galley:{<queue>}:dead",
     "galley:{<queue>}:discarded",
@@ -78,6 +79,9 @@ pub const KEY_PATTERNS: [&str; 58] = [
     "galley:<db>:channels",
     "galley:write_check",
     "galley:encryption",
+    "galley:{statistics}:flushes",
+    "galley:{statistics}:queues",
+    "galley:{statistics}:history:<series>",
 ];
 
 /// The queues: a sorted set of names by tag.
@@ -112,6 +116,10 @@ pub const LEADER: &str = "galley:leader";
 pub const ENCRYPTION_KEYS: &str = "galley:encryption";
 /// Deleted to see whether Redis takes writes: it never exists.
 pub const WRITE_CHECK: &str = "galley:write_check";
+/// Sums of what processes counted: a capped stream, until the leader folds them.
+pub const STATISTICS_FLUSHES: &str = "galley:{statistics}:flushes";
+/// Queues whose statistics have a history: a sorted set by the time of the last change.
+pub const STATISTICS_QUEUES: &str = "galley:{statistics}:queues";
 /// The latest time by Redis's clock that a leader saw: a string of milliseconds.
 pub const CLOCK: &str = "galley:clock";
 
@@ -167,6 +175,12 @@ pub fn gateway_readers(gateway: &uuid::Uuid) -> String {
 #[must_use]
 pub fn key_usage(kind: &str, access: &str) -> String {
     format!("galley:usage:{kind}:{access}")
+}
+
+/// The history of a queue's statistics, or of a sum of queues: a hash with a TTL.
+#[must_use]
+pub fn statistics_history(series: &str) -> String {
+    format!("galley:{{statistics}}:history:{series}")
 }
 
 /// A worker's last report: a string with a TTL.
@@ -243,6 +257,7 @@ mod tests {
             keys.due(),
             keys.record(&id),
             keys.result(&id),
+            keys.log(&id),
             keys.completed_batch(Priority::default(), common::id::EntryId { milliseconds: 1, sequence: 0 }, 1),
             keys.dead_letters(),
             keys.discarded(),
@@ -294,6 +309,9 @@ mod tests {
             topics.new_channels(),
             WRITE_CHECK.to_owned(),
             ENCRYPTION_KEYS.to_owned(),
+            STATISTICS_FLUSHES.to_owned(),
+            STATISTICS_QUEUES.to_owned(),
+            statistics_history("q"),
         ];
         let filled: BTreeSet<String> = KEY_PATTERNS
             .iter()
@@ -302,6 +320,7 @@ mod tests {
                     .replace("<queue>", "q")
                     .replace("<priority>", "0")
                     .replace("<id>", &id.to_string())
+                    .replace("<series>", "q")
                     .replace("<fingerprint>", "f")
                     .replace("<entry>:<n>", "1-0:1")
                     .replace("<seed>-<n>", "00000000000000000000000000000007-0")

@@ -82,6 +82,12 @@ impl QueueKeys {
         format!("{}r:{id}", self.prefix)
     }
 
+    /// The lines that the handlers of a job logged: a capped stream with a TTL.
+    #[must_use]
+    pub fn log(&self, id: &JobId) -> String {
+        format!("{}log:{id}", self.prefix)
+    }
+
     /// That a batch of jobs was completed whose results are not stored: a string with a TTL.
     #[must_use]
     pub fn completed_batch(&self, priority: Priority, first: EntryId, count: usize) -> String {

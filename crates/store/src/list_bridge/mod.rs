@@ -147,6 +147,7 @@ impl ListBridge {
     fn record_enqueued(&self, entry: &str, salt: u32, new: NewJob) {
         let id = entry.parse().ok().and_then(|entry| JobId::from_entry(entry, &new.queue, new.priority, salt));
         metrics::counter!("galley_jobs_enqueued_total", "queue" => new.queue.to_string()).increment(1);
+        self.jobs.store.events.statistics().count_enqueued(&new.queue);
         if let Some(id) = id {
             self.jobs
                 .store

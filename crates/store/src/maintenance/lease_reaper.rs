@@ -94,7 +94,7 @@ async fn read_attempt(jobs: &Jobs, queue: &QueueName, keys: &QueueKeys, member: 
         JobStreamEntry::Missing => return Ok(LeasedAttempt::Gone),
         JobStreamEntry::Unreadable => return Ok(LeasedAttempt::Unreadable),
     };
-    let claimed = ClaimedJob { job: *job, entry, token: None, started_at: attempt.started_at };
+    let claimed = ClaimedJob::new(*job, entry, None, attempt.started_at);
     Ok(LeasedAttempt::Found(Box::new(claimed), attempt))
 }
 

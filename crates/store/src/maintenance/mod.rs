@@ -69,7 +69,7 @@ use crate::{
         hint_pace::PacedHints, notification::Notification, notifier::SubscriberEvent, redis_clock::ClockSteps,
     },
     jobs::{Jobs, duration_millis},
-    log_interruption,
+    log_interruption, statistics,
 };
 use common::{name::QueueName, settings::MaintenanceSettings, time::Millis};
 
@@ -211,6 +211,7 @@ impl<'a> Leader<'a> {
         let channels = Channels::new(&self.jobs.store.redis, &self.jobs.store.settings.channels);
         let (sweeping, trimming) =
             (sweep.run(self.settings.sweep_interval), history_trimmer::run(&channels, self.settings.trim_interval));
+        let folding = statistics::fold_flushes(self.jobs);
         let timers = async {
             self.refresh_all().await?;
             loop {
@@ -240,6 +241,7 @@ impl<'a> Leader<'a> {
             ended = timers => ended,
             ended = sweeping => ended,
             never = trimming => match never {},
+            never = folding => match never {},
         }
     }
 

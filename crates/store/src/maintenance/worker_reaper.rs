@@ -132,7 +132,7 @@ async fn reclaim_one(
         }
     };
     let id = job.id;
-    let claimed = ClaimedJob { job, entry, token: None, started_at: last_seen_at };
+    let claimed = ClaimedJob::new(job, entry, None, last_seen_at);
     let fence = Fence::Worker { consumer: consumer.clone(), min_idle: consumer.lease() };
     if consumer.is_postponed() {
         return jobs.release_postponed(&claimed, &fence).await;

@@ -52,7 +52,7 @@ impl StoreKit {
         let settings = Settings::from_sources(None, all).expect("allowed settings");
         let redis = Redis::new(&settings.redis).expect("a URL");
         let redis = redis.with_sealer(Sealer::from_settings(&settings.encryption).expect("keys"));
-        let (log, _writer) = EventLog::start(&redis, settings.jobs.events_max, CancellationToken::new());
+        let (log, _writer) = EventLog::start(&redis, &settings, CancellationToken::new());
         let notifier = Notifier::start(&redis, settings.channels.probe_interval, CancellationToken::new());
         let jobs = Store::new(&redis, &notifier, &settings, log).jobs();
         let workflows = Workflows::new(&jobs);
@@ -127,7 +127,8 @@ impl StoreKit {
     pub(crate) async fn redis_keys(&self) -> Vec<String> {
         let mut keys: Vec<String> =
             redis::cmd("KEYS").arg("*").query_async(&mut self.server.connection().await).await.expect("redis runs");
-        keys.retain(|key| key != "galley:events");
+        // Written behind the calls
+        keys.retain(|key| key != "galley:events" && !key.starts_with("galley:{statistics}:"));
         keys.sort();
         keys
     }

@@ -141,7 +141,7 @@ async fn a_client_that_goes_on_with_a_workflow_at_once_makes_each_job_once() {
 }
 
 fn events(kit: &StoreKit) -> EventLog {
-    EventLog::start(&kit.redis, 100, CancellationToken::new()).0
+    EventLog::start(&kit.redis, &kit.settings, CancellationToken::new()).0
 }
 
 #[tokio::test]

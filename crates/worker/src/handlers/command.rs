@@ -4,7 +4,7 @@ use std::{convert::Infallible, time::Duration};
 
 use common::time;
 use delivery::command::{
-    Command, CommandFailure, CommandOutcome, CommandProgress, CommandSettings, ProgramInput, code,
+    Command, CommandFailure, CommandOutcome, CommandProgress, CommandSettings, LineSink, ProgramInput, code,
 };
 use model::job::RetryAdvice;
 use tokio::sync::watch;
@@ -23,6 +23,7 @@ pub(crate) async fn run(command: &Command, context: &Context) -> HandlerResult {
         env: environment(context, timeout_ms),
         stop: context.cancellation_with_grace(command.max_stop_duration()),
         progress,
+        lines: lines_of(context),
     };
     let ending = tokio::select! {
         ending = command.run_with_progress(input) => ending,
@@ -39,6 +40,12 @@ pub(crate) async fn run(command: &Command, context: &Context) -> HandlerResult {
             Err(HandlerError::new(code::TIMEOUT, message, RetryAdvice::ByPolicy).with_output(stderr))
         }
     }
+}
+
+/// Standard error becomes the job's log.
+fn lines_of(context: &Context) -> LineSink {
+    let context = context.clone();
+    LineSink::new(move |line| context.log(line))
 }
 
 /// Describes what the rule does, for `queue-worker check`.

@@ -14,7 +14,7 @@ use common::{
     telemetry::traceparent_of,
     time::Millis,
 };
-use model::job::{JobProgress, JobState};
+use model::job::{JobProgress, JobState, LogLevel};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use store::{
@@ -24,7 +24,7 @@ use store::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::HandlerError;
+use super::{HandlerError, attempt_log::AttemptLog};
 use crate::shared::WorkerShared;
 
 /// One attempt of a job, as its handler sees it. Cheap to clone.
@@ -39,6 +39,8 @@ struct ContextInner {
     stop_grace_ms: AtomicU64,
     /// The last reported progress.
     last_progress: Mutex<Option<String>>,
+    /// Absent until the handler logs something.
+    log: OnceLock<AttemptLog>,
     span: tracing::Span,
     traceparent: OnceLock<Option<String>>,
 }
@@ -71,6 +73,7 @@ impl Context {
             stop,
             stop_grace_ms: AtomicU64::new(0),
             last_progress: Mutex::default(),
+            log: OnceLock::new(),
             span: tracing::Span::current(),
             traceparent: OnceLock::new(),
         }))
@@ -211,6 +214,25 @@ impl Context {
         }
         jobs.record_event(JobEvent::progress(&claimed.job, &shown));
         Ok(())
+    }
+
+    /// Logs a line for people to see: `GET /ojs/v1/jobs/{id}/logs` shows it, and the job's event stream. It never waits. The
+    /// newest `jobs.log_lines_max` lines of a job are kept, as long as the job, and `jobs.log_line_bytes` of each.
+    pub fn log(&self, message: impl AsRef<str>) {
+        self.log_at(LogLevel::Info, message);
+    }
+
+    /// Like [`Context::log`], with a level.
+    pub fn log_at(&self, level: LogLevel, message: impl AsRef<str>) {
+        let log = self.0.log.get_or_init(|| AttemptLog::new(&self.0.claimed, &self.0.shared));
+        log.push(level, message.as_ref());
+    }
+
+    /// Waits until the lines of the attempt are written: after its end nobody may add any.
+    pub(crate) async fn finish_log(&self) {
+        if let Some(log) = self.0.log.get() {
+            log.finish().await;
+        }
     }
 
     /// Checks that this attempt is still the current one and renews its lease. The worker renews leases by itself;

@@ -1,5 +1,6 @@
 //! Handlers in Rust, one for each job type, and the two built-in ones: `command` and `http`.
 
+mod attempt_log;
 pub(crate) mod command;
 mod context;
 mod error;

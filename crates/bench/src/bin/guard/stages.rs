@@ -87,7 +87,7 @@ impl Stages {
         let stop = CancellationToken::new();
         let redis = Redis::new(&settings.redis)?;
         let notifier = Notifier::start(&redis, settings.channels.probe_interval, stop.clone());
-        let (events, _) = EventLog::start(&redis, settings.jobs.events_max, stop.clone());
+        let (events, _) = EventLog::start(&redis, &settings, stop.clone());
         let jobs = Store::new(&redis, &notifier, &settings, events).jobs();
         let queue: QueueName = "guarded".parse()?;
         jobs.open_queue(&queue).await?;

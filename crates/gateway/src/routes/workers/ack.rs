@@ -5,11 +5,7 @@ use common::time;
 use model::job::JobTransition;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use store::jobs::Attempt;
-use store::{
-    events::JobEvent,
-    jobs::{JobResult, Settled},
-};
+use store::jobs::{Attempt, JobResult, Settled};
 
 use super::{find_active_attempt, parse_body_job_id, parse_fence, settle, stale_attempt};
 use crate::{
@@ -69,7 +65,7 @@ pub(super) async fn ack_job(caller: &Caller, services: &Services, request: AckRe
         Settled::Done => {}
         Settled::AlreadyDone | Settled::Stale => return Err(stale_attempt(id)),
     }
-    services.jobs.record_event(JobEvent::completed(&claimed.job, claimed.started_at, now));
+    services.jobs.report_completed(&claimed, now);
     let answer = json!({
         "acknowledged": true, "id": id, "job_id": id, "state": "completed", "completed_at": time::format(now),
     });

@@ -45,11 +45,11 @@ async fn find_active_attempt(
             format!("job {id} is run by a queue-worker, which reports for itself"),
         ));
     }
-    Ok(ClaimedJob { started_at: holder.started_at(), job, entry, token: None })
+    Ok(ClaimedJob::new(job, entry, None, holder.started_at()))
 }
 
 /// Whether a job is of a queue that the key is for. One of another queue does not exist for the key.
-fn has_job(caller: &Caller, located: &LocatedJob) -> bool {
+pub(in crate::routes) fn has_job(caller: &Caller, located: &LocatedJob) -> bool {
     caller.has_every_queue() || located.queue().is_some_and(|queue| caller.has_queue(&queue))
 }
 
@@ -67,7 +67,7 @@ pub(in crate::routes) fn parse_fence(token: Option<String>, worker_id: Option<St
     Ok(Fence::Pull { token, worker: parse_worker_id(worker_id)? })
 }
 
-fn parse_body_job_id(text: &str) -> Result<JobId, ApiError> {
+pub(in crate::routes) fn parse_body_job_id(text: &str) -> Result<JobId, ApiError> {
     text.parse().map_err(|_| {
         ApiError::invalid(format!("job ids must be lower-case UUIDv7, got {}", common::name::quoted(text)))
     })

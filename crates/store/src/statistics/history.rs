@@ -1,0 +1,163 @@
+//! Reads the history.
+
+use std::collections::BTreeMap;
+
+use common::{name::QueueName, time::Millis};
+use model::statistics::Tally;
+use redis::{FromRedisValue, Value};
+
+use super::{
+    ALL, DAY_MS, HOUR_DAYS, HOUR_MS, MINUTE_HOURS, MINUTE_MS,
+    flushes::{FlushEntry, SeenFlushes},
+    folder::decode,
+    hours_field, minutes_field,
+};
+use crate::{
+    StoreResult,
+    jobs::{Jobs, malformed_reply},
+    keys, script,
+};
+
+/// Histories that are read in one call.
+const HISTORIES_PER_CALL: usize = 50;
+
+/// Reads the history. Cheap to clone.
+#[derive(Clone)]
+pub struct Statistics {
+    jobs: Jobs,
+}
+
+/// What a history is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Series {
+    /// All queues, also those that were deleted.
+    All,
+    /// These queues.
+    Queues(Vec<QueueName>),
+}
+
+/// What happened in one period.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatisticsPoint {
+    /// Its begin.
+    pub at: Millis,
+    /// What happened.
+    pub tally: Tally,
+}
+
+impl Statistics {
+    /// The statistics of these jobs.
+    #[must_use]
+    pub fn new(jobs: &Jobs) -> Self {
+        Self { jobs: jobs.clone() }
+    }
+
+    /// Queues that have a history of their own, in order.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn queues(&self) -> StoreResult<Vec<QueueName>> {
+        let mut command = redis::cmd("ZRANGE");
+        command.arg(keys::STATISTICS_QUEUES).arg(0).arg(-1);
+        let names: Vec<String> = command.query_async(&mut self.jobs.store.redis.clone()).await?;
+        let mut queues: Vec<QueueName> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        queues.sort_unstable();
+        Ok(queues)
+    }
+
+    /// The earliest begin of a period of that length that is kept.
+    #[must_use]
+    pub fn kept_since(now: Millis, period: Millis) -> Millis {
+        if period < HOUR_MS {
+            return (now.div_euclid(HOUR_MS) - Millis::try_from(MINUTE_HOURS).unwrap_or(24)) * HOUR_MS;
+        }
+        (now.div_euclid(DAY_MS) - Millis::try_from(HOUR_DAYS).unwrap_or(30)) * DAY_MS
+    }
+
+    /// What happened in each period of that length, a divisor of a day in whole minutes, from the one that holds `since` to
+    /// the one that holds `until`, also where nothing happened. The times are bounded by what is kept: see
+    /// [`Self::kept_since`].
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn history(
+        &self,
+        series: &Series,
+        period: Millis,
+        since: Millis,
+        until: Millis,
+    ) -> StoreResult<Vec<StatisticsPoint>> {
+        let now = self.jobs.now().await?;
+        let begin_of = |at: Millis| at.div_euclid(period) * period;
+        let (first, last) = (begin_of(since.max(Self::kept_since(now, period))), begin_of(until.min(now)));
+        let mut points: BTreeMap<Millis, Tally> = BTreeMap::new();
+        let mut at = first;
+        while at <= last {
+            points.insert(at, Tally::default());
+            at += period;
+        }
+        if points.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names = match series {
+            Series::All => vec![ALL],
+            Series::Queues(queues) => queues.iter().map(QueueName::as_str).collect(),
+        };
+        for some in names.chunks(HISTORIES_PER_CALL) {
+            for (at, tally) in self.read(some, (first, last + period), period >= HOUR_MS).await? {
+                if let Some(point) = points.get_mut(&begin_of(at)) {
+                    point.merge(&tally);
+                }
+            }
+        }
+        Ok(points.into_iter().map(|(at, tally)| StatisticsPoint { at, tally }).collect())
+    }
+
+    /// What happened in a minute, or in an hour of those that have no minutes any more, from one time to before another.
+    async fn read(
+        &self,
+        series: &[&str],
+        (since, until): (Millis, Millis),
+        with_hours: bool,
+    ) -> StoreResult<Vec<(Millis, Tally)>> {
+        let hour_of = |at: Millis| at.div_euclid(HOUR_MS).unsigned_abs();
+        // Minutes may be there a while longer than they must
+        let (first_hour, end_hour) = (hour_of(since), hour_of(until + HOUR_MS - 1));
+        let now_hour = hour_of(self.jobs.estimated_now());
+        let first_with_minutes = first_hour.max(now_hour.saturating_sub(2 * MINUTE_HOURS));
+        let mut fields: Vec<(String, u64, Millis)> =
+            (first_with_minutes..end_hour).map(|hour| (minutes_field(hour), hour * 60, MINUTE_MS)).collect();
+        if with_hours {
+            fields.extend((first_hour / 24..=end_hour / 24).map(|day| (hours_field(day), day * 24, HOUR_MS)));
+        }
+        let mut call = script::READ_STATISTICS.key(keys::STATISTICS_FLUSHES);
+        for name in series {
+            call.key(keys::statistics_history(name));
+        }
+        for (field, _, _) in &fields {
+            call.arg(field);
+        }
+        let answer: Vec<Value> = call.invoke_async(&mut self.jobs.store.redis.clone()).await?;
+        let mut answer = answer.into_iter();
+        let entries =
+            Vec::<FlushEntry>::from_redis_value(answer.next().unwrap_or_default()).map_err(malformed_reply)?;
+        let mut found = Vec::new();
+        let begin = |slot: u64, length: Millis| Millis::try_from(slot).unwrap_or(0).saturating_mul(length);
+        for (series, values) in series.iter().zip(answer) {
+            let values = Vec::<Option<Vec<u8>>>::from_redis_value(values).map_err(malformed_reply)?;
+            for ((_, first_slot, length), bytes) in fields.iter().zip(values) {
+                for (slot, tally) in decode(series, &bytes.unwrap_or_default()) {
+                    found.push((begin(first_slot.saturating_add(slot), *length), tally));
+                }
+            }
+        }
+        let mut seen = SeenFlushes::default();
+        for flushed in entries.iter().flat_map(|entry| seen.read(entry)) {
+            if series.contains(&ALL) || series.contains(&flushed.queue.as_str()) {
+                found.push((begin(flushed.minute, MINUTE_MS), flushed.tally));
+            }
+        }
+        found.retain(|(at, _)| (since..until).contains(at));
+        Ok(found)
+    }
+}
