@@ -33,7 +33,12 @@ impl AdminAction {
     pub(crate) fn of(request: &HttpRequest, rule: &RouteRule) -> Option<Self> {
         let is_read = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
         let makes_rights = rule.path == "/v1/tokens";
-        if is_read || !(rule.need == Need::Has(Scope::AdminWrite) || makes_rights) {
+        let needs_admin = match rule.need {
+            Need::Has(scope) => scope == Scope::AdminWrite,
+            Need::Both(one, other) => [one, other].contains(&Scope::AdminWrite),
+            _ => false,
+        };
+        if is_read || !(needs_admin || makes_rights) {
             return None;
         }
         let from = request.peer_addr().map(|address| address.ip().to_string()).unwrap_or_default();

@@ -24,7 +24,7 @@ use tracing::{Instrument, Span, field::Empty};
 use crate::{
     answer_budget::CountedBody,
     audit::AdminAction,
-    body_limits,
+    body_limits, dashboard,
     error::{ApiError, ErrorCode},
     routes::table::{PathRules, rules_of},
     services::Services,
@@ -61,7 +61,8 @@ pub(crate) async fn request_middleware(
     let rule = rules.and_then(|rules| rules.of_method(request.method()));
     let action = rule.and_then(|rule| AdminAction::of(request.request(), rule));
     let mut response = if let Err(refused) = check_sender(&request, rules).await {
-        request.into_response(refused.render(&path, &request_id))
+        let page = dashboard::error_page(request.request(), &refused, &request_id);
+        request.into_response(page.unwrap_or_else(|| refused.render(&path, &request_id)))
     } else {
         // Errors of handlers and extractors arrive as responses; the router has no others
         let response = next.call(request).instrument(span.clone()).await?.map_into_boxed_body();
@@ -171,7 +172,8 @@ fn render_error(response: ServiceResponse, path: &str, request_id: &str) -> Serv
     if let Some(cause) = error.cause() {
         tracing::error!(request_id, path, cause, "request failed with an internal error");
     }
-    let mut rendered = error.render(path, request_id);
+    let page = dashboard::error_page(response.request(), &error, request_id);
+    let mut rendered = page.unwrap_or_else(|| error.render(path, request_id));
     for (name, value) in response.headers() {
         // A page of another site that may read the answer may also read the error
         if [header::ALLOW, header::VARY].contains(name) || name.as_str().starts_with("access-control-") {
@@ -196,7 +198,7 @@ fn standard_method(method: &Method) -> &'static str {
     }
 }
 
-/// Pages have no scripts, load nothing, and no other page may show them in a frame, where a click could be led to their links.
+/// Pages other than those of the dashboard have no scripts, load nothing, and no other page may show them in a frame, where a click could be led to their links.
 const PAGE_POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -208,7 +210,9 @@ fn add_standard_headers(headers: &mut HeaderMap, path: &str, request_id: &str) {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html")) {
         headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+        if !headers.contains_key(header::CONTENT_SECURITY_POLICY) {
+            headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+        }
     }
     if is_ojs {
         headers.insert(OJS_VERSION, HeaderValue::from_static("1.0"));

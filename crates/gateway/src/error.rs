@@ -63,6 +63,11 @@ impl ApiError {
         Self::new(ErrorCode::NameNotAllowed, format!("this key is not for {what}"))
     }
 
+    /// What is wrong, for people.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(crate) fn code(&self) -> ErrorCode {
         self.code
     }

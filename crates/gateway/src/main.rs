@@ -10,6 +10,7 @@ mod code;
 mod code_list;
 mod command_line;
 mod context;
+mod dashboard;
 mod error;
 mod idempotency;
 mod job_event;

@@ -17,8 +17,9 @@ use store::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    answer_budget::AnswerBudget, auth::Auth, body_budget::BodyBudget, error::ApiError, job_waiters::JobWaiters,
-    message_socket::SharedOutbound, pull_workers::PullWorkers, stream_limit::StreamLimiter, totals_cache::TotalsCache,
+    answer_budget::AnswerBudget, auth::Auth, body_budget::BodyBudget, dashboard::live::known::DashboardState,
+    error::ApiError, job_waiters::JobWaiters, message_socket::SharedOutbound, pull_workers::PullWorkers,
+    stream_limit::StreamLimiter, totals_cache::TotalsCache,
 };
 
 /// What every handler uses.
@@ -38,6 +39,7 @@ pub(crate) struct Services {
     pub(crate) pull_workers: Arc<PullWorkers>,
     pub(crate) bodies: Arc<BodyBudget>,
     pub(crate) answers: Arc<AnswerBudget>,
+    pub(crate) dashboard: DashboardState,
     pub(crate) sockets: SharedOutbound,
     pub(crate) streams: StreamLimiter,
     /// When this process started.

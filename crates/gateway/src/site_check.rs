@@ -160,7 +160,7 @@ fn is_host(host: &str) -> bool {
 
 /// Streams and requests that wait: a page of another site could hold all that a gateway may serve at a time.
 fn is_stream(path: &str) -> bool {
-    let ends = ["/stream", "/events", "/ws", "/messages"];
+    let ends = ["/stream", "/events", "/ws", "/messages", "/live"];
     ends.iter().any(|end| path.ends_with(end))
 }
 

@@ -13,6 +13,7 @@
 //! | [`channels`], [`subscriptions`] | messages, their readers, durable subscriptions |
 //! | [`api_keys`] | keys of clients, and copies of those in use |
 //! | [`audit`] | who administered what |
+//! | [`sessions`] | who is logged in to the dashboard |
 //! | [`key_usage`] | what keys use, shared by all gateways |
 //! | [`events`] | what happened to jobs, for observers |
 //! | `reader_limiter` | bounds how many readers read a page at a time |
@@ -41,6 +42,7 @@ pub mod rate_limits;
 mod reader_limiter;
 mod script;
 pub mod sealing;
+pub mod sessions;
 pub mod statistics;
 pub mod subscriptions;
 pub mod workers;

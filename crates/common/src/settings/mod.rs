@@ -42,7 +42,7 @@ pub use process::{
 };
 pub use redis::{RedisSettings, RedisUrl};
 pub use render::{default_toml, reference};
-pub use services::{GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings};
+pub use services::{DashboardSettings, GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings};
 pub use tokens::{JwtSettings, KeyLimitSettings, MIN_TOKEN_SECRET_BYTES, TokenSettings, TokenTables};
 
 use crate::{config_file, name::QueueName};
@@ -58,6 +58,7 @@ pub struct Settings {
     pub encryption: EncryptionSettings,
     pub reload: ReloadSettings,
     pub gateway: GatewaySettings,
+    pub dashboard: DashboardSettings,
     pub auth: AuthSettings,
     pub queue_worker: QueueWorkerSettings,
     pub pubsub_worker: PubsubWorkerSettings,
@@ -113,6 +114,7 @@ impl Settings {
             encryption: root.section("encryption", EncryptionSettings::read)?,
             reload: root.section("reload", ReloadSettings::read)?,
             gateway: root.section("gateway", GatewaySettings::read)?,
+            dashboard: root.section("dashboard", DashboardSettings::read)?,
             auth: root.section("auth", AuthSettings::read)?,
             queue_worker: root.section("queue_worker", QueueWorkerSettings::read)?,
             pubsub_worker: root.section("pubsub_worker", PubsubWorkerSettings::read)?,

@@ -13,7 +13,7 @@ use super::{
         EncryptionSettings, LogSettings, MaintenanceSettings, ReloadSettings, StatisticsSettings, TelemetrySettings,
     },
     redis::RedisSettings,
-    services::{GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings},
+    services::{DashboardSettings, GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings},
     tokens::{JwtSettings, KeyLimitSettings, TokenSettings},
 };
 
@@ -24,6 +24,7 @@ fn sections() -> Vec<SectionText> {
         EncryptionSettings::describe(),
         ReloadSettings::describe(),
         GatewaySettings::describe(),
+        DashboardSettings::describe(),
         AuthSettings::describe(),
         JwtSettings::describe(),
         TokenSettings::describe(),

@@ -18,6 +18,24 @@ fn address(default: &str) -> Kind<SocketAddr> {
 }
 
 section! {
+    /// The dashboard: the pages of the gateway.
+    pub struct DashboardSettings = "dashboard" {
+        /// How long somebody stays logged in.
+        "session_ms" => session_time: Duration = millis(60_000..=2_592_000_000, 43_200_000);
+        /// Where a trace is shown, such as `http://127.0.0.1:16686/trace/{trace_id}` for Jaeger. Empty: jobs have no link.
+        "trace_url" => trace_url: Option<String> = text_with(TRACE_URL, "", |key, url| {
+            let is_usable = ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme)) && url.contains("{trace_id}");
+            if !url.is_empty() && !is_usable {
+                return Err(invalid_value(key, TRACE_URL, format_args!("{url:?}")));
+            }
+            Ok(Some(url).filter(|url| !url.is_empty()))
+        });
+    }
+}
+
+const TRACE_URL: &str = "empty, or an http or https address with {trace_id} in it";
+
+section! {
     /// The gateway: the HTTP interface.
     pub struct GatewaySettings = "gateway" {
         /// Address and port of the HTTP interface. Port 0 picks a free port.

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `caller` | what a handler may ask about the sender |
 //! | `credential` | reads `Authorization` |
+//! | `login` | sessions of people who use the dashboard |
 //! | `keys_file` | keys from settings and from a file |
 //! | `subject` | checks what the path of a request names |
 
@@ -16,10 +17,11 @@ mod credential;
 mod credentials;
 mod key_watch;
 mod keys_file;
+mod login;
 mod session;
 mod subject;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use actix_web::{
     HttpMessage,
@@ -48,6 +50,7 @@ pub(crate) use self::{
 };
 use self::{key_watch::KeyWatch, keys_file::KeysFile};
 use crate::{
+    dashboard,
     error::{ApiError, ErrorCode},
     key_usage::KeyUsage,
     routes::table::{Need, PathRules, RouteRule},
@@ -60,6 +63,7 @@ pub(crate) struct Auth(Arc<AuthInner>);
 
 struct AuthInner {
     is_demanded: bool,
+    session_time: Duration,
     open_metrics: bool,
     open_health: bool,
     keys_file: Arc<KeysFile>,
@@ -83,7 +87,7 @@ impl Auth {
         notifier: &Notifier,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
-        let interval = settings.reload.interval;
+        let (interval, session_time) = (settings.reload.interval, settings.dashboard.session_time);
         let settings = &settings.auth;
         let keys = ApiKeys::new(redis);
         let file = FileWatch::new(settings.keys_file.clone(), interval);
@@ -92,6 +96,7 @@ impl Auth {
         tokio::spawn(keys_file::follow(keys_file.clone(), file, stop));
         Ok(Self(Arc::new(AuthInner {
             is_demanded: settings.is_demanded(),
+            session_time,
             open_metrics: settings.open_metrics,
             open_health: settings.open_health,
             keys_file,
@@ -115,6 +120,11 @@ impl Auth {
         self.0.cache.forget_key(id);
     }
 
+    /// Whether requests need keys.
+    pub(crate) fn is_demanded(&self) -> bool {
+        self.0.is_demanded
+    }
+
     /// Whether `/health/ready` may say why the gateway is not ready.
     pub(crate) fn shows_health(&self) -> bool {
         !self.0.is_demanded || self.0.open_health
@@ -132,9 +142,10 @@ impl Auth {
         let access = match rule {
             _ if !self.0.is_demanded => self.0.everything.clone(),
             None => self.0.nothing.clone(),
-            Some(rule) => match self.needed_scope(rule) {
+            Some(rule) => match self.needed_scopes(rule) {
                 Demand::Nothing => self.0.nothing.clone(),
-                Demand::Key(scope) => {
+                Demand::Nobody => self.authenticate_if_possible(request, rule).await,
+                Demand::Key(scopes) => {
                     let (access, mut credentials) = self.authenticate(request, rule).await?;
                     credentials.sender = Some(access.clone());
                     credentials.meter = self.0.usage.meter(&access);
@@ -144,7 +155,7 @@ impl Auth {
                         meter.count_request(&self.0.redis).await?;
                         meter.count_body(&self.0.redis, declared_length(request)).await?;
                     }
-                    if let Some(scope) = scope.filter(|scope| !access.may(*scope)) {
+                    if let Some(scope) = scopes.into_iter().flatten().find(|scope| !access.may(*scope)) {
                         return Err(ApiError::scope_required(scope));
                     }
                     subject::check(request, rule, &access).await?;
@@ -156,14 +167,16 @@ impl Auth {
         Ok(())
     }
 
-    fn needed_scope(&self, rule: &RouteRule) -> Demand {
+    fn needed_scopes(&self, rule: &RouteRule) -> Demand {
         match rule.need {
             Need::Nothing => Demand::Nothing,
+            Need::Optional => Demand::Nobody,
             Need::Metrics if self.0.open_metrics => Demand::Nothing,
             Need::Health if self.0.open_health => Demand::Nothing,
-            Need::AnyKey => Demand::Key(None),
-            Need::Has(scope) => Demand::Key(Some(scope)),
-            Need::Metrics | Need::Health => Demand::Key(Some(Scope::AdminRead)),
+            Need::AnyKey => Demand::Key([None; 2]),
+            Need::Has(scope) => Demand::Key([Some(scope), None]),
+            Need::Both(one, other) => Demand::Key([Some(one), Some(other)]),
+            Need::Metrics | Need::Health => Demand::Key([Some(Scope::AdminRead), None]),
         }
     }
 
@@ -176,15 +189,35 @@ impl Auth {
         let now = store::local_now();
         let credential = match credential::token_in_query(request, rule)? {
             Some(token) => return self.check_token(&token, now).await,
+            None if dashboard::is_page(rule.path) && !request.headers().contains_key(header::AUTHORIZATION) => {
+                return self.check_session(request.headers(), now).await;
+            }
             None => credential::bearer(request.headers())?,
         };
         if Tokens::is_token(credential) {
             return self.check_token(credential, now).await;
         }
         let Some(presented) = PresentedKey::parse(credential) else { return Err(unknown_key()) };
-        let watch = KeyWatch::new(self, presented.id(), Some(presented.hash()));
-        let access = self.check_key(presented, now).await?;
+        self.check_secret(presented.id(), presented.hash(), now).await
+    }
+
+    /// The access of a key whose secret has that hash.
+    async fn check_secret(&self, id: &str, hash: KeyHash, now: Millis) -> Result<(Arc<Access>, Credentials), ApiError> {
+        let access = self.check_key(id, &hash, now).await?;
+        let watch = KeyWatch::new(self, id, Some(hash));
         Ok((access, Credentials { key: Some(watch), ..Credentials::default() }))
+    }
+
+    /// The access of a sender who needs none: with a key that is valid, what it allows.
+    async fn authenticate_if_possible(&self, request: &ServiceRequest, rule: &RouteRule) -> Arc<Access> {
+        match self.authenticate(request, rule).await {
+            Ok((access, mut credentials)) => {
+                credentials.sender = Some(access.clone());
+                request.extensions_mut().insert(credentials);
+                access
+            }
+            Err(_) => self.0.nothing.clone(),
+        }
     }
 
     /// The access of a token. One that a gateway made holds only as long as the key that made it, and never allows more
@@ -241,13 +274,12 @@ impl Auth {
         &self.0.tokens
     }
 
-    async fn check_key(&self, presented: PresentedKey<'_>, now: Millis) -> Result<Arc<Access>, ApiError> {
-        let hash = presented.hash();
-        if let Some((record, access)) = self.0.keys_file.current().get(presented.id()) {
-            return accept(record.check(&hash, now)).map(|()| access.clone());
+    async fn check_key(&self, id: &str, hash: &KeyHash, now: Millis) -> Result<Arc<Access>, ApiError> {
+        if let Some((record, access)) = self.0.keys_file.current().get(id) {
+            return accept(record.check(hash, now)).map(|()| access.clone());
         }
-        let cached = self.0.cache.get(presented.id()).await?.ok_or_else(unknown_key)?;
-        accept(cached.record.check(&hash, now))?;
+        let cached = self.0.cache.get(id).await?.ok_or_else(unknown_key)?;
+        accept(cached.record.check(hash, now))?;
         self.0.cache.note_use(&cached, now);
         Ok(cached.access.clone())
     }
@@ -256,8 +288,10 @@ impl Auth {
 /// What a route demands under these settings.
 enum Demand {
     Nothing,
-    /// A key, with a scope or without.
-    Key(Option<Scope>),
+    /// Nothing, and a key is welcome.
+    Nobody,
+    /// A key with these scopes.
+    Key([Option<Scope>; 2]),
 }
 
 fn accept(check: KeyCheck) -> Result<(), ApiError> {

@@ -168,11 +168,11 @@ pub(super) async fn next_runs(
 }
 
 /// A name in a path. An invalid name is not found: no entry can have it.
-fn parse_cron_name(text: &str) -> Result<CronName, ApiError> {
+pub(crate) fn parse_cron_name(text: &str) -> Result<CronName, ApiError> {
     text.parse().map_err(|_| cron_not_found(text))
 }
 
-fn cron_not_found(name: &str) -> ApiError {
+pub(crate) fn cron_not_found(name: &str) -> ApiError {
     ApiError::not_found(format_args!("cron entry {}", quoted(name)))
 }
 

@@ -1,5 +1,5 @@
-//! The original demo: a page with two links, a list that workers pop, a channel that every subscriber receives. Routes,
-//! keys and bytes are the original's, so its workers and listeners still work.
+//! The original demo: a list that workers pop, a channel that every subscriber receives. Routes, keys and bytes are the
+//! original's, so its workers and listeners still work. Its two links are on the overview of the dashboard.
 
 use actix_web::{HttpResponse, http::header, web};
 use common::name::{ChannelName, quoted};
@@ -11,37 +11,6 @@ use crate::{error::ApiError, services::Services};
 
 const DEMO_LIST: &str = "task:prodcons:queue";
 const DEMO_CHANNEL: &str = "task:pubsub:channel";
-
-const INDEX_HTML: &str = r#"<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><title>Redis Message Queue</title></head>
-<body>
-<br>
-<center><h3>Redis Message Queue</h3>
-<br>
-<a href="/prodcons">Producer and consumer</a> <span lang="zh"><a href="/prodcons">生产消费者模式</a></span>
-<br>
-<br>
-<a href="/pubsub">Publish and subscribe</a> <span lang="zh"><a href="/pubsub">发布订阅者模式</a></span>
-</center>
-</body>
-</html>
-"#;
-
-/// Without the demo there is nothing to link to.
-const BARE_HTML: &str = r#"<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><title>Galley</title></head>
-<body>
-<p>Galley. The interface is described at <a href="/openapi.json">/openapi.json</a>.</p>
-</body>
-</html>
-"#;
-
-pub(super) async fn index(services: web::Data<Services>) -> HttpResponse {
-    let page = if services.settings.gateway.demo_routes { INDEX_HTML } else { BARE_HTML };
-    HttpResponse::Ok().content_type("text/html; charset=utf-8").body(page)
-}
 
 /// The demo can be switched off: its routes are then like any path that does not exist.
 fn check_served(services: &Services, path: &str) -> Result<(), ApiError> {

@@ -36,15 +36,34 @@ use model::access::Scope::{
 };
 
 pub(crate) use channels::parse_since;
+pub(crate) use cron::{cron_not_found, parse_cron_name};
 pub(crate) use openapi::DOCUMENT as OPENAPI_DOCUMENT;
+pub(crate) use queues::known_queue;
+pub(crate) use worker_list::find_worker;
 
-use crate::{auth::Caller, error::ApiError, media_type::OJS_JSON};
+use crate::{auth::Caller, dashboard, error::ApiError, media_type::OJS_JSON};
 use table::{Need, routes};
 
-type ApiResult = Result<HttpResponse, ApiError>;
+pub(crate) type ApiResult = Result<HttpResponse, ApiError>;
 
 routes! {
-    "/" { GET demo::index => Need::Nothing, Nothing; }
+    "/" { GET dashboard::overview_page => Need::Optional, Nothing; }
+    "/ui/assets/{file}" { GET dashboard::asset => Need::Nothing, Nothing; }
+    "/ui/login" {
+        GET dashboard::login_page => Need::Nothing, Nothing;
+        POST dashboard::log_in => Need::Nothing, Nothing;
+    }
+    "/ui/logout" { POST dashboard::log_out => Need::Nothing, Nothing; }
+    "/ui/preferences" { VISIT dashboard::set_preferences => Need::Nothing, Nothing; }
+    "/ui/live" { VISIT dashboard::live::follow => Need::AnyKey, Nothing; }
+    "/ui/queues" { GET dashboard::queues_page => Need::Has(AdminRead), List; }
+    "/ui/queues/{queue}/{action}" { POST dashboard::queue_act => Need::Has(AdminWrite), Queue; }
+    "/ui/workers" { GET dashboard::workers_page => Need::Has(AdminRead), Everything; }
+    "/ui/workers/{id}/{action}" { POST dashboard::worker_act => Need::Has(AdminWrite), Everything; }
+    "/ui/cron" { GET dashboard::cron_page => Need::Has(JobsRead), List; }
+    "/ui/cron/{name}/{action}" { POST dashboard::cron_act => Need::Both(AdminWrite, JobsWrite), Cron; }
+    "/ui/dead-letters" { GET dashboard::dead_letters_page => Need::Has(JobsRead), List; }
+    "/ui/dead-letters/{action}" { POST dashboard::dead_letter_act => Need::Both(AdminWrite, JobsWrite), List; }
     // Without HEAD, because each visit changes something
     "/prodcons" { VISIT demo::prodcons => Need::Nothing, Nothing; }
     "/pubsub" { VISIT demo::pubsub => Need::Nothing, Nothing; }

@@ -71,7 +71,7 @@ impl QueueQuery {
 }
 
 /// A queue that exists.
-pub(super) async fn known_queue(caller: &Caller, services: &Services, name: &str) -> Result<QueueName, ApiError> {
+pub(crate) async fn known_queue(caller: &Caller, services: &Services, name: &str) -> Result<QueueName, ApiError> {
     let queue: QueueName = name.parse()?;
     if services.jobs.has_queue(&queue).await? || is_of_subscription(services, &queue).await? {
         return Ok(queue);

@@ -13,7 +13,7 @@ const HEAD: &str = "\
 <!-- Generated from crates/gateway/src/routes/mod.rs. To write it again: UPDATE_DOCS=1 cargo test -p gateway scopes -->
 
 What each route needs once keys are demanded ([security](../security.md)). `yes` in a column of a scope: a key with that
-scope alone may use the route. `GET` counts for HEAD too. The last column says how the queues, channels and namespace of a
+scope alone may use the route; `with the other`: it needs both scopes of the row. `GET` counts for HEAD too. The last column says how the queues, channels and namespace of a
 key limit it: a name outside is refused with 403 `name_not_allowed`, and what is looked up by its id and lies outside is
 not found.
 ";
@@ -24,7 +24,7 @@ fn document() -> String {
     text.push_str(&"---|".repeat(Scope::ALL.len() + 1));
     text.push('\n');
     for rule in rules() {
-        let cells = Scope::ALL.map(|scope| if may(rule, scope) { "yes" } else { "no" }).join(" | ");
+        let cells = Scope::ALL.map(|scope| cell(rule, scope)).join(" | ");
         let _ = writeln!(
             text,
             "| `{} {}` | {} | {cells} | {} |",
@@ -37,18 +37,21 @@ fn document() -> String {
     text
 }
 
-fn may(rule: &RouteRule, scope: Scope) -> bool {
-    match rule.need {
-        Need::Nothing | Need::AnyKey => true,
+fn cell(rule: &RouteRule, scope: Scope) -> &'static str {
+    let is_enough = match rule.need {
+        Need::Nothing | Need::Optional | Need::AnyKey => true,
         Need::Has(needed) => needed == scope,
+        Need::Both(one, other) if one == scope || other == scope => return "with the other",
+        Need::Both(..) => false,
         Need::Metrics | Need::Health => scope == Scope::AdminRead,
-    }
+    };
+    if is_enough { "yes" } else { "no" }
 }
 
 fn without_key(rule: &RouteRule) -> &'static str {
     match rule.need {
-        Need::Nothing => "yes",
-        Need::AnyKey | Need::Has(_) => "no",
+        Need::Nothing | Need::Optional => "yes",
+        Need::AnyKey | Need::Has(_) | Need::Both(..) => "no",
         Need::Metrics => "if `auth.open_metrics`",
         Need::Health => "if `auth.open_health`",
     }

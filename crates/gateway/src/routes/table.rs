@@ -29,6 +29,10 @@ pub(crate) enum Need {
     AnyKey,
     /// A key with a scope.
     Has(Scope),
+    /// A key with both scopes: what a page does for its reader needs the scope of the page and that of what is done.
+    Both(Scope, Scope),
+    /// Nothing: anybody may send it, and sees more with a key.
+    Optional,
     /// A key with `admin:read`, unless `auth.open_metrics` is set.
     Metrics,
     /// A key with `admin:read`, unless `auth.open_health` is set.

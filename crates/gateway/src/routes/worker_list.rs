@@ -54,7 +54,7 @@ async fn send_directive(services: &Services, id: &str, directive: Directive) -> 
     Ok(worker_response(&listed))
 }
 
-async fn find_worker(services: &Services, id: &str) -> Result<ListedWorker, ApiError> {
+pub(crate) async fn find_worker(services: &Services, id: &str) -> Result<ListedWorker, ApiError> {
     match services.workers.find_worker(id).await? {
         WorkerLookup::Found(listed) => Ok(*listed),
         WorkerLookup::NotFound => Err(ApiError::not_found(format_args!("worker {}", common::name::quoted(id)))),

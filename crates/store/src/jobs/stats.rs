@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::Jobs;
 use crate::{StoreResult, keys::QueueKeys};
-use common::name::QueueName;
+use common::{name::QueueName, time::Millis};
 
 /// The counters of one queue at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,6 +40,35 @@ impl Jobs {
             Err(error) if error.is_missing_stream() => self.read_queue_stats(queue).await,
             stats => stats,
         }
+    }
+
+    /// When the job became available that waits longest in the streams of a queue; none if none waits.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn oldest_waiting_at(&self, queue: &QueueName) -> StoreResult<Option<Millis>> {
+        let keys = QueueKeys::new(queue);
+        let streams: Vec<String> =
+            self.priorities(queue).await?.into_iter().map(|priority| keys.stream(priority)).collect();
+        let mut pipeline = redis::pipe();
+        for stream in &streams {
+            pipeline.cmd("XINFO").arg("GROUPS").arg(stream);
+        }
+        // A stream that was removed meanwhile has no job that waits
+        pipeline.ignore_errors();
+        let groups: Vec<redis::RedisResult<Vec<HashMap<String, redis::Value>>>> =
+            pipeline.query_async(&mut self.store.redis.clone()).await?;
+        let mut next = redis::pipe();
+        for (stream, groups) in streams.iter().zip(groups) {
+            let group = groups.ok().and_then(|groups| groups.into_iter().next());
+            let last: Option<String> =
+                group.and_then(|mut group| redis::from_redis_value(group.remove("last-delivered-id")?).ok());
+            let after = last.map_or_else(|| "-".to_owned(), |last| format!("({last}"));
+            next.cmd("XRANGE").arg(stream).arg(after).arg("+").arg("COUNT").arg(1);
+        }
+        let first: Vec<redis::streams::StreamRangeReply> = next.query_async(&mut self.store.redis.clone()).await?;
+        let times = first.iter().filter_map(|reply| reply.ids.first()?.id.split_once('-')?.0.parse::<Millis>().ok());
+        Ok(times.min())
     }
 
     async fn read_queue_stats(&self, queue: &QueueName) -> StoreResult<QueueStats> {

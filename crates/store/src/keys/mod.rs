@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 62] = [
+pub const KEY_PATTERNS: [&str; 63] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -72,6 +72,7 @@ pub const KEY_PATTERNS: [&str; 62] = [
     "galley:worker:<worker>",
     "galley:directive:<worker>",
     "galley:audit",
+    "galley:session:<fingerprint>",
     "galley:usage:<kind>:<access>",
     "galley:leader",
     "galley:clock",
@@ -127,6 +128,12 @@ pub const CLOCK: &str = "galley:clock";
 #[must_use]
 pub fn client_job_id(id: &JobId) -> String {
     format!("galley:id:{id}")
+}
+
+/// Somebody who is logged in to the dashboard: a string with a TTL.
+#[must_use]
+pub fn session(fingerprint: &str) -> String {
+    format!("galley:session:{fingerprint}")
 }
 
 /// The state of a request with an idempotency key: a string with a TTL.

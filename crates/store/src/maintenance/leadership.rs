@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{StoreResult, connection::redis_clock::ClockSteps, jobs::Jobs, keys, script};
+use crate::{Redis, StoreResult, connection::redis_clock::ClockSteps, jobs::Jobs, keys, script};
 use common::time::Millis;
 
 /// A difference between Redis's clock and what a process expects that is no step.
@@ -43,6 +43,16 @@ impl UnhealedSteps {
         };
         self.last = Some(LastLook { healed_until, seen, healed });
         healed
+    }
+}
+
+impl Redis {
+    /// Whether some process is the leader.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn has_leader(&self) -> StoreResult<bool> {
+        Ok(redis::cmd("EXISTS").arg(keys::LEADER).query_async(&mut self.clone()).await?)
     }
 }
 

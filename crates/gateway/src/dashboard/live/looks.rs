@@ -1,0 +1,193 @@
+//! What is known of each queue and of the whole, and which queues to look at next.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Mutex, PoisonError},
+};
+
+use common::{name::QueueName, time::Millis};
+use model::subscription::{DeliveryMode, Subscription, SubscriptionState};
+use store::{
+    StoreResult,
+    jobs::{QueueControl, QueueStats},
+    workers::ListedWorker,
+};
+
+use super::{
+    known::{Looks, QueueLook, SubscriptionLook, to_f64},
+    overview_data,
+};
+use crate::services::Services;
+
+/// Queues that one look reads. Each costs about ten commands.
+const QUEUES_PER_LOOK: usize = 3;
+/// Queues that the first look reads.
+const QUEUES_OF_FIRST_LOOK: usize = 40;
+/// A look in this many reads workers, leader and subscriptions too.
+const SLOW_EVERY: u64 = 5;
+/// Reports of workers that are read.
+const MAX_WORKERS: usize = 200;
+/// Subscriptions that are looked at, one channel each.
+const SUBSCRIPTIONS_PER_LOOK: usize = 2;
+/// Looks of a queue that are kept, for its sparkline.
+const KEPT: usize = 60;
+
+/// A queue as it was just read.
+#[derive(Clone, Copy)]
+struct SeenQueue {
+    at: Millis,
+    stats: QueueStats,
+    control: QueueControl,
+    oldest_at: Option<Millis>,
+}
+
+/// After this time the number of dead letters is compared anew.
+const DEAD_WINDOW_MS: Millis = 10 * 60_000;
+
+impl QueueLook {
+    fn next(before: Option<&Self>, seen: SeenQueue) -> Self {
+        let SeenQueue { at, stats, control, oldest_at } = seen;
+        let Some(before) = before else {
+            let waiting = VecDeque::from([stats.available]);
+            let is_busy = stats.available + stats.active > 0;
+            let (dead_before, rate) = ((at, stats.dead), 0.0);
+            return Self {
+                at,
+                stats,
+                control,
+                done_rate: rate,
+                failed_rate: rate,
+                oldest_at,
+                waiting,
+                dead_before,
+                is_busy,
+            };
+        };
+        let seconds = to_f64((at - before.at).max(1).unsigned_abs()) / 1000.0;
+        let per_second = |now: u64, then: u64| to_f64(now.saturating_sub(then)) / seconds;
+        let failures = |stats: &QueueStats| stats.discarded + stats.retried;
+        let mut waiting = before.waiting.clone();
+        waiting.push_back(stats.available);
+        if waiting.len() > KEPT {
+            waiting.pop_front();
+        }
+        let is_old = at - before.dead_before.0 > DEAD_WINDOW_MS;
+        Self {
+            at,
+            done_rate: per_second(stats.completed, before.stats.completed),
+            failed_rate: per_second(failures(&stats), failures(&before.stats)),
+            oldest_at,
+            waiting,
+            dead_before: if is_old { (at, before.stats.dead) } else { before.dead_before },
+            is_busy: stats.active > 0 || stats != before.stats,
+            stats,
+            control,
+        }
+    }
+}
+
+impl Looks {
+    /// The queues to read now: those that changed or are of interest, and the others in turn.
+    fn choose(&mut self, all: &[QueueName]) -> Vec<QueueName> {
+        let known: HashSet<&QueueName> = all.iter().collect();
+        self.queues.retain(|queue, _| known.contains(queue));
+        if self.number == 0 {
+            return all.iter().take(QUEUES_OF_FIRST_LOOK).cloned().collect();
+        }
+        let mut chosen: Vec<QueueName> = std::mem::take(&mut self.soon);
+        chosen.retain(|queue| known.contains(queue));
+        chosen.truncate(QUEUES_PER_LOOK);
+        // The busy ones that were seen longest ago
+        let mut busy: Vec<(&QueueName, Millis)> =
+            self.queues.iter().filter(|(_, look)| look.is_busy).map(|(queue, look)| (queue, look.at)).collect();
+        busy.sort_by_key(|(_, at)| *at);
+        let room = (QUEUES_PER_LOOK - 1).saturating_sub(chosen.len());
+        chosen.extend(busy.into_iter().map(|(queue, _)| queue.clone()).take(room));
+        let rest = QUEUES_PER_LOOK.saturating_sub(chosen.len());
+        for queue in self.rotation.next(all, rest) {
+            if !chosen.contains(&queue) {
+                chosen.push(queue);
+            }
+        }
+        chosen
+    }
+}
+
+/// Reads what is to be read now.
+pub(super) async fn look(looks: &Mutex<Looks>, services: &Services) -> StoreResult<()> {
+    let locked = || looks.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut all = services.jobs.list_queues().await?;
+    all.sort_unstable();
+    let (chosen, is_slow) = {
+        let mut looks = locked();
+        (looks.choose(&all), looks.number.is_multiple_of(SLOW_EVERY))
+    };
+    let mut seen = Vec::with_capacity(chosen.len());
+    for queue in chosen {
+        let stats = services.jobs.queue_stats(&queue).await?;
+        let control = services.jobs.queue_control(&queue).await?;
+        let oldest_at = if stats.available > 0 { services.jobs.oldest_waiting_at(&queue).await? } else { None };
+        let at = services.redis.estimated_now();
+        seen.push((queue, SeenQueue { at, stats, control, oldest_at }));
+    }
+    let slow = if is_slow { Some(look_slowly(looks, services).await?) } else { None };
+    let mut looks = locked();
+    for (queue, seen) in seen {
+        let look = QueueLook::next(looks.queues.get(&queue), seen);
+        looks.queues.insert(queue, look);
+    }
+    if let Some(slow) = slow {
+        looks.workers = slow.workers;
+        looks.has_leader = slow.has_leader;
+        looks.subscriptions.retain(|name, _| slow.subscription_names.contains(name));
+        looks.subscriptions.extend(slow.subscriptions);
+    }
+    looks.number += 1;
+    let memory = services.redis.memory().used_and_max();
+    overview_data::refresh(&mut looks, services.redis.estimated_now(), memory, all.len());
+    Ok(())
+}
+
+/// What changes slowly.
+struct SlowLook {
+    workers: Vec<ListedWorker>,
+    has_leader: bool,
+    subscription_names: HashSet<String>,
+    subscriptions: Vec<(String, SubscriptionLook)>,
+}
+
+async fn look_slowly(looks: &Mutex<Looks>, services: &Services) -> StoreResult<SlowLook> {
+    let mut keys = services.workers.worker_keys().await?;
+    keys.truncate(MAX_WORKERS);
+    let workers = services.workers.workers(&keys).await?;
+    let has_leader = services.redis.has_leader().await?;
+    let all = services.subscriptions.list().await?.subscriptions;
+    let last = looks.lock().unwrap_or_else(PoisonError::into_inner).last_subscription.clone();
+    let first = all.partition_point(|(subscription, _)| subscription.name.as_str() <= last.as_str());
+    let chosen = all[first..].iter().chain(&all[..first]).take(SUBSCRIPTIONS_PER_LOOK);
+    let mut subscriptions = Vec::new();
+    for (subscription, _) in chosen {
+        subscriptions.push((subscription.name.to_string(), look_at_subscription(services, subscription).await?));
+    }
+    let subscription_names = all.iter().map(|(subscription, _)| subscription.name.to_string()).collect();
+    if let Some((name, _)) = subscriptions.last() {
+        looks.lock().unwrap_or_else(PoisonError::into_inner).last_subscription.clone_from(name);
+    }
+    Ok(SlowLook { workers, has_leader, subscription_names, subscriptions })
+}
+
+/// Of a subscription with many channels the lag is not read: that would take a command for each.
+async fn look_at_subscription(services: &Services, subscription: &Subscription) -> StoreResult<SubscriptionLook> {
+    let counters = services.subscriptions.counters(subscription).await?;
+    let mut lag = 0;
+    if subscription.mode == DeliveryMode::Shared
+        && let Some(channel) = subscription.channels.single_channel()
+    {
+        lag = services.subscriptions.channel_progress(subscription, channel).await?.lag;
+    }
+    Ok(SubscriptionLook {
+        lag,
+        is_failing: counters.failing_since.is_some(),
+        is_disabled: subscription.state == SubscriptionState::Disabled,
+    })
+}

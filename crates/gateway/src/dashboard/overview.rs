@@ -1,0 +1,86 @@
+//! The overview: how all is, what is wrong, and the two links of the original demo.
+
+use std::sync::Arc;
+
+use actix_web::{HttpRequest, web};
+use askama::Template;
+
+use super::{
+    live::known::{Overview, Parts},
+    page::Page,
+};
+use crate::{error::ApiError, routes::ApiResult, services::Services};
+
+#[derive(Template)]
+#[template(path = "overview.html")]
+struct OverviewPage {
+    page: Page,
+    has_demo: bool,
+    /// What the reader may see of the whole.
+    parts: Option<Parts>,
+    /// Redis does not answer.
+    is_away: bool,
+}
+
+impl OverviewPage {
+    fn part(&self, name: &str) -> &str {
+        self.parts.as_ref().and_then(|parts| parts.get(name)).map_or("", String::as_str)
+    }
+}
+
+#[derive(Template)]
+#[template(path = "overview_numbers.html")]
+struct Numbers<'a> {
+    page: &'a Page,
+    overview: &'a Overview,
+}
+
+#[derive(Template)]
+#[template(path = "overview_problems.html")]
+struct Problems<'a> {
+    page: &'a Page,
+    overview: &'a Overview,
+}
+
+#[derive(Template)]
+#[template(path = "overview_busiest.html")]
+struct Busiest<'a> {
+    page: &'a Page,
+    overview: &'a Overview,
+}
+
+pub(crate) async fn page(request: HttpRequest, services: web::Data<Services>) -> ApiResult {
+    let mut page = Page::of(&request, "/");
+    let (mut parts, mut is_away) = (None, false);
+    if page.sees_all() {
+        match services.dashboard.overview(&services).await {
+            Some(overview) => {
+                page.now = overview.at.max(page.now);
+                parts = Some(live_parts(&page, &overview)?);
+            }
+            None => is_away = true,
+        }
+    }
+    let has_demo = services.settings.gateway.demo_routes;
+    let template = OverviewPage { page, has_demo, parts, is_away };
+    template.page.render(&template)
+}
+
+/// The parts of the overview that move.
+pub(super) fn live_parts(page: &Page, overview: &Arc<Overview>) -> Result<Parts, ApiError> {
+    let render = |template: Result<String, askama::Error>| template.map_err(ApiError::internal);
+    let overview = overview.as_ref();
+    let said = if overview.problems.is_empty() {
+        page.t("overview.fine").to_owned()
+    } else {
+        page.n("overview.problems_count", overview.problems.len())
+    };
+    Ok(Parts::from([
+        ("numbers", render(Numbers { page, overview }.render())?),
+        ("problems", render(Problems { page, overview }.render())?),
+        ("busiest", render(Busiest { page, overview }.render())?),
+        ("rates", overview.rates_plot.clone()),
+        ("waiting", overview.waiting_plot.clone()),
+        ("said", said),
+    ]))
+}
