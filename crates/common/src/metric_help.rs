@@ -124,6 +124,11 @@ const HELP: &[(&str, MetricKind, &str)] = &[
         "Messages that a process sent itself over pub/sub and that did not come back",
     ),
     ("galley_deliveries_total", Counter, "Attempts to deliver a message of a subscription"),
+    (
+        "galley_delivery_records_dropped_total",
+        Counter,
+        "Attempts to deliver that are missing in their log, because Redis did not take them",
+    ),
     ("galley_subscription_gaps_total", Counter, "Gaps: messages that were no longer kept before they were delivered"),
     (
         "galley_subscription_overtaken_total",

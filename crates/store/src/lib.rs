@@ -15,6 +15,7 @@
 //! | [`audit`] | who administered what |
 //! | [`sessions`] | who is logged in to the dashboard |
 //! | [`key_usage`] | what keys use, shared by all gateways |
+//! | [`deliveries`] | the newest attempts to deliver, with what was answered |
 //! | [`events`] | what happened to jobs, for observers |
 //! | `reader_limiter` | bounds how many readers read a page at a time |
 //! | [`workers`] | the list of workers, and directives for them |
@@ -30,6 +31,7 @@ pub mod audit;
 pub mod channels;
 pub mod connection;
 pub mod cron;
+pub mod deliveries;
 pub mod events;
 pub mod idempotency;
 pub mod jobs;

@@ -100,6 +100,9 @@ section! {
         "disable_min_failures" => disable_min_failures: u64 = number(1..=1_000_000, 5);
         /// How long a broadcast subscription remembers the position of a worker that is away.
         "checkpoint_ttl_ms" => checkpoint_ttl: Duration = millis(60_000..=YEAR_MS, 604_800_000);
+        /// Attempts of a subscription that its log keeps, of those that succeeded and of those that failed. The same holds for a
+        /// rule that sends jobs to an endpoint. 0 keeps none.
+        "attempts_max" => attempts_max: usize = number(0..=10_000, 100);
         /// Whether endpoints may be on private networks and on this machine.
         "allow_private" => allow_private: bool = switch(false);
     }

@@ -17,7 +17,7 @@ use common::{json, json_repair, time::Millis};
 pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
 /// Maximum bytes read of an unsuccessful answer.
-const MAX_EXCERPT_BYTES: usize = 4096;
+pub(super) const MAX_EXCERPT_BYTES: usize = 4096;
 
 /// Maximum characters of that in a message.
 const MAX_EXCERPT_CHARS: usize = 256;
@@ -32,6 +32,8 @@ pub struct PushAnswer {
     pub status: u16,
     /// What the body says.
     pub result: PushResult,
+    /// Its beginning for people, without secrets that were sent.
+    pub excerpt: String,
 }
 
 /// What the body of a success says.

@@ -17,6 +17,8 @@ pub struct PushError {
     pub retry: PushRetry,
     /// The status, if there was an answer.
     pub status: Option<u16>,
+    /// The beginning of the answer, without secrets that were sent.
+    pub excerpt: String,
     /// Whether the request was sent: not while the breaker is open.
     pub was_sent: bool,
     /// Whether the request is at fault, and not the endpoint: the next request may succeed.
@@ -146,13 +148,15 @@ pub(super) struct PushFailure {
     pub(super) kind: PushErrorKind,
     pub(super) message: String,
     pub(super) status: Option<u16>,
+    /// The beginning of the answer.
+    pub(super) excerpt: String,
     /// The delay that the receiver, or the breaker, asks for.
     pub(super) retry_after: Option<Duration>,
 }
 
 impl PushFailure {
     pub(super) fn new(kind: PushErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), status: None, retry_after: None }
+        Self { kind, message: message.into(), status: None, excerpt: String::new(), retry_after: None }
     }
 }
 
@@ -170,6 +174,7 @@ impl From<PushFailure> for PushError {
             message: failure.message,
             retry,
             status: failure.status,
+            excerpt: failure.excerpt,
             was_sent,
             is_request_at_fault,
         }

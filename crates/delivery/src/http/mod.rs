@@ -181,7 +181,12 @@ impl Endpoint {
         let reading = answer::read_result(response.into_body(), self.settings.answer_limit_bytes);
         let result = timeout_at(deadline, reading).await;
         let result = result.unwrap_or_else(|_| PushResult::Dropped(self.timeout_failure().message));
-        Ok(PushAnswer { status: status.as_u16(), result })
+        let shown = match &result {
+            PushResult::Json(json) => json.get().as_bytes(),
+            PushResult::Empty | PushResult::Dropped(_) => &[],
+        };
+        let excerpt = self.excerpt(&shown[..shown.len().min(answer::MAX_EXCERPT_BYTES)], [path, query]);
+        Ok(PushAnswer { status: status.as_u16(), result, excerpt })
     }
 
     /// The failure of a status other than 2xx. The body is only shown to people, so a missing one is harmless.
@@ -197,15 +202,21 @@ impl Endpoint {
         let mut bytes = Vec::new();
         // On a timeout use what was read so far
         let _ = timeout_at(deadline, answer::read_excerpt(response.into_body(), &mut bytes)).await;
-        let sent = sent.map(|text| if text.len() < MIN_REDACTED_CHARS { None } else { Some(text.into()) });
-        let excerpt = answer::format_excerpt(&bytes, self.redacted.iter().chain(sent.iter().flatten()));
+        let excerpt = self.excerpt(&bytes, sent);
         let separator = if excerpt.is_empty() { "" } else { ": " };
         let message = format!("answered with status {status}{separator}{excerpt}");
         PushFailure {
             status: Some(status),
             retry_after: wait,
+            excerpt,
             ..PushFailure::new(PushErrorKind::of_status(status), message)
         }
+    }
+
+    /// The beginning of an answer, without the secrets, the path and the query that were sent.
+    fn excerpt(&self, bytes: &[u8], sent: [String; 2]) -> String {
+        let sent = sent.map(|text| if text.len() < MIN_REDACTED_CHARS { None } else { Some(text.into()) });
+        answer::format_excerpt(bytes, self.redacted.iter().chain(sent.iter().flatten()))
     }
 
     fn timeout_failure(&self) -> PushFailure {
@@ -269,7 +280,9 @@ impl Drop for AdmittedRequest<'_> {
 fn unparsed_answer(error: &legacy::Error) -> Result<PushAnswer, PushFailure> {
     let failure = client_failure(error);
     match StatusProbe::status_of(error) {
-        Some(status @ 200..=299) => Ok(PushAnswer { status, result: PushResult::Dropped(failure.message) }),
+        Some(status @ 200..=299) => {
+            Ok(PushAnswer { status, result: PushResult::Dropped(failure.message), excerpt: String::new() })
+        }
         _ => Err(failure),
     }
 }

@@ -26,6 +26,7 @@ mod connection_limits;
 mod consistency_check;
 mod cron;
 mod cross_site;
+mod delivery_log;
 mod documents;
 mod event_stream_libraries;
 mod events;

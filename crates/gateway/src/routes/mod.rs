@@ -7,6 +7,7 @@ mod consistency_check;
 mod cron;
 mod cross_origin;
 mod dead_letters;
+mod deliveries;
 mod demo;
 mod error_list;
 mod events;
@@ -170,6 +171,13 @@ routes! {
         PUT subscriptions::put => Need::Has(Subscriptions), Subscription;
         DELETE subscriptions::delete => Need::Has(Subscriptions), Subscription;
     }
+    "/v1/subscriptions/{name}/attempts" {
+        GET deliveries::of_subscription => Need::Has(Subscriptions), Subscription;
+    }
+    "/v1/subscriptions/{name}/attempts/{id}/resend" {
+        POST deliveries::resend => Need::Has(Subscriptions), Subscription;
+    }
+    "/v1/push-rules/{rule}/attempts" { GET deliveries::of_rule => Need::Has(AdminRead), Everything; }
     "/v1/subscriptions/{name}/pause" { POST subscriptions::pause => Need::Has(Subscriptions), Subscription; }
     "/v1/subscriptions/{name}/resume" { POST subscriptions::resume => Need::Has(Subscriptions), Subscription; }
     "/v1/admin/keys" {

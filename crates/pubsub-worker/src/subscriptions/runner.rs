@@ -1,6 +1,9 @@
 //! Shared by all delivery modes of a subscription: its target, its slots, and what follows a failure.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use common::{
     json::ObjectWriter,
@@ -15,6 +18,7 @@ use model::{
 };
 use store::{
     StoreError, StoreResult,
+    deliveries::{DeliveredItem, DeliveryOutcome, DeliveryOwner, DeliveryRecord},
     jobs::{EnqueueRefusal, Jobs},
     log_interruption,
     long_poll::LongPoll,
@@ -25,7 +29,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::message_notifier::MessageNotifier;
-use crate::targets::{Deliverer, DeliveryAttempt, DeliveryContext, DeliveryError, DeliveryFailure};
+use crate::targets::{Deliverer, DeliveryAttempt, DeliveryContext, DeliveryError, DeliveryFailure, TargetAnswer};
 
 /// How much longer than its longest delivery a worker may stay silent before others reclaim its messages.
 const RECLAIM_GRACE: Duration = Duration::from_secs(5);
@@ -151,7 +155,12 @@ impl SubscriptionRunner {
         attempt: u32,
     ) -> Result<(), DeliveryError> {
         let delivery = DeliveryAttempt { channel, message, attempt };
+        let (at, began) = (self.process.jobs.estimated_now(), Instant::now());
         let delivered = self.deliverer.deliver(delivery, &self.process.hard_shutdown).await;
+        if self.deliverer.is_logged() {
+            self.log_attempt(delivery, &delivered, (at, began.elapsed()));
+        }
+        let delivered = delivered.map(drop);
         let outcome = match &delivered {
             Ok(()) => "delivered",
             Err(DeliveryError::Deferred { .. }) => "later",
@@ -168,6 +177,39 @@ impl SubscriptionRunner {
             Ok(()) | Err(DeliveryError::Abandoned) => {}
         }
         delivered
+    }
+
+    /// Adds an attempt to the log of the subscription. What was not tried is no attempt.
+    fn log_attempt(
+        &self,
+        delivery: DeliveryAttempt<'_>,
+        delivered: &Result<TargetAnswer, DeliveryError>,
+        (at, duration): (Millis, Duration),
+    ) {
+        let (outcome, answer, error) = match delivered {
+            Ok(answer) => (DeliveryOutcome::Delivered, answer, None),
+            Err(DeliveryError::Failed(failure)) => {
+                let error = (failure.code.clone(), failure.message.clone());
+                (DeliveryOutcome::Failed, &*failure.answer, Some(error))
+            }
+            Err(DeliveryError::Deferred { .. } | DeliveryError::Abandoned) => return,
+        };
+        let record = DeliveryRecord {
+            item: DeliveredItem::Message {
+                channel: delivery.channel.to_string(),
+                id: delivery.message.position.to_string(),
+                subscription_created_at: self.subscription.created_at,
+            },
+            webhook_id: self.deliverer.webhook_id(delivery).unwrap_or_default(),
+            attempt: delivery.attempt,
+            at,
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            outcome,
+            status: answer.status,
+            response: answer.excerpt.clone(),
+            error,
+        };
+        self.process.jobs.deliveries().record(DeliveryOwner::Subscription(self.subscription.name.clone()), record);
     }
 
     async fn record_failure(

@@ -8,7 +8,7 @@ use common::{
 use delivery::http::{Endpoint, PushRequest, PushRetry};
 use model::{job::RetryAdvice, message::cloud_event, subscription::Subscription};
 
-use super::{DeliveryAttempt, DeliveryError, DeliveryFailure};
+use super::{DeliveryAttempt, DeliveryError, DeliveryFailure, TargetAnswer};
 
 /// HTTP 410, gone: the receiver wants no more messages.
 const STATUS_GONE: u16 = 410;
@@ -20,7 +20,7 @@ pub(super) async fn deliver(
     endpoint: &Endpoint,
     delivery: DeliveryAttempt<'_>,
     now: Millis,
-) -> Result<(), DeliveryError> {
+) -> Result<TargetAnswer, DeliveryError> {
     let DeliveryAttempt { channel, message, .. } = delivery;
     let headers = build_headers(subscription, delivery);
     let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -32,10 +32,10 @@ pub(super) async fn deliver(
         sent_at: now,
     };
     match endpoint.post(request).await {
-        Ok(_) => Ok(()),
+        Ok(answer) => Ok(TargetAnswer { status: Some(answer.status), excerpt: answer.excerpt }),
         // Nothing was sent. Spread the retries so that they do not arrive at the same moment
         Err(error) if !error.was_sent && matches!(error.retry, PushRetry::After(_)) => {
-            let PushRetry::After(delay) = error.retry else { return Ok(()) };
+            let PushRetry::After(delay) = error.retry else { return Ok(TargetAnswer::default()) };
             Err(DeliveryError::Deferred { delay: delay.mul_f64(rand::random_range(1.0..1.5)), reason: error.message })
         }
         Err(error) => {
@@ -45,6 +45,7 @@ pub(super) async fn deliver(
                 PushRetry::After(delay) => RetryAdvice::After(delay),
             };
             let is_gone = error.status == Some(STATUS_GONE);
+            let answer = Box::new(TargetAnswer { status: error.status, excerpt: error.excerpt });
             let (code, message) = (error.code.to_owned(), error.message);
             Err(DeliveryError::Failed(DeliveryFailure {
                 code,
@@ -53,6 +54,7 @@ pub(super) async fn deliver(
                 output: String::new(),
                 is_message_at_fault: error.is_request_at_fault,
                 is_gone,
+                answer,
             }))
         }
     }
@@ -99,7 +101,10 @@ fn build_headers(subscription: &Subscription, delivery: DeliveryAttempt<'_>) -> 
 }
 
 /// Unique to a message and a subscription, and the same in every attempt: receivers recognize repetitions by it.
-fn webhook_id(subscription: &Subscription, DeliveryAttempt { channel, message, .. }: DeliveryAttempt<'_>) -> String {
+pub(super) fn webhook_id(
+    subscription: &Subscription,
+    DeliveryAttempt { channel, message, .. }: DeliveryAttempt<'_>,
+) -> String {
     let (name, created_at) = (&subscription.name, subscription.created_at);
     let purpose = format!("webhook {name} {created_at} {channel} {}", message.position);
     JobId::for_purpose(u64::try_from(message.published_at).unwrap_or_default(), &subscription.queue(), &purpose)

@@ -59,6 +59,16 @@ pub(crate) struct DeliveryFailure {
     pub(crate) is_message_at_fault: bool,
     /// The target answered that it no longer exists.
     pub(crate) is_gone: bool,
+    /// What an endpoint answered.
+    pub(crate) answer: Box<TargetAnswer>,
+}
+
+/// What an endpoint answered, for the log of attempts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TargetAnswer {
+    pub(crate) status: Option<u16>,
+    /// Its beginning, without secrets.
+    pub(crate) excerpt: String,
 }
 
 impl DeliveryFailure {
@@ -76,6 +86,7 @@ impl DeliveryFailure {
             output: String::new(),
             is_message_at_fault: advice == RetryAdvice::Never,
             is_gone: false,
+            answer: Box::default(),
         })
     }
 }
@@ -148,12 +159,22 @@ impl Deliverer {
         }
     }
 
+    /// What receivers recognize a message by; none if the target is no endpoint.
+    pub(crate) fn webhook_id(&self, delivery: DeliveryAttempt<'_>) -> Option<String> {
+        matches!(self.client, TargetClient::Http(_)).then(|| http::webhook_id(&self.subscription, delivery))
+    }
+
+    /// Whether attempts can fail, so that their log says something.
+    pub(crate) fn is_logged(&self) -> bool {
+        self.jobs.deliveries().is_on() && !matches!(self.client, TargetClient::Log)
+    }
+
     /// Tries once, within the subscription's timeout. Ends soon after `abandon` is cancelled.
     pub(crate) async fn deliver(
         &self,
         delivery: DeliveryAttempt<'_>,
         abandon: &CancellationToken,
-    ) -> Result<(), DeliveryError> {
+    ) -> Result<TargetAnswer, DeliveryError> {
         let deadline = Duration::from_millis(self.subscription.ack_deadline_ms);
         match &self.client {
             TargetClient::Http(endpoint) => {
@@ -161,25 +182,28 @@ impl Deliverer {
                 with_deadline(deadline, abandon, http::deliver(&self.subscription, endpoint, delivery, now)).await
             }
             TargetClient::Queue(queue) => {
-                with_deadline(deadline, abandon, queue.deliver(&self.subscription, delivery)).await
+                let delivered = with_deadline(deadline, abandon, queue.deliver(&self.subscription, delivery)).await;
+                delivered.map(|()| TargetAnswer::default())
             }
             // Stops the program and waits for its exit
             TargetClient::Command(name, commands) => {
-                command::deliver(&self.subscription, name, commands, delivery, (deadline, abandon)).await
+                let delivered =
+                    command::deliver(&self.subscription, name, commands, delivery, (deadline, abandon)).await;
+                delivered.map(|()| TargetAnswer::default())
             }
             TargetClient::Log => {
                 log_delivery(&self.subscription, delivery);
-                Ok(())
+                Ok(TargetAnswer::default())
             }
         }
     }
 }
 
-async fn with_deadline(
+async fn with_deadline<T>(
     deadline: Duration,
     abandon: &CancellationToken,
-    attempt: impl Future<Output = Result<(), DeliveryError>>,
-) -> Result<(), DeliveryError> {
+    attempt: impl Future<Output = Result<T, DeliveryError>>,
+) -> Result<T, DeliveryError> {
     tokio::select! {
         biased;
         delivered = tokio::time::timeout(deadline, attempt) => delivered.unwrap_or_else(|_| {

@@ -111,6 +111,17 @@ impl Channels {
         })
     }
 
+    /// The message at a position, if it is still kept.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn read_message(&self, channel: &ChannelName, at: Position) -> StoreResult<Option<StoredMessage>> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(keys::channel_history(channel)).arg(at.to_string()).arg(at.to_string());
+        let entries: HistoryEntries = command.query_async(&mut self.redis.clone()).await?;
+        Ok(self.parse_messages(channel, entries).into_iter().next())
+    }
+
     /// At most `max` messages behind a position, without asking whether some are missing before them.
     pub(super) async fn read_next_messages(
         &self,

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 pub use hub::{EventHub, EventReader, EventReaderItem, EventStart};
 pub use read::{EventBatch, EventFilter, EventPosition, ReadEvent};
 
-use crate::{Redis, keys, statistics::StatisticsRecorder};
+use crate::{Redis, deliveries::DeliveryRecorder, keys, statistics::StatisticsRecorder};
 use common::{
     settings::Settings,
     time::{self, Millis},
@@ -89,6 +89,7 @@ pub struct EventLog {
     redis: Redis,
     /// What records events of jobs counts them, too.
     statistics: StatisticsRecorder,
+    deliveries: DeliveryRecorder,
 }
 
 impl EventLog {
@@ -98,11 +99,19 @@ impl EventLog {
         let (sender, receiver) = mpsc::channel(BUFFER);
         let statistics = StatisticsRecorder::default();
         let flushing = statistics.clone().flush_until(redis.clone(), settings.statistics.flush_interval, stop.clone());
+        let deliveries = DeliveryRecorder::new(settings.subscriptions.attempts_max);
+        let logging = deliveries.clone().write_until(redis.clone(), stop.clone());
         let writing = write(redis.clone(), settings.jobs.events_max, receiver, stop);
         let task = tokio::spawn(async {
-            tokio::join!(writing, flushing);
+            tokio::join!(writing, flushing, logging);
         });
-        (Self { sender: Arc::new(sender), redis: redis.clone(), statistics }, task)
+        (Self { sender: Arc::new(sender), redis: redis.clone(), statistics, deliveries }, task)
+    }
+
+    /// The attempts to deliver of this process.
+    #[must_use]
+    pub fn deliveries(&self) -> &DeliveryRecorder {
+        &self.deliveries
     }
 
     /// What this process counts.

@@ -23,7 +23,7 @@ use model::job::JobLogLine;
 /// How long a log is kept of a job whose end nobody recorded here.
 const MAX_LOG_TTL: Duration = Duration::from_hours(90 * 24);
 /// Bytes of lines in one event; the log has the rest.
-const MAX_EVENT_BYTES: usize = 8 << 10;
+const MAX_EVENT_BYTES: usize = 4 << 10;
 /// About what Redis adds to a line.
 const LINE_OVERHEAD_BYTES: usize = 60;
 

@@ -122,6 +122,7 @@ pub use stats::QueueStats;
 
 use crate::{
     Redis, Store, StoreResult,
+    deliveries::DeliveryRecorder,
     events::JobEvent,
     sealing::Sealer,
     statistics::{AttemptEnd, QueueTally},
@@ -227,6 +228,12 @@ impl Jobs {
     pub(crate) fn report_end(&self, job: &JobRecord, state: JobState, at: Millis) {
         self.store.events.statistics().count_end(&job.queue, state);
         self.store.events.record(JobEvent::ended(job, state, at));
+    }
+
+    /// Where attempts to deliver are recorded.
+    #[must_use]
+    pub fn deliveries(&self) -> &DeliveryRecorder {
+        self.store.events.deliveries()
     }
 
     /// Where jobs of a queue are counted.

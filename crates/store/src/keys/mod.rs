@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 63] = [
+pub const KEY_PATTERNS: [&str; 65] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -59,6 +59,8 @@ pub const KEY_PATTERNS: [&str; 63] = [
     "galley:subscriptions",
     "galley:sub:<name>",
     "galley:sub:<name>:workers",
+    "galley:sub:<name>:attempts:<outcome>",
+    "galley:push:<rule>:attempts:<outcome>",
     "galley:sub:<name>:at:<instance>",
     "galley:<db>:probe:<process>",
     "galley:readers",
@@ -220,6 +222,18 @@ pub fn subscription_workers(subscription: &SubscriptionName) -> String {
     format!("galley:sub:{subscription}:workers")
 }
 
+/// The newest attempts of a subscription with that outcome: a capped stream with a TTL.
+#[must_use]
+pub fn subscription_attempts(subscription: &SubscriptionName, outcome: &str) -> String {
+    format!("galley:sub:{subscription}:attempts:{outcome}")
+}
+
+/// The newest attempts of a rule that sends jobs to an endpoint: a capped stream with a TTL.
+#[must_use]
+pub fn rule_attempts(pattern: &str, outcome: &str) -> String {
+    format!("galley:push:{pattern}:attempts:{outcome}")
+}
+
 /// The positions of a broadcast worker: a hash with a TTL, by channel.
 #[must_use]
 pub fn broadcast_checkpoint(subscription: &SubscriptionName, instance: &WorkerId) -> String {
@@ -294,6 +308,8 @@ mod tests {
             SUBSCRIPTIONS.to_owned(),
             subscription_counters(&subscription),
             subscription_workers(&subscription),
+            subscription_attempts(&subscription, "failed"),
+            rule_attempts("a.*", "failed"),
             broadcast_checkpoint(&subscription, &"i".parse().expect("an instance")),
             topics.probe(&uuid::Uuid::nil()),
             READER_GATEWAYS.to_owned(),
@@ -328,6 +344,8 @@ mod tests {
                     .replace("<priority>", "0")
                     .replace("<id>", &id.to_string())
                     .replace("<series>", "q")
+                    .replace("<rule>", "a.*")
+                    .replace("<outcome>", "failed")
                     .replace("<fingerprint>", "f")
                     .replace("<entry>:<n>", "1-0:1")
                     .replace("<seed>-<n>", "00000000000000000000000000000007-0")

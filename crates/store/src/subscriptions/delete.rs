@@ -2,7 +2,7 @@
 //! sweeps up.
 
 use super::{MAX_SAVE_ATTEMPTS, Subscriptions, too_many_conflicts};
-use crate::{StoreResult, jobs::PurgeRequest, keys};
+use crate::{StoreResult, deliveries::DeliveryOwner, jobs::PurgeRequest, keys};
 use common::{name::SubscriptionName, time::Millis};
 use model::{job::JobState, subscription::Subscription};
 
@@ -71,7 +71,7 @@ impl Subscriptions {
         self.jobs.delete_queue(&queue).await?;
         let keys = [keys::subscription_counters(name), keys::subscription_workers(name)];
         let _: i64 = redis::cmd("DEL").arg(&keys).query_async(&mut self.redis().clone()).await?;
-        Ok(())
+        self.redis().forget_deliveries(&DeliveryOwner::Subscription(name.clone())).await
     }
 
     /// Whether the subscription of that name that was created at that time is deleted; not while Redis has lost the list.

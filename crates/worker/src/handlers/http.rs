@@ -2,14 +2,19 @@
 //!
 //! The endpoint may answer 202 and finish later: its request has a token with which it ends the attempt over HTTP.
 
-use std::{collections::BTreeMap, sync::OnceLock, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
-use common::time;
+use common::time::{self, Millis};
 use delivery::http::{
-    BreakerSettings, Endpoint, EndpointSettings, FixedHeaders, Network, PushError, PushRequest, PushResult, PushRetry,
-    Secret,
+    BreakerSettings, Endpoint, EndpointSettings, FixedHeaders, Network, PushAnswer, PushError, PushRequest, PushResult,
+    PushRetry, Secret,
 };
 use model::{job::RetryAdvice, url_template::UrlTemplate};
+use store::deliveries::{DeliveredItem, DeliveryOutcome, DeliveryOwner, DeliveryRecord};
 
 use super::{Context, ContextError, HandlerError, HandlerOutcome, HandlerResult};
 
@@ -74,7 +79,7 @@ impl HttpRule {
         &self.settings
     }
 
-    pub(crate) async fn run(&self, context: &Context) -> HandlerResult {
+    pub(crate) async fn run(&self, context: &Context, pattern: &str) -> HandlerResult {
         let token = uuid::Uuid::new_v4().simple().to_string();
         // Issue the token before the request: the endpoint may use it before it answers
         context.issue_callback_token(&token).await.map_err(|error| match error {
@@ -107,7 +112,10 @@ impl HttpRule {
             body: context.job_json(Some(&token)).into(),
             sent_at: context.jobs().estimated_now(),
         };
-        let answer = match self.endpoint.post(request).await {
+        let (at, began) = (context.jobs().estimated_now(), Instant::now());
+        let answered = self.endpoint.post(request).await;
+        log_attempt(context, pattern, &answered, (at, began.elapsed()));
+        let answer = match answered {
             Ok(answer) => answer,
             // Nothing was sent. Spread the retries so that they do not arrive at the same moment
             Err(PushError { retry: PushRetry::After(delay), message, was_sent: false, .. }) => {
@@ -146,6 +154,35 @@ impl HttpRule {
             settings.timeout_ms
         )
     }
+}
+
+/// Adds an attempt to the log of the rule. What was not sent is no attempt.
+fn log_attempt(
+    context: &Context,
+    pattern: &str,
+    answered: &Result<PushAnswer, PushError>,
+    (at, duration): (Millis, Duration),
+) {
+    let (outcome, status, response, error) = match answered {
+        Ok(answer) => (DeliveryOutcome::Delivered, Some(answer.status), &answer.excerpt, None),
+        Err(error) if !error.was_sent => return,
+        Err(error) => {
+            let shown = (error.code.to_owned(), error.message.clone());
+            (DeliveryOutcome::Failed, error.status, &error.excerpt, Some(shown))
+        }
+    };
+    let record = DeliveryRecord {
+        item: DeliveredItem::Job(context.id()),
+        webhook_id: context.id().to_string(),
+        attempt: context.attempt(),
+        at,
+        duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        outcome,
+        status,
+        response: response.clone(),
+        error,
+    };
+    context.jobs().deliveries().record(DeliveryOwner::Rule(pattern.to_owned()), record);
 }
 
 /// The endpoint did the work: a result that is too large is dropped, because a failure would do the work again.

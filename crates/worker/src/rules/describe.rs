@@ -11,7 +11,7 @@ impl RuleAction {
     fn describe(&self) -> String {
         match self {
             Self::Handler(name) => format!("runs the handler {name}"),
-            Self::Http(rule) => rule.describe(),
+            Self::Http(rule, _) => rule.describe(),
             Self::Command(command) => command::describe(command.settings()),
         }
     }

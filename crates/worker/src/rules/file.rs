@@ -98,7 +98,7 @@ impl RuleReader<'_, '_> {
                 }
                 Some(RuleAction::Handler(name.into_inner()))
             }
-            (None, Some(http), None) => self.read_http(http),
+            (None, Some(http), None) => self.read_http(http, rule.pattern.get_ref()),
             (None, None, Some(command)) => self.read_command(command),
             _ => {
                 self.reader.add_problem(at, "a rule must have exactly one of handler, http and command");
@@ -108,7 +108,7 @@ impl RuleReader<'_, '_> {
         Some(Rule { line: self.reader.line(at), pattern: pattern?, action: action? })
     }
 
-    fn read_http(&mut self, written: Spanned<HttpRuleSpec>) -> Option<RuleAction> {
+    fn read_http(&mut self, written: Spanned<HttpRuleSpec>, pattern: &str) -> Option<RuleAction> {
         let at = written.span().start;
         let http = written.into_inner();
         let headers = http.headers.into_iter().map(|(name, value)| (name, self.resolve_env(&value))).collect();
@@ -132,11 +132,13 @@ impl RuleReader<'_, '_> {
             answer_limit_bytes: self.reader.number("answer_limit_bytes", http.answer_limit_bytes, 1 << 20, 1, 16 << 20),
         };
         let same = self.previous.0.iter().find_map(|rule| match &rule.action {
-            RuleAction::Http(rule) if *rule.settings() == settings => Some(rule.clone()),
+            RuleAction::Http(rule, _) if *rule.settings() == settings => Some(rule.clone()),
             _ => None,
         });
         let rule = same.map_or_else(|| HttpRule::new(settings).map(Arc::new), Ok);
-        rule.map(RuleAction::Http).map_err(|problem| self.reader.add_problem(at, problem)).ok()
+        rule.map(|rule| RuleAction::Http(rule, pattern.into()))
+            .map_err(|problem| self.reader.add_problem(at, problem))
+            .ok()
     }
 
     fn read_command(&mut self, written: Spanned<CommandSpec>) -> Option<RuleAction> {

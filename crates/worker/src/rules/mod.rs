@@ -40,8 +40,8 @@ struct Rule {
 enum RuleAction {
     /// Runs the handler in Rust with that name.
     Handler(String),
-    /// Sends the job to an endpoint.
-    Http(Arc<HttpRule>),
+    /// Sends the job to an endpoint. With the pattern of the rule, under which its attempts are logged.
+    Http(Arc<HttpRule>, Arc<str>),
     /// Runs a program.
     Command(Arc<Command>),
 }
@@ -69,7 +69,7 @@ impl Dispatcher {
         match self.rules.current().action_for(context.job_type()) {
             RuleAction::Handler(name) => self.handlers.run(&name, context).await,
             // Boxed, because all attempts would be as large as the largest of these otherwise
-            RuleAction::Http(rule) => Box::pin(rule.run(&context)).await,
+            RuleAction::Http(rule, pattern) => Box::pin(rule.run(&context, &pattern)).await,
             RuleAction::Command(command) => Box::pin(command::run(&command, &context)).await,
         }
     }

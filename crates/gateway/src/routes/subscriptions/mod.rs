@@ -197,11 +197,11 @@ pub(super) async fn delete(services: web::Data<Services>, name: web::Path<String
 }
 
 /// A name in a path. An invalid name is not found: no subscription can have it.
-fn parse_subscription_name(text: &str) -> Result<SubscriptionName, ApiError> {
+pub(super) fn parse_subscription_name(text: &str) -> Result<SubscriptionName, ApiError> {
     text.parse().map_err(|_| subscription_not_found(text))
 }
 
-fn subscription_not_found(name: &str) -> ApiError {
+pub(super) fn subscription_not_found(name: &str) -> ApiError {
     ApiError::not_found(format_args!("subscription {}", quoted(name)))
 }
 
