@@ -15,6 +15,7 @@ ALLOWED = {
     "gateway": {"common", "model", "delivery", "store", "worker"},
     "queue-worker": {"common", "worker"},
     "pubsub-worker": {"common", "model", "delivery", "store", "worker"},
+    "cli": {"common", "model", "store"},
     "testkit": set(),
     "e2e": {"testkit", "common", "model", "delivery"},
     "bench": {"testkit", "e2e", "common", "model", "store", "worker"},

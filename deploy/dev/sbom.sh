@@ -10,7 +10,7 @@ export PATH=$folder/tools/bin:$PATH
 command -v cargo-cyclonedx >/dev/null ||
     cargo install --quiet --locked --debug --root "$folder/tools" cargo-cyclonedx --version "$version"
 mkdir -p "$target/sbom"
-for program in gateway queue-worker pubsub-worker; do
+for program in gateway queue-worker pubsub-worker cli; do
     cargo cyclonedx --quiet --manifest-path "crates/$program/Cargo.toml" --format json --spec-version 1.5 \
         --override-filename sbom
     # It writes one beside the manifest of every crate of the workspace

@@ -40,6 +40,30 @@ pub fn printable(bytes: &[u8]) -> String {
     shown
 }
 
+/// A JSON text whose hidden characters are written as JSON's own escapes: it means the same, and is safe on a terminal.
+#[must_use]
+pub fn json_without_hidden(json: &str) -> Cow<'_, str> {
+    let is_escaped = |c: char| is_hidden(c) && c != '\n';
+    if !json.contains(is_escaped) {
+        return Cow::Borrowed(json);
+    }
+    let mut escaped = String::with_capacity(json.len() + 16);
+    for character in json.chars() {
+        if is_escaped(character) {
+            push_json_escape(&mut escaped, character);
+        } else {
+            escaped.push(character);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+fn push_json_escape(text: &mut String, character: char) {
+    for unit in character.encode_utf16(&mut [0; 2]) {
+        let _ = write!(text, "\\u{unit:04x}");
+    }
+}
+
 /// How hidden characters are escaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LineFormat {
@@ -80,11 +104,7 @@ fn escape_line(line: &[u8], format: LineFormat) -> Cow<'_, [u8]> {
         match (character, format) {
             ('\n', LineFormat::People) => escaped.push_str("\n    "),
             (hidden, LineFormat::People) if is_escaped(hidden) => escaped.extend(hidden.escape_default()),
-            (hidden, LineFormat::Json) if is_escaped(hidden) => {
-                for unit in hidden.encode_utf16(&mut [0; 2]) {
-                    let _ = write!(escaped, "\\u{unit:04x}");
-                }
-            }
+            (hidden, LineFormat::Json) if is_escaped(hidden) => push_json_escape(&mut escaped, hidden),
             _ => escaped.push(character),
         }
     }
@@ -104,6 +124,15 @@ mod tests {
         assert_eq!(printable("a\u{202e}b\u{2028}c".as_bytes()), "a\\u{202e}b\\u{2028}c");
         assert_eq!(printable("می‌خواهم 👩‍🚀".as_bytes()), "می‌خواهم 👩‍🚀");
         assert_eq!(printable(&[b'x'; 10_000]).chars().count(), MAX_CHARS + 1);
+    }
+
+    #[test]
+    fn json_for_a_terminal_means_the_same() {
+        let json = "{\"a\":\"饭\u{9b}31m\u{202e}\u{e0041}\"}\n";
+        let safe = json_without_hidden(json);
+        assert_eq!(safe, "{\"a\":\"饭\\u009b31m\\u202e\\udb40\\udc41\"}\n");
+        let parsed = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
+        assert_eq!(parsed(&safe), parsed(json));
     }
 
     #[test]

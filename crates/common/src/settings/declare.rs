@@ -4,7 +4,7 @@
 //! An entry reads `key => field: type = kind(allowed, default)`. Its comment is the documentation of the setting.
 //! A `<name>` in a key or a section stands for any name: `queues.<queue>` is a table with an entry for each queue.
 
-use std::path::Path;
+use std::{ops::RangeInclusive, path::Path};
 
 use config::{Map, Value, ValueKind};
 
@@ -30,6 +30,7 @@ pub(super) struct SettingText {
     pub(super) default: ValueKind,
     pub(super) example: Option<&'static str>,
     pub(super) allowed: String,
+    pub(super) range: Option<RangeInclusive<u64>>,
     pub(super) is_secret: bool,
 }
 
@@ -172,8 +173,8 @@ pub(super) fn describe_section(name: &'static str, about: &[&'static str], setti
 }
 
 pub(super) fn describe<T>(key: &'static str, doc: &[&'static str], kind: Kind<T>) -> SettingText {
-    let Kind { default, example, unit, allowed, is_secret, check: _ } = kind;
-    SettingText { key, doc: lines(doc), unit, default, example, allowed, is_secret }
+    let Kind { default, example, unit, allowed, range, is_secret, check: _ } = kind;
+    SettingText { key, doc: lines(doc), unit, default, example, allowed, range, is_secret }
 }
 
 /// The text of a doc comment, which has a space before each line.

@@ -20,6 +20,8 @@ pub(super) struct Kind<T> {
     pub(super) unit: &'static str,
     /// The allowed values, for people.
     pub(super) allowed: String,
+    /// The allowed numbers, for programs.
+    pub(super) range: Option<RangeInclusive<u64>>,
     /// Whether the value is a secret, or can hold one: another setting, `<key>_file`, can name a file with the value.
     pub(super) is_secret: bool,
     /// The checked value of a key.
@@ -30,9 +32,9 @@ type Check<T> = Box<dyn Fn(&str, Value) -> Result<T, SettingError>>;
 
 impl<T: 'static> Kind<T> {
     fn map<U>(self, convert: impl Fn(T) -> U + 'static) -> Kind<U> {
-        let Self { default, example, unit, allowed, is_secret, check } = self;
+        let Self { default, example, unit, allowed, range, is_secret, check } = self;
         let check = Box::new(move |key: &str, value| check(key, value).map(&convert));
-        Kind { default, example, unit, allowed, is_secret, check }
+        Kind { default, example, unit, allowed, range, is_secret, check }
     }
 }
 
@@ -40,13 +42,15 @@ impl<T: 'static> Kind<T> {
 pub(super) fn number<T: TryFrom<u64>>(range: RangeInclusive<u64>, default: u64) -> Kind<T> {
     let allowed = format!("{} to {}", range.start(), range.end());
     let refusal = allowed.clone();
+    let bounds = Some(range.clone());
     let check = move |key: &str, value: Value| {
         let number = whole_number(key, &value, &refusal)?;
         let converted =
             Some(number).filter(|number| range.contains(number)).and_then(|number| T::try_from(number).ok());
         converted.ok_or_else(|| invalid_value(key, &refusal, number))
     };
-    Kind { default: default.into(), example: None, unit: "Number", allowed, is_secret: false, check: Box::new(check) }
+    let (default, check): (_, Check<T>) = (default.into(), Box::new(check));
+    Kind { default, example: None, unit: "Number", allowed, range: bounds, is_secret: false, check }
 }
 
 /// A time in milliseconds.
@@ -62,23 +66,25 @@ pub(super) fn bytes<T: TryFrom<u64>>(range: RangeInclusive<u64>, default: u64) -
 /// A number of a kind above that can also be 0, which stands for no limit. That is the default.
 pub(super) fn zero_or<T: 'static>(kind: Kind<T>) -> Kind<Option<T>> {
     let allowed = format!("0 (no limit) or {}", kind.allowed);
+    let range = kind.range.clone();
     let refusal = allowed.clone();
     let check = move |key: &str, value: Value| match whole_number(key, &value, &refusal)? {
         0 => Ok(None),
         number => (kind.check)(key, value).map(Some).map_err(|_| invalid_value(key, &refusal, number)),
     };
     let (default, unit) = (0_u64.into(), kind.unit);
-    Kind { default, example: None, unit, allowed, is_secret: false, check: Box::new(check) }
+    let range = range.map(|range| 0..=*range.end());
+    Kind { default, example: None, unit, allowed, range, is_secret: false, check: Box::new(check) }
 }
 
 /// A setting that can be absent, with a line of TOML that sets it.
 pub(super) fn optional<T: 'static>(kind: Kind<T>, example: &'static str) -> Kind<Option<T>> {
-    let Kind { unit, allowed, is_secret, check, .. } = kind;
+    let Kind { unit, allowed, range, is_secret, check, .. } = kind;
     let check = move |key: &str, value: Value| match value.kind {
         ValueKind::Nil => Ok(None),
         _ => check(key, value).map(Some),
     };
-    Kind { default: ValueKind::Nil, example: Some(example), unit, allowed, is_secret, check: Box::new(check) }
+    Kind { default: ValueKind::Nil, example: Some(example), unit, allowed, range, is_secret, check: Box::new(check) }
 }
 
 /// `true` or `false`.
@@ -88,7 +94,8 @@ pub(super) fn switch(default: bool) -> Kind<bool> {
         value.into_bool().map_err(|_| invalid_value(key, "true or false", got))
     };
     let allowed = "true or false".to_owned();
-    Kind { default: default.into(), example: None, unit: "Boolean", allowed, is_secret: false, check: Box::new(check) }
+    let (default, check): (_, Check<bool>) = (default.into(), Box::new(check));
+    Kind { default, example: None, unit: "Boolean", allowed, range: None, is_secret: false, check }
 }
 
 /// Text that `check` turns into a value.
@@ -102,7 +109,7 @@ pub(super) fn text_with<T>(
         check(key, value.into_string().map_err(|_| invalid_value(key, allowed, got))?)
     };
     let (default, allowed) = (default.into(), allowed.to_owned());
-    Kind { default, example: None, unit: "Text", allowed, is_secret: false, check: Box::new(check) }
+    Kind { default, example: None, unit: "Text", allowed, range: None, is_secret: false, check: Box::new(check) }
 }
 
 /// A secret; empty for none. Errors never contain it.
@@ -112,20 +119,21 @@ pub(super) fn secret() -> Kind<Option<SecretString>> {
         _ => Err(invalid_value(key, SECRET, "another type of value")),
     };
     let check: Check<_> = Box::new(check);
-    Kind { default: "".into(), example: None, unit: "Secret", allowed: SECRET.to_owned(), is_secret: true, check }
+    let (default, allowed) = ("".into(), SECRET.to_owned());
+    Kind { default, example: None, unit: "Secret", allowed, range: None, is_secret: true, check }
 }
 
 const SECRET: &str = "text, or empty";
 
 /// The same kind for a value that can hold a secret: it can come from a file too. Its check keeps the secret out of errors.
 pub(super) fn with_secret<T: 'static>(kind: Kind<T>) -> Kind<T> {
-    let Kind { default, example, unit, allowed, check, .. } = kind;
+    let Kind { default, example, unit, allowed, range, check, .. } = kind;
     let refusal = allowed.clone();
     let check = Box::new(move |key: &str, value: Value| match &value.kind {
         ValueKind::String(_) => check(key, value),
         other => Err(invalid_value(key, &refusal, type_name(other))),
     });
-    Kind { default, example, unit, allowed, is_secret: true, check }
+    Kind { default, example, unit, allowed, range, is_secret: true, check }
 }
 
 /// Text that parses.
@@ -159,7 +167,7 @@ pub(super) fn list<T: FromStr<Err: Display>>(allowed: &'static str, default: &[&
     };
     let default: Vec<ValueKind> = default.iter().map(|item| ValueKind::from(*item)).collect();
     let (default, allowed) = (default.into(), allowed.to_owned());
-    Kind { default, example: None, unit: "List", allowed, is_secret: false, check: Box::new(check) }
+    Kind { default, example: None, unit: "List", allowed, range: None, is_secret: false, check: Box::new(check) }
 }
 
 /// What the name of a queue must be, in an error.
@@ -170,7 +178,7 @@ pub(super) fn per_queue<T: TryFrom<u64> + 'static>(
     range: RangeInclusive<u64>,
     example: &'static str,
 ) -> Kind<BTreeMap<QueueName, T>> {
-    let Kind { unit, allowed, is_secret, check, .. } = number::<T>(range, 0);
+    let Kind { unit, allowed, range, is_secret, check, .. } = number::<T>(range, 0);
     let check = move |key: &str, value: Value| {
         let table = match value.kind {
             ValueKind::Nil => return Ok(BTreeMap::new()),
@@ -182,7 +190,7 @@ pub(super) fn per_queue<T: TryFrom<u64> + 'static>(
         };
         table.into_iter().map(entry).collect()
     };
-    Kind { default: ValueKind::Nil, example: Some(example), unit, allowed, is_secret, check: Box::new(check) }
+    Kind { default: ValueKind::Nil, example: Some(example), unit, allowed, range, is_secret, check: Box::new(check) }
 }
 
 pub(super) fn parse_value<T: FromStr>(key: &str, text: &str, allowed: &str) -> Result<T, SettingError> {

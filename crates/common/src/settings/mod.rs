@@ -9,11 +9,13 @@ mod auth;
 mod channels;
 mod declare;
 mod error;
+mod inspect;
 mod jobs;
 mod kinds;
 mod process;
 mod redis;
 mod render;
+mod schema;
 mod secret_file;
 #[cfg(test)]
 mod secret_tests;
@@ -32,6 +34,7 @@ use config::{Config, ConfigBuilder, Environment, File, FileFormat, Source, build
 pub use auth::{AuthMode, AuthSettings};
 pub use channels::{BacklogCap, ChannelSettings, MAX_WATCHED_QUEUES, Retention, RetentionRules, SubscriptionSettings};
 pub use error::SettingError;
+pub use inspect::{SettingSource, SettingValue, values_with_sources};
 pub use jobs::{
     BridgeSettings, CronSettings, JobSettings, MAX_WORKFLOW_JOBS, MIN_LEASE_MS, OnExhaustion, QueueLimits,
     WorkflowSettings,
@@ -42,6 +45,7 @@ pub use process::{
 };
 pub use redis::{RedisSettings, RedisUrl};
 pub use render::{default_toml, reference};
+pub use schema::json_schema;
 pub use services::{DashboardSettings, GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings};
 pub use tokens::{JwtSettings, KeyLimitSettings, MIN_TOKEN_SECRET_BYTES, TokenSettings, TokenTables};
 
@@ -83,12 +87,7 @@ impl Settings {
     /// # Errors
     /// A file that cannot be read, a key that does not exist or a value that is not allowed.
     pub fn load() -> Result<Self, SettingError> {
-        // Variables of other programs may hold any bytes. Ours are text; a value that is not is refused by its check
-        let variables = std::env::vars_os().filter_map(|(name, value)| {
-            let name = name.into_string().ok().filter(|name| name.starts_with("GALLEY__"))?;
-            Some((name, value.to_string_lossy().into_owned()))
-        });
-        Self::from_sources(std::env::var("GALLEY_CONFIG").ok().as_deref(), variables.collect())
+        Self::from_sources(std::env::var("GALLEY_CONFIG").ok().as_deref(), environment())
     }
 
     /// Reads settings from a file, if one is named, and variables.
@@ -96,15 +95,7 @@ impl Settings {
     /// # Errors
     /// As [`Settings::load`].
     pub fn from_sources(file: Option<&str>, variables: HashMap<String, String>) -> Result<Self, SettingError> {
-        let mut sources = Config::builder();
-        if let Some(path) = file {
-            // First, because the errors of `config` quote the file
-            config_file::load::<toml::Table, ()>(Path::new(path), "settings", |_, _| ()).map_err(SettingError::Text)?;
-            sources = sources.add_source(File::new(path, FileFormat::Toml));
-        }
-        let environment =
-            Environment::with_prefix("GALLEY").prefix_separator("__").separator("__").source(Some(variables));
-        Self::from_config(sources.add_source(environment))
+        Self::from_config(sources(file, variables)?)
     }
 
     fn from_config(sources: ConfigBuilder<DefaultState>) -> Result<Self, SettingError> {
@@ -143,6 +134,32 @@ impl Settings {
     pub fn max_depth(&self, queue: &QueueName) -> Option<u64> {
         self.queues.get(queue).and_then(|limits| limits.max_depth)
     }
+}
+
+/// The variables of this process that are settings.
+#[must_use]
+pub fn environment() -> HashMap<String, String> {
+    // Variables of other programs may hold any bytes. Ours are text; a value that is not is refused by its check
+    let variables = std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok().filter(|name| name.starts_with("GALLEY__"))?;
+        Some((name, value.to_string_lossy().into_owned()))
+    });
+    variables.collect()
+}
+
+/// The file, if one is named, and then the variables.
+fn sources(
+    file: Option<&str>,
+    variables: HashMap<String, String>,
+) -> Result<ConfigBuilder<DefaultState>, SettingError> {
+    let mut sources = Config::builder();
+    if let Some(path) = file {
+        // First, because the errors of `config` quote the file
+        config_file::load::<toml::Table, ()>(Path::new(path), "settings", |_, _| ()).map_err(SettingError::Text)?;
+        sources = sources.add_source(File::new(path, FileFormat::Toml));
+    }
+    let environment = Environment::with_prefix("GALLEY").prefix_separator("__").separator("__").source(Some(variables));
+    Ok(sources.add_source(environment))
 }
 
 /// The name of this machine.

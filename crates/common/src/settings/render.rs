@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Every section, in the order of the files. Neighbours with the same name share a header.
-fn sections() -> Vec<SectionText> {
+pub(super) fn sections() -> Vec<SectionText> {
     vec![
         RedisSettings::describe(),
         EncryptionSettings::describe(),

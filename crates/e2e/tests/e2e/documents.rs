@@ -35,7 +35,7 @@ docker() {
     for argument in "$@"; do
         case $argument in *=[0-9]*) argument=${argument%=*} ;; esac
         case $argument in
-            queue-worker | pubsub-worker | gateway | setup) grep -q "^  $argument:" docker-compose.yml ;;
+            queue-worker | pubsub-worker | gateway | setup | cli) grep -q "^  $argument:" docker-compose.yml ;;
             *.yml | */Dockerfile) [ -f "$argument" ] ;;
         esac
     done
@@ -84,7 +84,8 @@ async fn run_document(path: &str) -> GalleyKit {
         .current_dir(&root)
         .env("GALLEY_KEY", KEY)
         .env("READER_KEY", KEY)
-        .env("GALLEY_URL", kit.gateway.url(""));
+        .env("GALLEY_URL", kit.gateway.url(""))
+        .env("PATH", path_with_galley());
     shell.stdin(Stdio::null());
     let output = tokio::time::timeout(TEST_TIMEOUT, shell.kill_on_drop(true).output()).await;
     let output = output.expect("it ends in time").expect("bash runs");
@@ -96,6 +97,13 @@ async fn run_document(path: &str) -> GalleyKit {
         String::from_utf8_lossy(&output.stderr)
     );
     kit
+}
+
+/// The program `galley` is on the reader's path.
+fn path_with_galley() -> String {
+    let program = testkit::binary_path("galley");
+    let folder = program.parent().expect("a program is in a folder").display();
+    format!("{folder}:{}", std::env::var("PATH").unwrap_or_default())
 }
 
 /// One test for each document with shell snippets.
@@ -118,6 +126,7 @@ documents! {
     the_snippets_about_subscriptions_work: "docs/subscriptions.md",
     the_snippets_about_workers_work: "docs/workers.md",
     the_snippets_about_operations_work: "docs/operations.md",
+    the_snippets_about_the_command_line_work: "docs/cli.md",
     the_snippets_about_security_work: "docs/security.md",
 }
 

@@ -12,6 +12,7 @@
 //! | [`memory`], [`budgets`] | how full Redis is and what becomes of results; the share of each kind of data |
 //! | [`notification`] | the notifications between processes |
 //! | [`hint_pace`] | how often they may cause a look |
+//! | [`diagnosis`] | what an operator wants to know of the server |
 //! | [`server`] | requirements on the server's configuration |
 //! | `judge` | judges every answer: drops a broken connection, leaves a server that takes no writes |
 //! | `access` | whether the user may do what Galley needs |
@@ -25,6 +26,7 @@ pub mod budgets;
 pub mod client;
 pub(crate) mod clock;
 pub mod dedicated;
+pub mod diagnosis;
 mod dial;
 pub(crate) mod error_class;
 pub mod hint_pace;

@@ -119,7 +119,7 @@ impl Redis {
     }
 
     /// Why the server refused a connection, if no time will change it.
-    fn connect_problem(&self, error: &RedisError) -> Option<String> {
+    pub(super) fn connect_problem(&self, error: &RedisError) -> Option<String> {
         let text = error.to_string();
         let says = |words: &str| text.contains(words);
         if let Some(problem) = tls_problem(&text) {
