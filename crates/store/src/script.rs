@@ -13,7 +13,8 @@ const CLOCK: &str = include_str!("lua/clock.lua");
 const RATE: &str = include_str!("lua/rate.lua");
 const FENCE: &str = include_str!("lua/fence.lua");
 const END_JOB: &str = include_str!("lua/end_job.lua");
-const DISCARDED: &str = include_str!("lua/discarded.lua");
+const ENDED_LIST: &str = include_str!("lua/ended_list.lua");
+const COMPLETED_INDEX: &str = include_str!("lua/completed_index.lua");
 const DEPTH: &str = include_str!("lua/depth.lua");
 const SEEK: &str = include_str!("lua/seek.lua");
 const STREAM_OPENING: &str = include_str!("lua/open_stream.lua");
@@ -37,10 +38,11 @@ script!(OPEN_STREAM, "jobs/open_stream.lua", with STREAM_OPENING);
 script!(OPEN_QUEUE, "jobs/open_queue.lua", with STREAM_OPENING);
 script!(REGISTER_QUEUE, "jobs/register_queue.lua");
 script!(SET_CONTROL, "jobs/set_control.lua");
+script!(SET_PAUSED, "jobs/set_paused.lua");
 script!(SET_DIRECTIVE, "workers/set_directive.lua");
 script!(DROP_DEAD_LETTERS, "jobs/drop_dead_letters.lua");
 script!(ENQUEUE_BOUNDED, "jobs/enqueue_bounded.lua", with DEPTH);
-script!(CREATE, "jobs/create.lua", with CLOCK, FENCE, DEPTH, STREAM_ENTRY, END_JOB);
+script!(CREATE, "jobs/create.lua", with CLOCK, FENCE, DEPTH, STREAM_ENTRY, END_JOB, ENDED_LIST);
 script!(PROMOTE, "jobs/promote.lua", with CLOCK, STREAM_ENTRY);
 script!(ENQUEUE_FOR_KEY, "rate_limits/enqueue_for_key.lua", with CLOCK, STREAM_ENTRY);
 script!(ADMIT, "rate_limits/admit.lua", with CLOCK, RATE, STREAM_ENTRY);
@@ -51,11 +53,14 @@ script!(RECORD_PROGRESS, "jobs/record_progress.lua", with CLOCK, FENCE);
 script!(WRITE_LOG, "jobs/write_log.lua", with CLOCK, FENCE);
 script!(RENEW, "jobs/renew.lua", with CLOCK, FENCE);
 script!(ISSUE_CALLBACK_TOKEN, "jobs/issue_callback_token.lua", with CLOCK, FENCE);
-script!(COMPLETE_BATCH, "jobs/complete_batch.lua", with CLOCK);
-script!(FINISH, "jobs/finish.lua", with CLOCK, FENCE, DISCARDED);
+script!(COMPLETE_BATCH, "jobs/complete_batch.lua", with CLOCK, COMPLETED_INDEX);
+script!(FINISH, "jobs/finish.lua", with CLOCK, FENCE, ENDED_LIST, COMPLETED_INDEX);
 script!(RETRY, "jobs/retry.lua", with CLOCK, FENCE);
 script!(RELEASE, "jobs/release.lua", with CLOCK, FENCE, STREAM_ENTRY);
-script!(CANCEL, "jobs/cancel.lua", with CLOCK, FENCE, END_JOB, DISCARDED);
+script!(CANCEL, "jobs/cancel.lua", with CLOCK, FENCE, END_JOB, ENDED_LIST);
+script!(EDIT, "jobs/edit.lua", with CLOCK, FENCE, END_JOB, STREAM_ENTRY);
+script!(REPLACE_RESULT, "jobs/replace_result.lua");
+script!(READ_COMPLETED, "jobs/search/read_completed.lua");
 script!(RELEASE_UNIQUENESS, "jobs/release_uniqueness.lua");
 script!(MOVE_DUE, "connection/move_due.lua", with CLOCK);
 script!(LEASE_USAGE, "key_usage/lease_usage.lua", with CLOCK, RATE);
@@ -247,11 +252,12 @@ pub(crate) mod tests {
             "admitted",
             "channels",
             "dead_letters",
-            "discarded",
+            "ended_jobs",
             "gateways",
             "key_queue",
             "pending",
             "queues",
+            "silent",
             "starts",
             "workers",
             "workflows",

@@ -49,8 +49,12 @@ section! {
         "dead_letter_ttl_ms" => dead_letter_ttl: Duration = millis(1000..=YEAR_MS, 2_592_000_000);
         /// Dead letters that a queue keeps. The oldest are removed first.
         "dead_letter_max" => dead_letter_max: u64 = number(1..=10_000_000, 10_000);
-        /// Discarded jobs that a queue lists, as long as they are kept. The oldest leave the list first.
-        "discarded_max" => discarded_max: u64 = number(1..=10_000_000, 10_000);
+        /// Discarded jobs that a queue lists for searches, as long as they are kept, and as many cancelled ones. The oldest
+        /// leave the list first.
+        "discarded_max" => discarded_max: u64 = number(1..=10_000_000, 100_000);
+        /// Completed jobs that a queue lists for searches, as long as they are kept, about. Each takes some forty bytes of
+        /// memory more.
+        "completed_max" => completed_max: u64 = number(1..=10_000_000, 100_000);
         /// Largest result of a job.
         "result_limit_bytes" => result_limit_bytes: usize = bytes(1024..=64 << 20, 1 << 20);
         /// Queues that may exist. A job for one more is refused.

@@ -2,7 +2,10 @@
 
 mod abuse;
 mod acks;
+mod admin_api;
+mod admin_at_scale;
 mod admin_audit;
+mod admin_ui_contract;
 mod bad_input;
 mod batches;
 mod browser;
@@ -57,6 +60,7 @@ mod log_events;
 mod logs;
 mod manifests;
 mod namespaces;
+mod namespaces_admin;
 mod notifications;
 mod odd_workers;
 mod openapi;

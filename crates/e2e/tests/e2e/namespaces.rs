@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     keyed::{KeyRing, KeyedKit, outcome},
+    namespaces_admin::admin_attempts,
     openapi,
 };
 
@@ -147,6 +148,14 @@ impl Outside {
                 "/ojs/v1/workers/nack".into(),
                 json!({ "job_id": self.active, "token": self.token, "error": { "code": "x", "message": "y" } }),
             ),
+            ("jobLogs", get.clone(), of_job(&self.waiting, "/logs"), null.clone()),
+            (
+                "writeLog",
+                post.clone(),
+                "/ojs/v1/workers/log".into(),
+                json!({ "job_id": self.active, "token": self.token, "lines": [{ "message": "x" }] }),
+            ),
+            ("statsHistory", get.clone(), "/ojs/v1/admin/stats/history?queue=other.q".into(), null.clone()),
             ("listWorkers", get.clone(), "/ojs/v1/workers".into(), null.clone()),
             ("showWorker", get.clone(), worker(""), null.clone()),
             ("quietWorker", post.clone(), worker("/quiet"), null.clone()),
@@ -247,7 +256,11 @@ impl Outside {
 }
 
 /// Lists: they are answered, without a trace of what lies outside.
-const LISTS: [(&str, &str); 10] = [
+const LISTS: [(&str, &str); 14] = [
+    ("stats", "/ojs/v1/admin/stats"),
+    ("adminListQueues", "/ojs/v1/admin/queues"),
+    ("adminListDeadLetters", "/ojs/v1/admin/dead-letter"),
+    ("adminDeadLetterStats", "/ojs/v1/admin/dead-letter/stats"),
     ("listDeadLetters", "/ojs/v1/dead-letter"),
     ("deadLetterStats", "/ojs/v1/dead-letter/stats"),
     ("listQueues", "/ojs/v1/queues"),
@@ -255,7 +268,7 @@ const LISTS: [(&str, &str); 10] = [
     ("listCron", "/ojs/v1/cron"),
     ("listEvents", "/ojs/v1/events?limit=1000"),
     ("listChannels", "/v1/channels"),
-    ("listJobs", "/ojs/v1/admin/jobs?state=discarded"),
+    ("listJobs", "/ojs/v1/admin/jobs?limit=100"),
     ("listSubscriptions", "/v1/subscriptions"),
     ("listKeys", "/v1/admin/keys"),
 ];
@@ -283,7 +296,8 @@ async fn a_key_of_a_namespace_neither_sees_nor_changes_anything_outside_by_any_r
     let keyed = ring.start(&[]).await;
     let outside = Outside::make(&keyed).await;
     let before = outside.state(&keyed).await;
-    let attempts = outside.attempts();
+    let mut attempts = outside.attempts();
+    attempts.extend(admin_attempts(&outside.waiting, &outside.dead));
     let mut problems = Vec::new();
     for (operation, method, path, body) in &attempts {
         let answer = keyed.send(&acme, method.clone(), path, body).await;

@@ -74,7 +74,6 @@ impl DeadLetterFilterRequest {
 
 #[derive(Deserialize)]
 pub(super) struct ListDiscardedQuery {
-    state: Option<String>,
     queue: Option<String>,
     #[serde(rename = "type")]
     job_type: Option<String>,
@@ -93,27 +92,13 @@ pub(super) async fn list(
     list_page(&caller, &services, (DiscardedList::DeadLetters, Scope::JobsRead), query.into_inner()).await
 }
 
-/// Jobs by their state. Only discarded ones are listed.
-pub(super) async fn list_jobs(
-    caller: Caller,
-    services: web::Data<Services>,
-    query: web::Query<ListDiscardedQuery>,
-) -> ApiResult {
-    let query = query.into_inner();
-    if query.state.as_deref() != Some(JobState::Discarded.as_str()) {
-        let given = query.state.map_or_else(|| "none".to_owned(), |state| quoted(&state));
-        return Err(ApiError::invalid(format!("state must be discarded, got {given}")));
-    }
-    list_page(&caller, &services, (DiscardedList::All, Scope::AdminRead), query).await
-}
-
 async fn list_page(
     caller: &Caller,
     services: &Services,
     (list, scope): (DiscardedList, Scope),
     query: ListDiscardedQuery,
 ) -> ApiResult {
-    let ListDiscardedQuery { state: _, queue, job_type, error_type, since, until, limit, after } = query;
+    let ListDiscardedQuery { queue, job_type, error_type, since, until, limit, after } = query;
     let limit = parse_bounded("limit", limit.as_deref(), 100, MAX_DEAD_LETTERS)?;
     let after = parse_cursor(after)?;
     let filter = DeadLetterFilterRequest { queue, job_type, error_type, since, until };
@@ -160,7 +145,7 @@ pub(super) async fn show(services: web::Data<Services>, id: web::Path<String>) -
 }
 
 /// Why a job is not among the dead letters, for people who look for it there.
-async fn no_dead_letter(services: &Services, id: JobId) -> Result<ApiError, ApiError> {
+pub(super) async fn no_dead_letter(services: &Services, id: JobId) -> Result<ApiError, ApiError> {
     let Some(located) = services.jobs.locate(id).await? else { return Ok(job_not_found(&id.to_string())) };
     let why = match located.state() {
         JobState::Discarded | JobState::Cancelled => {

@@ -1,5 +1,6 @@
 //! The routes, one file per resource.
 
+mod admin;
 mod audit;
 mod batch;
 mod channels;
@@ -140,9 +141,48 @@ routes! {
     "/ojs/v1/queues/{queue}/drain" { POST queues::drain => Need::Has(AdminWrite), Queue; }
     "/ojs/v1/queues/{queue}/limits" { PUT queues::set_limits => Need::Has(AdminWrite), Queue; }
     "/ojs/v1/queues/{queue}/jobs" { DELETE queues::purge => Need::Has(AdminWrite), Queue; }
-    "/ojs/v1/admin/jobs" { GET dead_letters::list_jobs => Need::Has(AdminRead), List; }
     "/ojs/v1/admin/stats" { GET statistics::show => Need::Has(AdminRead), List; }
     "/ojs/v1/admin/stats/history" { GET statistics::history => Need::Has(AdminRead), List; }
+    "/ojs/v1/admin/jobs" { GET admin::jobs::list => Need::Has(AdminRead), List; }
+    "/ojs/v1/admin/jobs/bulk/retry" { POST admin::bulk::retry => Need::Has(AdminWrite), List; }
+    "/ojs/v1/admin/jobs/bulk/cancel" { POST admin::bulk::cancel => Need::Has(AdminWrite), List; }
+    "/ojs/v1/admin/jobs/bulk/delete" { POST admin::bulk::delete => Need::Has(AdminWrite), List; }
+    "/ojs/v1/admin/jobs/{id}" {
+        GET admin::jobs::show => Need::Has(AdminRead), Job;
+        PATCH admin::job_actions::change => Need::Has(AdminWrite), Job;
+        DELETE admin::job_actions::delete => Need::Has(AdminWrite), Job;
+    }
+    "/ojs/v1/admin/jobs/{id}/retry" { POST admin::job_actions::retry => Need::Has(AdminWrite), Job; }
+    "/ojs/v1/admin/jobs/{id}/cancel" { POST admin::job_actions::cancel => Need::Has(AdminWrite), Job; }
+    "/ojs/v1/admin/jobs/{id}/reschedule" { POST admin::job_actions::reschedule => Need::Has(AdminWrite), Job; }
+    "/ojs/v1/admin/queues" { GET admin::queues::list => Need::Has(AdminRead), List; }
+    "/ojs/v1/admin/queues/{queue}" { GET admin::queue_config::show => Need::Has(AdminRead), Queue; }
+    "/ojs/v1/admin/queues/{queue}/pause" { POST admin::queues::pause => Need::Has(AdminWrite), Queue; }
+    "/ojs/v1/admin/queues/{queue}/resume" { POST admin::queues::resume => Need::Has(AdminWrite), Queue; }
+    "/ojs/v1/admin/queues/{queue}/jobs" { DELETE admin::queues::purge => Need::Has(AdminWrite), Queue; }
+    "/ojs/v1/admin/queues/{queue}/config" { PUT admin::queue_config::update => Need::Has(AdminWrite), Queue; }
+    "/ojs/v1/admin/workers" { GET admin::workers::list => Need::Has(AdminRead), Everything; }
+    "/ojs/v1/admin/workers/{id}" {
+        GET admin::workers::show => Need::Has(AdminRead), Everything;
+        DELETE admin::workers::deregister => Need::Has(AdminWrite), Everything;
+    }
+    "/ojs/v1/admin/workers/{id}/quiet" { POST admin::workers::quiet => Need::Has(AdminWrite), Everything; }
+    "/ojs/v1/admin/dead-letter" {
+        GET admin::jobs::list_dead_letters => Need::Has(AdminRead), List;
+        DELETE admin::dead_letters::purge => Need::Has(AdminWrite), List;
+    }
+    "/ojs/v1/admin/dead-letter/stats" { GET dead_letters::stats => Need::Has(AdminRead), List; }
+    "/ojs/v1/admin/dead-letter/retry" { POST admin::bulk::retry_dead_letters => Need::Has(AdminWrite), List; }
+    "/ojs/v1/admin/dead-letter/{id}" {
+        GET admin::dead_letters::show => Need::Has(AdminRead), Job;
+        DELETE dead_letters::delete => Need::Has(AdminWrite), Job;
+    }
+    "/ojs/v1/admin/dead-letter/{id}/retry" { POST dead_letters::retry => Need::Has(AdminWrite), Job; }
+    "/ojs/v1/admin/system/maintenance" {
+        GET admin::system::show_maintenance => Need::Has(AdminRead), Everything;
+        POST admin::system::set_maintenance => Need::Has(AdminWrite), Everything;
+    }
+    "/ojs/v1/admin/system/config" { GET admin::system::config => Need::Has(AdminRead), Everything; }
     "/ojs/v1/admin/fsck" {
         GET consistency_check::report => Need::Has(AdminRead), Named;
         POST consistency_check::repair => Need::Has(AdminWrite), Named;

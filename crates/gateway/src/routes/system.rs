@@ -21,10 +21,14 @@ pub(super) async fn manifest() -> HttpResponse {
             "scheduled_jobs": true, "dead_letter": true, "priority_queues": true, "batch_enqueue": true,
             "cron_jobs": true, "workflows": true, "unique_jobs": true, "rate_limiting": true,
             "events": true, "realtime": { "sse": true, "websocket": false }, "worker_management": true,
-            "queue_pause": true, "queue_limits": true, "job_progress": true, "pending_jobs": true, "job_expiration": true,
+            "queue_pause": true, "admin_api": true, "queue_limits": true, "job_progress": true, "pending_jobs": true, "job_expiration": true,
             "wait_for_result": true, "idempotency_keys": true, "streaming_enqueue": true,
         },
+        "extensions": {
+            "official": [{ "name": "admin-api", "uri": "urn:ojs:ext:admin-api", "version": "1.0.0-rc.1" }],
+        },
         "endpoints": {
+            "admin": "/ojs/v1/admin",
             "manifest": "/ojs/manifest",
             "health": "/ojs/v1/health",
             "openapi": "/openapi.json",

@@ -64,7 +64,7 @@ impl Jobs {
             .key(keys.key_queue(&key))
             .key(keys.admitted(&key))
             .key(keys.stats())
-            .key(keys.discarded())
+            .key(keys.ended_list(ended.state))
             .key(keys.log(&job.id))
             .arg(&located.seen_args())
             .arg(job.id.to_string())

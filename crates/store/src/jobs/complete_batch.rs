@@ -144,7 +144,7 @@ impl Jobs {
         let mut call = script::COMPLETE_BATCH.prepare_invoke();
         call.key(keys.stream(priority)).key(keys.active()).key(keys.leases()).key(keys.stats());
         call.key(keys.completed_batch(priority, first.claimed.entry, batch.len()));
-        call.key(keys.timers()).key(keys.waiting_keys());
+        call.key(keys.timers()).key(keys.waiting_keys()).key(keys.completed_index());
         let mut ids = String::with_capacity(batch.len() * 37);
         for completion in batch {
             call.key(keys.result(&completion.claimed.job.id));
@@ -160,6 +160,7 @@ impl Jobs {
             .arg(Notification::DueChanged(queue.clone()).encode())
             .arg(batch.len());
         held.add_counts(&mut call);
+        call.arg(self.settings().completed_max);
         for completion in batch {
             call.arg(completion.claimed.entry.to_string());
         }

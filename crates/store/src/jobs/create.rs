@@ -185,7 +185,7 @@ impl Jobs {
         let older_key = LimitKey::or_placeholder(older.limit_key());
         call.key(keys.stream(older.priority)).key(keys.active()).key(keys.leases());
         call.key(keys.record(&older.id)).key(keys.result(&older.id));
-        call.key(keys.key_queue(&older_key)).key(keys.admitted(&older_key));
+        call.key(keys.key_queue(&older_key)).key(keys.admitted(&older_key)).key(keys.cancelled());
         call.key(keys.stream(job.priority));
         if max_depth > 0 && matches!(plan.place, JobDestination::Stream | JobDestination::KeyQueue) {
             self.add_other_streams(&mut call, &job.queue, job.priority).await?;
@@ -224,6 +224,7 @@ impl Jobs {
             None => drop(call.arg(&[""; 6]).arg(0).arg(0)),
         }
         call.arg(self.store.redis.topics().finished_jobs(&job.queue)).arg(u8::from(plan.is_chosen_id));
+        call.arg(self.settings().discarded_max).arg(self.discarded_list_ttl_ms());
         Ok(call.arg(job.to_fields(self.sealer())).invoke_async(&mut self.store.redis.clone()).await?)
     }
 }

@@ -23,6 +23,23 @@ pub struct FinishedJob {
     text: String,
 }
 
+/// The stored text of one finished job.
+pub(super) struct FinishedText<'a> {
+    pub(super) sealer: &'a Sealer,
+    pub(super) id: JobId,
+    pub(super) queue: &'a QueueName,
+}
+
+impl FinishedText<'_> {
+    /// The text with another JSON of the whole job.
+    pub(super) fn with_json(&self, text: &str, json: &str) -> String {
+        let first_line = text.split('\n').next().unwrap_or_default();
+        let place = ["result", self.queue.as_str(), &self.id.to_string()];
+        let sealed = if self.sealer.is_on() { self.sealer.seal(&place, json) } else { Cow::Borrowed(json) };
+        format!("{first_line}\n{sealed}")
+    }
+}
+
 impl FinishedJob {
     /// It succeeded. Its envelope is kept if the job needs it.
     #[must_use]

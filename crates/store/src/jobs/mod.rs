@@ -23,7 +23,9 @@
 //! | `log` | lines that handlers log |
 //! | `lost_claims` | releases jobs whose claim was never answered |
 //! | `settle` | ends attempts: finish, retry, snooze, release |
+//! | `silent_worker` | gives the jobs of a worker that stopped reporting to others |
 //! | `consumer` | names of consumers in pending lists |
+//! | `maintenance_mode` | pauses everything |
 //! | `record`, `finished_job` | a stored job; what remains of it when it is finished |
 //! | `locate` | finds a job by its id |
 //! | `cancel`, `purge` | cancels one job; the waiting jobs of a queue |
@@ -32,6 +34,7 @@
 //! | `redrive` | runs ended jobs again, and waiting ones now |
 //! | `dead_letter`, `dead_letters` | one dead letter; many at once |
 //! | `discarded_jobs` | lists of discarded jobs, dead letters among them |
+//! | `edit` | changes waiting jobs and ended ones, deletes ended ones |
 //! | `search` | lists and searches jobs in all states |
 //! | `job_events` | events of jobs, for observers |
 
@@ -51,6 +54,7 @@ mod dead_letter;
 mod dead_letter_limits;
 mod dead_letters;
 mod discarded_jobs;
+mod edit;
 mod enqueue;
 mod enqueue_all;
 mod enqueue_each;
@@ -63,6 +67,7 @@ mod lease;
 mod locate;
 mod log;
 mod lost_claims;
+mod maintenance_mode;
 mod new_entry;
 mod parent_results;
 mod postponed;
@@ -73,6 +78,7 @@ mod record;
 mod redrive;
 mod search;
 mod settle;
+mod silent_worker;
 mod stats;
 mod uniqueness;
 
@@ -101,6 +107,7 @@ pub use complete_batch::{Completion, FollowUps};
 pub use consumer::{Consumer, PULL_CONSUMER};
 pub use dead_letters::DeadLetterStats;
 pub use discarded_jobs::{DiscardedCursor, DiscardedFilter, DiscardedList, DiscardedPage};
+pub use edit::{EditRefusal, JobChanges};
 pub(super) use enqueue::new_job_record;
 pub use enqueue::{EnqueueRefusal, EnqueuedJob};
 pub use enqueue_all::BatchRefusal;
@@ -109,6 +116,7 @@ pub use finished_job::FinishedJob;
 pub(super) use locate::JobStreamEntry;
 pub use locate::{ActiveAttempt, JobHolder, LocatedJob};
 pub use log::{LogPage, LogPosition};
+pub use maintenance_mode::MaintenanceMode;
 pub(super) use new_entry::NewEntry;
 pub(crate) use parent_results::open_results;
 pub use purge::{PurgeCursor, PurgeRequest, PurgeResult};

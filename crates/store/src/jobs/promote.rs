@@ -110,7 +110,7 @@ impl Jobs {
     ) -> StoreResult<u64> {
         let keys = QueueKeys::new(queue);
         let mut call = script::PROMOTE.prepare_invoke();
-        call.key(from.key(&keys)).key(keys.priorities()).key(keys.stream(priority));
+        call.key(from.key(&keys)).key(keys.priorities()).key(keys.stream(priority)).key(keys.stats());
         for id in ids {
             call.key(keys.record(id));
         }

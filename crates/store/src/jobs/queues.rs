@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use redis::Script;
 
-use super::{EnqueueRefusal, Jobs};
+use super::{EnqueueRefusal, Jobs, maintenance_mode::PauseReason};
 use crate::connection::notification::Notification;
 use crate::{
     StoreError, StoreResult,
@@ -74,7 +74,10 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable: it may have been done nevertheless.
     pub async fn set_queue_paused(&self, queue: &QueueName, paused: bool) -> StoreResult<Result<(), EnqueueRefusal>> {
-        self.set_control_flag(queue, "paused", paused).await
+        if let Err(refused) = self.register_queue(queue).await? {
+            return Ok(Err(refused));
+        }
+        self.set_paused(queue, PauseReason::Operator, paused).await.map(Ok)
     }
 
     /// Closes a queue to new jobs, while the waiting ones are worked off, or opens it again. Gateways notice within a
@@ -83,22 +86,13 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable: it may have been done nevertheless.
     pub async fn set_queue_closed(&self, queue: &QueueName, closed: bool) -> StoreResult<Result<(), EnqueueRefusal>> {
-        self.set_control_flag(queue, "closed", closed).await
-    }
-
-    async fn set_control_flag(
-        &self,
-        queue: &QueueName,
-        field: &str,
-        is_set: bool,
-    ) -> StoreResult<Result<(), EnqueueRefusal>> {
         if let Err(refused) = self.register_queue(queue).await? {
             return Ok(Err(refused));
         }
-        if is_set {
-            self.update_control(queue, &[], &[(field, "1".to_owned())]).await.map(Ok)
+        if closed {
+            self.update_control(queue, &[], &[("closed", "1".to_owned())]).await.map(Ok)
         } else {
-            self.update_control(queue, &[field], &[]).await.map(Ok)
+            self.update_control(queue, &["closed"], &[]).await.map(Ok)
         }
     }
 
@@ -123,6 +117,11 @@ impl Jobs {
             .arg(QueueKeys::new(queue).control())
             .query_async(&mut self.store.redis.clone())
             .await?;
+        Ok(self.control_of(queue, &fields))
+    }
+
+    /// The controls of a queue from their stored fields and the settings.
+    pub(super) fn control_of(&self, queue: &QueueName, fields: &HashMap<String, String>) -> QueueControl {
         let number = |name: &str| fields.get(name).and_then(|text| text.parse::<u64>().ok());
         let small = |name: &str| number(name).and_then(|number| u32::try_from(number).ok());
         let rate = small("rl").zip(number("rp")).map(|(limit, period_ms)| Rate {
@@ -132,13 +131,13 @@ impl Jobs {
             is_strict: number("rs") == Some(1),
         });
         let settings = self.store.settings.queues.get(queue).copied().unwrap_or_default();
-        Ok(QueueControl {
+        QueueControl {
             is_paused: fields.contains_key("paused"),
             is_closed: fields.contains_key("closed"),
             concurrency: small("c").or(settings.concurrency),
             rate: rate.or(settings.rate),
             max_depth: settings.max_depth,
-        })
+        }
     }
 
     /// Sets the limits of a queue, which override the settings; an absent limit falls back to the settings.
@@ -170,7 +169,7 @@ impl Jobs {
         let mut call = script::DELETE_QUEUE.prepare_invoke();
         call.key(keys.priorities()).key(keys.due()).key(keys.pending()).key(keys.timers()).key(keys.dead_letters());
         call.key(keys.active()).key(keys.leases()).key(keys.stats()).key(keys.control()).key(keys.waiting_keys());
-        call.key(keys.discarded());
+        call.key(keys.discarded()).key(keys.cancelled()).key(keys.completed_index());
         for priority in self.priorities(queue).await? {
             call.key(keys.stream(priority));
         }
@@ -271,7 +270,8 @@ impl Jobs {
         if count >= max_queues {
             return Ok(Err(EnqueueRefusal::TooManyQueues { max_queues }));
         }
-        self.add_to_registry(queue).await.map(Ok)
+        self.add_to_registry(queue).await?;
+        self.follow_maintenance_mode(queue).await.map(Ok)
     }
 
     /// The priorities that a queue has streams for, highest first.

@@ -149,7 +149,7 @@ impl Jobs {
             .key(keys.timers())
             .key(keys.stats())
             .key(self.uniqueness_key(&keys, unique))
-            .key(keys.discarded())
+            .key(keys.ended_list(state))
             .key(keys.log(&job.id))
             .arg(job.id.to_string())
             .arg(job.priority.get())

@@ -35,6 +35,7 @@ redis.call('DEL', record)
 redis.call('HSET', record, 's', 'retryable', 'p', priority, 'd', due_at, 'y', delay_ms, 'k', attempt_name,
   unpack(ARGV, first_field))
 redis.call('HINCRBY', stats, 'retried', 1)
+redis.call('HINCRBY', stats, 'retryable', 1)
 if limit_key ~= '' then
   -- Another job with the key may start now
   redis.call('ZREM', admitted, id)

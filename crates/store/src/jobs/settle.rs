@@ -103,6 +103,7 @@ impl Jobs {
             .key(keys.admitted(&LimitKey::or_placeholder(job.limit_key())))
             .key(keys.discarded())
             .key(keys.log(&job.id))
+            .key(keys.completed_index())
             .arg(ended.state.as_str())
             .arg(text)
             .arg(ttl.as_millis().to_string())
@@ -115,6 +116,7 @@ impl Jobs {
             .arg(Notification::DueChanged(job.queue.clone()).encode())
             .arg(self.store.settings.jobs.discarded_max)
             .arg(self.discarded_list_ttl_ms())
+            .arg(self.store.settings.jobs.completed_max)
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         let settled = Settled::parse(&answer);

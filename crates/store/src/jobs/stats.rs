@@ -2,9 +2,22 @@
 
 use std::collections::HashMap;
 
-use super::Jobs;
-use crate::{StoreResult, keys::QueueKeys};
-use common::{name::QueueName, time::Millis};
+use redis::{RedisResult, Value};
+
+use super::{
+    Jobs, QueueControl,
+    claim::{last_delivered_id, malformed_reply},
+    sorted_priorities,
+};
+use crate::{StoreError, StoreResult, keys::QueueKeys};
+use common::{
+    id::EntryId,
+    name::{Priority, QueueName},
+    time::Millis,
+};
+
+/// Queues that are looked at in one read.
+const QUEUE_PAGE_SIZE: usize = 200;
 
 /// The counters of one queue at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -15,6 +28,8 @@ pub struct QueueStats {
     pub active: u64,
     /// Scheduled and retryable jobs.
     pub delayed: u64,
+    /// Those of them that wait for their next attempt.
+    pub retryable: u64,
     /// Jobs that wait to be activated.
     pub pending: u64,
     /// Dead letters.
@@ -35,91 +50,107 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable.
     pub async fn queue_stats(&self, queue: &QueueName) -> StoreResult<QueueStats> {
-        match self.read_queue_stats(queue).await {
-            // A stream was removed between the list of streams and the look at them
-            Err(error) if error.is_missing_stream() => self.read_queue_stats(queue).await,
-            stats => stats,
-        }
+        let mut overviews = self.queue_overviews(std::slice::from_ref(queue)).await?;
+        Ok(overviews.pop().map(|(stats, _)| stats).unwrap_or_default())
     }
 
-    /// When the job became available that waits longest in the streams of a queue; none if none waits.
+    /// The counters and controls of queues, in their order: two round trips for some hundred queues.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn queue_overviews(&self, queues: &[QueueName]) -> StoreResult<Vec<(QueueStats, QueueControl)>> {
+        let mut overviews = Vec::with_capacity(queues.len());
+        for queues in queues.chunks(QUEUE_PAGE_SIZE) {
+            let mut pipeline = redis::pipe();
+            for keys in queues.iter().map(QueueKeys::new) {
+                pipeline.cmd("SMEMBERS").arg(keys.priorities());
+            }
+            let mut redis = self.store.redis.clone();
+            let priorities: Vec<Vec<String>> = pipeline.query_async(&mut redis).await?;
+            let priorities: Vec<Vec<Priority>> = priorities.iter().map(|listed| sorted_priorities(listed)).collect();
+            let mut pipeline = redis::pipe();
+            // No transaction: Redis refuses those when it is out of memory, and operators look then above all
+            pipeline.ignore_errors();
+            for (keys, priorities) in queues.iter().map(QueueKeys::new).zip(&priorities) {
+                pipeline.cmd("HGETALL").arg(keys.stats()).cmd("HGETALL").arg(keys.control());
+                pipeline.cmd("ZCARD").arg(keys.due()).cmd("ZCARD").arg(keys.dead_letters());
+                pipeline.cmd("ZCARD").arg(keys.pending());
+                for priority in priorities {
+                    let stream = keys.stream(*priority);
+                    pipeline.cmd("XLEN").arg(&stream).cmd("XPENDING").arg(&stream).arg("workers");
+                }
+            }
+            let replies: Vec<RedisResult<Value>> = pipeline.query_async(&mut redis).await?;
+            let mut replies = replies.into_iter();
+            for (queue, priorities) in queues.iter().zip(&priorities) {
+                let fields: HashMap<String, i64> = next_value(&mut replies)?;
+                let control: HashMap<String, String> = next_value(&mut replies)?;
+                let stats = read_stats(&fields, priorities.len(), &mut replies)?;
+                overviews.push((stats, self.control_of(queue, &control)));
+            }
+        }
+        Ok(overviews)
+    }
+
+    /// When the job that has waited longest for a worker came to its queue; jobs that wait for their key do not count.
     ///
     /// # Errors
     /// Redis is unavailable.
     pub async fn oldest_waiting_at(&self, queue: &QueueName) -> StoreResult<Option<Millis>> {
-        let keys = QueueKeys::new(queue);
-        let streams: Vec<String> =
-            self.priorities(queue).await?.into_iter().map(|priority| keys.stream(priority)).collect();
-        let mut pipeline = redis::pipe();
-        for stream in &streams {
-            pipeline.cmd("XINFO").arg("GROUPS").arg(stream);
+        let (keys, mut redis, mut oldest) = (QueueKeys::new(queue), self.store.redis.clone(), None::<Millis>);
+        for priority in self.priorities(queue).await? {
+            let stream = keys.stream(priority);
+            let claimed = match last_delivered_id(&mut redis, &stream).await {
+                // The stream was removed
+                Err(StoreError::Refused(_)) => continue,
+                claimed => claimed?,
+            };
+            let mut command = redis::cmd("XRANGE");
+            command.arg(stream).arg(format!("({claimed}")).arg("+").arg("COUNT").arg(1);
+            let first: Vec<(String, Value)> = command.query_async(&mut redis).await?;
+            let entry = first.first().and_then(|(entry, _)| entry.parse::<EntryId>().ok());
+            let at = entry.and_then(|entry| Millis::try_from(entry.milliseconds).ok());
+            oldest = oldest.into_iter().chain(at).min();
         }
-        // A stream that was removed meanwhile has no job that waits
-        pipeline.ignore_errors();
-        let groups: Vec<redis::RedisResult<Vec<HashMap<String, redis::Value>>>> =
-            pipeline.query_async(&mut self.store.redis.clone()).await?;
-        let mut next = redis::pipe();
-        for (stream, groups) in streams.iter().zip(groups) {
-            let group = groups.ok().and_then(|groups| groups.into_iter().next());
-            let last: Option<String> =
-                group.and_then(|mut group| redis::from_redis_value(group.remove("last-delivered-id")?).ok());
-            let after = last.map_or_else(|| "-".to_owned(), |last| format!("({last}"));
-            next.cmd("XRANGE").arg(stream).arg(after).arg("+").arg("COUNT").arg(1);
-        }
-        let first: Vec<redis::streams::StreamRangeReply> = next.query_async(&mut self.store.redis.clone()).await?;
-        let times = first.iter().filter_map(|reply| reply.ids.first()?.id.split_once('-')?.0.parse::<Millis>().ok());
-        Ok(times.min())
-    }
-
-    async fn read_queue_stats(&self, queue: &QueueName) -> StoreResult<QueueStats> {
-        let keys = QueueKeys::new(queue);
-        let priorities = self.priorities(queue).await?;
-        let mut pipeline = redis::pipe();
-        // No transaction: Redis refuses those when it is out of memory, and operators look then above all
-        pipeline
-            .cmd("HGETALL")
-            .arg(keys.stats())
-            .cmd("ZCARD")
-            .arg(keys.due())
-            .cmd("ZCARD")
-            .arg(keys.dead_letters())
-            .cmd("ZCARD")
-            .arg(keys.pending());
-        for priority in &priorities {
-            let stream = keys.stream(*priority);
-            pipeline.cmd("XLEN").arg(&stream).cmd("XPENDING").arg(&stream).arg("workers");
-        }
-        let reply: Vec<redis::Value> = pipeline.query_async(&mut self.store.redis.clone()).await?;
-        let mut reply = reply.into_iter();
-        let totals: HashMap<String, i64> = next_value(&mut reply)?;
-        let total = |name: &str| totals.get(name).and_then(|total| u64::try_from(*total).ok()).unwrap_or(0);
-        let mut stats = QueueStats {
-            delayed: next_value(&mut reply)?,
-            dead: next_value(&mut reply)?,
-            pending: next_value(&mut reply)?,
-            // Those that wait for the limit of their key
-            available: total("key_waiting"),
-            completed: total("completed"),
-            discarded: total("discarded"),
-            cancelled: total("cancelled"),
-            retried: total("retried"),
-            ..QueueStats::default()
-        };
-        for _ in &priorities {
-            let length: u64 = next_value(&mut reply)?;
-            let pending: Vec<redis::Value> = next_value(&mut reply)?;
-            let held = pending
-                .into_iter()
-                .next()
-                .map_or(Ok(0), redis::from_redis_value)
-                .map_err(super::claim::malformed_reply)?;
-            stats.active += held;
-            stats.available += length.saturating_sub(held);
-        }
-        Ok(stats)
+        Ok(oldest)
     }
 }
 
-fn next_value<T: redis::FromRedisValue>(reply: &mut std::vec::IntoIter<redis::Value>) -> StoreResult<T> {
-    redis::from_redis_value(reply.next().unwrap_or_default()).map_err(super::claim::malformed_reply)
+fn read_stats(
+    totals: &HashMap<String, i64>,
+    streams: usize,
+    replies: &mut std::vec::IntoIter<RedisResult<Value>>,
+) -> StoreResult<QueueStats> {
+    let total = |name: &str| totals.get(name).and_then(|total| u64::try_from(*total).ok()).unwrap_or(0);
+    let mut stats = QueueStats {
+        delayed: next_value(replies)?,
+        dead: next_value(replies)?,
+        pending: next_value(replies)?,
+        // Those that wait for the limit of their key
+        available: total("key_waiting"),
+        completed: total("completed"),
+        discarded: total("discarded"),
+        cancelled: total("cancelled"),
+        retried: total("retried"),
+        ..QueueStats::default()
+    };
+    // A record that was lost may have left the counter too high
+    stats.retryable = total("retryable").min(stats.delayed);
+    for _ in 0..streams {
+        let length: u64 = next_value(replies)?;
+        let pending: Vec<Value> = match next_value(replies) {
+            // The stream was removed between the list of streams and the look at them
+            Err(error) if error.is_missing_stream() => Vec::new(),
+            pending => pending?,
+        };
+        let held = pending.into_iter().next().map_or(Ok(0), redis::from_redis_value).map_err(malformed_reply)?;
+        stats.active += held;
+        stats.available += length.saturating_sub(held);
+    }
+    Ok(stats)
+}
+
+fn next_value<T: redis::FromRedisValue>(replies: &mut std::vec::IntoIter<RedisResult<Value>>) -> StoreResult<T> {
+    let reply = replies.next().unwrap_or(Ok(Value::Nil))?;
+    redis::from_redis_value(reply).map_err(malformed_reply)
 }

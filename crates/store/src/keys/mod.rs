@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 65] = [
+pub const KEY_PATTERNS: [&str; 69] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -32,6 +32,10 @@ pub const KEY_PATTERNS: [&str; 65] = [
     "galley:{<queue>}:completed:<priority>:<entry>:<n>",
     "galley:{<queue>}:dead",
     "galley:{<queue>}:discarded",
+    "galley:{<queue>}:cancelled",
+    "galley:silent_workers",
+    "galley:maintenance_mode",
+    "galley:{<queue>}:completed_index",
     "galley:{<queue>}:stats",
     "galley:{<queue>}:timers",
     "galley:{<queue>}:pending",
@@ -113,6 +117,12 @@ pub const EVENTS: &str = "galley:events";
 pub const AUDIT: &str = "galley:audit";
 /// The workers: a sorted set of ids by the time their last report expires.
 pub const WORKERS: &str = "galley:workers";
+
+/// Workers that stopped reporting a short while ago: a sorted set of ids by when that was noticed.
+pub const SILENT_WORKERS: &str = "galley:silent_workers";
+
+/// Why and since when no queue hands out jobs: a string with JSON.
+pub const MAINTENANCE_MODE: &str = "galley:maintenance_mode";
 /// Who does the maintenance: a string with a TTL.
 pub const LEADER: &str = "galley:leader";
 /// The keys that sealed what is stored: a hash of a sealed text by the id of each.
@@ -282,6 +292,8 @@ mod tests {
             keys.completed_batch(Priority::default(), common::id::EntryId { milliseconds: 1, sequence: 0 }, 1),
             keys.dead_letters(),
             keys.discarded(),
+            keys.cancelled(),
+            keys.completed_index(),
             keys.stats(),
             keys.timers(),
             keys.pending(),
@@ -323,6 +335,9 @@ mod tests {
             CRON_NEXT.to_owned(),
             EVENTS.to_owned(),
             WORKERS.to_owned(),
+            SILENT_WORKERS.to_owned(),
+            session("f"),
+            MAINTENANCE_MODE.to_owned(),
             super::worker_report(&worker),
             worker_directive(&worker),
             AUDIT.to_owned(),

@@ -4,6 +4,7 @@ use common::{
     id::{EntryId, JobId},
     name::{LimitKey, Priority, QueueName},
 };
+use model::job::JobState;
 
 /// The keys of one queue.
 #[derive(Debug, Clone)]
@@ -104,6 +105,24 @@ impl QueueKeys {
     #[must_use]
     pub fn discarded(&self) -> String {
         self.key("discarded")
+    }
+
+    /// The newest cancelled jobs: a sorted set of ids by the time of their end.
+    #[must_use]
+    pub fn cancelled(&self) -> String {
+        self.key("cancelled")
+    }
+
+    /// The list of jobs that ended the same way, unless they succeeded: those are in the index of completed ones.
+    #[must_use]
+    pub fn ended_list(&self, state: JobState) -> String {
+        if state == JobState::Cancelled { self.cancelled() } else { self.discarded() }
+    }
+
+    /// The newest completed jobs: a stream of their ids, an entry for each call.
+    #[must_use]
+    pub fn completed_index(&self) -> String {
+        self.key("completed_index")
     }
 
     /// Totals: a hash of counters.

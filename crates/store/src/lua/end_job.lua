@@ -18,6 +18,7 @@ local function take_away(stream, active, leases, due, pending, key_queue, stats,
     return
   end
   redis.call('ZREM', due, id)
+  if seen.state == 'retryable' then redis.call('HINCRBY', stats, 'retryable', -1) end
   redis.call('ZREM', pending, id)
   if seen.state == 'key_waiting' and redis.call('ZREM', key_queue, id) == 1 then
     redis.call('HINCRBY', stats, 'key_waiting', -1)

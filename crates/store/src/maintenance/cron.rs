@@ -19,6 +19,16 @@ impl CronTimer {
         self.next_at.map(|at| super::due_times::wait_until(at, self.not_before, now))
     }
 
+    /// Whether an entry is due.
+    pub(super) fn is_due(&self, now: Millis) -> bool {
+        self.wait(now).is_some_and(|wait| wait.is_zero())
+    }
+
+    /// Fires nothing for a while.
+    pub(super) fn pause(&mut self, length: Duration) {
+        self.not_before = Some(Instant::now() + length);
+    }
+
     pub(super) async fn refresh(&mut self, jobs: &Jobs) -> StoreResult<()> {
         if self.is_stale {
             let mut command = redis::cmd("ZRANGE");
@@ -31,7 +41,7 @@ impl CronTimer {
 
     /// Fires due entries, a bounded number.
     pub(super) async fn fire_if_due(&mut self, jobs: &Jobs, now: Millis) -> StoreResult<()> {
-        if self.wait(now).is_some_and(|wait| wait.is_zero()) {
+        if self.is_due(now) {
             let troubled = jobs.cron().fire_due().await?;
             self.not_before = (troubled > 0).then(|| Instant::now() + super::FAILURE_PAUSE);
             self.is_stale = true;

@@ -11,6 +11,8 @@ use crate::{StoreError, StoreResult, connection::clock::MoveDue, jobs::Jobs};
 
 /// Pause before a queue is handled again after an error of its own.
 pub(super) const FAILURE_PAUSE: Duration = Duration::from_secs(1);
+/// How often what is due in maintenance mode is looked at: it waits for the end of the mode.
+pub(super) const MAINTENANCE_MODE_PAUSE: Duration = Duration::from_secs(1);
 /// Delay before a single job is handled again after an error.
 const FAILED_JOB_DELAY_MS: Millis = 60_000;
 

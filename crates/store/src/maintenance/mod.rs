@@ -51,7 +51,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use due_times::{DueTimes, QueueTask};
-use failures::{FAILURE_PAUSE, pause_on_error, reschedule_on_error};
+use failures::{FAILURE_PAUSE, MAINTENANCE_MODE_PAUSE, pause_on_error, reschedule_on_error};
 use leadership::{UnhealedSteps, acquire_leadership, resign_leadership};
 use outage_grace::OutageGrace;
 use sweep::PeriodicSweep;
@@ -352,6 +352,7 @@ impl<'a> Leader<'a> {
     async fn run_due(&mut self) -> StoreResult<()> {
         let now = self.now();
         let queues = self.due_times.due_queues(now);
+        let mut mode = None;
         // What notifications told of
         self.due_times.read(self.jobs, &self.due_times.queues_to_look_at(now)).await?;
         for queue in &queues {
@@ -360,6 +361,7 @@ impl<'a> Leader<'a> {
                     continue;
                 }
                 let pause = match task {
+                    QueueTask::Due if self.is_in_maintenance_mode(&mut mode).await? => Ok(MAINTENANCE_MODE_PAUSE),
                     QueueTask::Due => scheduler::promote(self.jobs, queue, self.now()).await.map(|()| Duration::ZERO),
                     QueueTask::ExpiredLease => lease_reaper::reap_expired(self.jobs, queue, self.grace).await,
                     QueueTask::Timer => timers::run(self.jobs, queue).await.map(|()| Duration::ZERO),
@@ -368,7 +370,18 @@ impl<'a> Leader<'a> {
                 self.due_times.pause(queue, task, Instant::now() + pause);
             }
         }
+        if self.cron.is_due(now) && self.is_in_maintenance_mode(&mut mode).await? {
+            self.cron.pause(MAINTENANCE_MODE_PAUSE);
+        }
         self.cron.fire_if_due(self.jobs, now).await?;
         self.refresh(&queues).await
+    }
+
+    /// Whether jobs and cron runs that are due must wait; read once for all that is due now.
+    async fn is_in_maintenance_mode(&self, known: &mut Option<bool>) -> StoreResult<bool> {
+        if let Some(known) = known {
+            return Ok(*known);
+        }
+        Ok(*known.insert(self.jobs.maintenance_mode().await?.is_some()))
     }
 }

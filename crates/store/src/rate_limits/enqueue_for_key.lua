@@ -14,6 +14,7 @@ local score = redis.call('ZSCORE', waiting, id)
 if not score or (kind == 'due' and tonumber(score) > now_ms()) then return 0 end
 redis.call('ZREM', waiting, id)
 if redis.call('HEXISTS', record, 'e') == 0 then return 0 end
+if redis.call('HGET', record, 's') == 'retryable' then redis.call('HINCRBY', stats, 'retryable', -1) end
 redis.call('HDEL', record, 'd', 'k', 'y')
 redis.call('HSET', record, 's', 'key_waiting')
 enqueue_for_key(key_queue, waiting_keys, limit, timers, stats, id, priority, key, policy, leader)

@@ -11,7 +11,11 @@ use std::time::Duration;
 pub use key::WorkerKey;
 pub use report::{Directive, IssuedDirective, RunningDetails, RunningJob, WorkerAction, WorkerRecord, WorkerState};
 
-use crate::{Redis, StoreResult, connection::notification::Notification, keys, script};
+use crate::{
+    Redis, StoreResult,
+    connection::{clock::score_to_millis, notification::Notification},
+    keys, script,
+};
 use common::{json::ObjectWriter, time::Millis};
 
 /// How long a directive waits for its worker; a quiet directive is stored as long as the worker reports.
@@ -103,6 +107,7 @@ impl Workers {
             .key(keys::worker_report(key))
             .key(keys::WORKERS)
             .key(keys::worker_directive(key))
+            .key(keys::SILENT_WORKERS)
             .arg(key.as_str())
             .arg(record.to_json())
             .arg(ttl.as_millis().to_string())
@@ -122,7 +127,9 @@ impl Workers {
     /// Redis is unavailable: its entry expires.
     pub async fn remove_worker(&self, key: &WorkerKey) -> StoreResult<()> {
         let mut pipeline = redis::pipe();
-        pipeline.cmd("ZREM").arg(keys::WORKERS).arg(key.as_str());
+        for list in [keys::WORKERS, keys::SILENT_WORKERS] {
+            pipeline.cmd("ZREM").arg(list).arg(key.as_str());
+        }
         pipeline.cmd("DEL").arg(keys::worker_report(key)).arg(keys::worker_directive(key));
         Ok(pipeline.exec_async(&mut self.redis.clone()).await?)
     }
@@ -163,6 +170,31 @@ impl Workers {
         Ok(keys)
     }
 
+    /// Whether a worker reported in time.
+    async fn is_listed(&self, key: &WorkerKey) -> StoreResult<bool> {
+        let mut command = redis::cmd("ZSCORE");
+        command.arg(keys::WORKERS).arg(key.as_str());
+        let expires_at: Option<f64> = command.query_async(&mut self.redis.clone()).await?;
+        let now = self.redis.now().await?;
+        Ok(expires_at.is_some_and(|at| score_to_millis(at) > now))
+    }
+
+    /// The last reports of workers that stopped reporting a short while ago, without having stopped in order.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn silent_workers(&self) -> StoreResult<Vec<ListedWorker>> {
+        let (now, mut redis) = (self.redis.now().await?, self.redis.clone());
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("ZRANGEBYSCORE").arg(keys::WORKERS).arg("-inf").arg(now);
+        pipeline.cmd("ZRANGE").arg(keys::SILENT_WORKERS).arg(0).arg(-1);
+        let (unnoticed, noticed): (Vec<String>, Vec<String>) = pipeline.query_async(&mut redis).await?;
+        let mut keys: Vec<WorkerKey> = unnoticed.iter().chain(&noticed).filter_map(|name| name.parse().ok()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        self.workers(&keys).await
+    }
+
     /// The reports of these workers. Those no longer listed are left out.
     ///
     /// # Errors
@@ -191,6 +223,7 @@ impl Workers {
     /// Redis is unavailable.
     pub async fn find_worker(&self, id: &str) -> StoreResult<WorkerLookup> {
         if let Ok(key) = id.parse::<WorkerKey>()
+            && self.is_listed(&key).await?
             && let Some(listed) = self.workers(&[key]).await?.pop()
         {
             return Ok(WorkerLookup::Found(Box::new(listed)));

@@ -18,6 +18,7 @@ mod dead_letters;
 mod deadlines;
 mod direct_claims;
 mod due_notifications;
+mod edit;
 mod enqueue;
 mod events;
 mod faults;

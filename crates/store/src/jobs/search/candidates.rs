@@ -7,6 +7,7 @@ use crate::{
     StoreError, StoreResult,
     connection::clock::score_to_millis,
     jobs::{Jobs, claim::last_delivered_id},
+    script,
 };
 use common::{id::EntryId, name::Priority, time::Millis};
 
@@ -49,6 +50,7 @@ async fn read_page(
             SourceKind::Waiting(priority) => read_waiting(source, connection, priority, entries).await?,
             SourceKind::Active(priority) => read_active(source, connection, priority).await?,
             SourceKind::KeyWaiting => read_key_queues(source, connection).await?,
+            SourceKind::Completed => read_completed(source, connection, ids).await?,
             _ => read_sorted_set(source, connection, ids).await?,
         }
         if let Some(last) = source.buffer.back() {
@@ -155,6 +157,35 @@ async fn read_key_queues(source: &mut Source, connection: &mut (impl ConnectionL
     listed.sort_unstable_by(|a, b| (b.at, &b.tie).cmp(&(a.at, &a.tie)));
     source.buffer.extend(listed);
     source.is_exhausted = true;
+    Ok(())
+}
+
+/// Reads the index of completed jobs: entries of several jobs each, newest first.
+async fn read_completed(
+    source: &mut Source,
+    connection: &mut (impl ConnectionLike + Send),
+    count: usize,
+) -> StoreResult<()> {
+    let (place, last) = match &source.after {
+        After::Start => (String::new(), None),
+        After::Until(at) => (format!("until {at}"), None),
+        After::Candidate { tie, .. } => {
+            let (number, id) = tie.split_once(':').unwrap_or((tie, ""));
+            (format!("number {number}"), Some((number.parse::<u64>().unwrap_or(0), id.to_owned())))
+        }
+    };
+    let mut call = script::READ_COMPLETED.key(source.keys.completed_index());
+    let entries: Vec<(u64, Millis, String)> = call.arg(place).arg(count + 1).invoke_async(connection).await?;
+    for (number, at, ids) in entries {
+        let mut ids: Vec<&str> = ids.split(' ').collect();
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        for id in ids {
+            let is_behind = last.as_ref().is_none_or(|(last, before)| number < *last || id < before.as_str());
+            let Some(parsed) = id.parse().ok().filter(|_| is_behind) else { continue };
+            source.buffer.push_back(SearchCandidate { at, tie: format!("{number}:{id}"), found: Found::Id(parsed) });
+        }
+    }
+    source.is_exhausted = source.buffer.is_empty();
     Ok(())
 }
 

@@ -27,7 +27,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 pub use self::cursor::SearchCursor;
 use self::{
     records::ReadJob,
-    source::{SearchCandidate, Source, SourceGroup},
+    source::{After, SearchCandidate, Source, SourceGroup},
 };
 use super::{Jobs, LocatedJob};
 use crate::{StoreResult, connection::pool::PooledConnection};
@@ -45,6 +45,10 @@ const FIRST_SLICE: usize = 20;
 const MAX_SLICE: usize = 500;
 /// About how many bytes of jobs to read at once.
 const SLICE_BYTES: usize = 1 << 20;
+/// How far the clocks of Redis and of a worker may be apart.
+const MAX_CLOCK_DIFFERENCE_MS: Millis = 60_000;
+/// How long after the end of a job its result may be recorded: workers keep results while Redis is away.
+const MAX_RECORDING_MS: Millis = 3_600_000;
 /// Sources whose first candidates are read at the same time.
 const CONCURRENT_HEADS: usize = 64;
 
@@ -88,13 +92,37 @@ impl Jobs {
         cursor: Option<&SearchCursor>,
         limit: usize,
     ) -> StoreResult<SearchPage> {
+        self.run_search(filter, cursor, limit, true).await
+    }
+
+    /// The same, but without the jobs' JSON, and so without a limit of bytes: for actions on many jobs.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn search_ids(
+        &self,
+        filter: &JobFilter,
+        cursor: Option<&SearchCursor>,
+        limit: usize,
+    ) -> StoreResult<SearchPage> {
+        self.run_search(filter, cursor, limit, false).await
+    }
+
+    async fn run_search(
+        &self,
+        filter: &JobFilter,
+        cursor: Option<&SearchCursor>,
+        limit: usize,
+        keeps_json: bool,
+    ) -> StoreResult<SearchPage> {
         if let Some(found) = self.search_by_id(filter, cursor).await? {
             return Ok(found);
         }
         let queues = self.searched_queues(filter).await?;
         let connection = self.store.redis.pooled_connection().await?;
         let page = SearchPage { complete: true, ..SearchPage::default() };
-        let mut search = Search { jobs: self, filter, limit, connection, page, bytes: (0, 0), seen: HashSet::new() };
+        let (bytes, seen) = ((0, 0), HashSet::new());
+        let mut search = Search { jobs: self, filter, limit, keeps_json, connection, page, bytes, seen };
         for group in SourceGroup::ALL {
             let is_before = cursor.is_some_and(|cursor| group < cursor.group);
             if is_before || !group.has_state_of(filter) {
@@ -175,11 +203,19 @@ fn created_at(located: &LocatedJob, id: JobId) -> Millis {
     }
 }
 
+/// The time of the oldest candidate that can match: jobs come to a place after they were created, and to the list of ended
+/// ones when they end. Those that wait for a time stand at that time.
+fn oldest_candidate(group: SourceGroup, filter: &JobFilter) -> Millis {
+    let since = if group == SourceGroup::Delayed { None } else { filter.created_since.max(filter.ended_since) };
+    since.map_or(Millis::MIN, |since| since.saturating_sub(MAX_CLOCK_DIFFERENCE_MS))
+}
+
 /// A search under way. It may read much, so it uses a separate connection.
 struct Search<'a> {
     jobs: &'a Jobs,
     filter: &'a JobFilter,
     limit: usize,
+    keeps_json: bool,
     connection: PooledConnection,
     page: SearchPage,
     /// Bytes of the examined jobs, and of those that match.
@@ -198,16 +234,22 @@ impl Search<'_> {
     ) -> StoreResult<bool> {
         let jobs = self.jobs;
         let mut sources = jobs.sources(group, self.filter, queues).await?;
+        let ended_until = self.filter.ended_until;
         let heads = sources.iter_mut().map(|source| async move {
-            if let Some(cursor) = from {
-                cursor.place(source);
+            match (from, ended_until) {
+                (Some(cursor), _) => cursor.place(source),
+                // A worker notes the end before Redis does
+                (None, Some(until)) if group == SourceGroup::Over => {
+                    source.after = After::Until(until.saturating_add(MAX_RECORDING_MS));
+                }
+                _ => {}
             }
             jobs.read_head(source).await
         });
         let heads: Vec<_> = heads.collect();
         let _: Vec<()> = stream::iter(heads).buffer_unordered(CONCURRENT_HEADS).try_collect().await?;
         loop {
-            let slice = self.next_slice(&mut sources).await?;
+            let slice = self.next_slice(group, &mut sources).await?;
             if slice.is_empty() {
                 return Ok(true);
             }
@@ -241,6 +283,7 @@ impl Search<'_> {
         if !source.kind.has(state) || !self.filter.matches(&json) || !self.seen.insert(id) {
             return;
         }
+        let json = if self.keeps_json { json } else { String::new() };
         self.bytes.1 += json.len();
         self.page.jobs.push(FoundJob { id, queue: source.queue.clone(), state, at: candidate.at, json });
     }
@@ -255,8 +298,13 @@ impl Search<'_> {
     }
 
     /// The newest candidates of all sources, with the numbers of their sources.
-    async fn next_slice(&mut self, sources: &mut [Source]) -> StoreResult<Vec<(usize, SearchCandidate)>> {
+    async fn next_slice(
+        &mut self,
+        group: SourceGroup,
+        sources: &mut [Source],
+    ) -> StoreResult<Vec<(usize, SearchCandidate)>> {
         let size = self.slice_size();
+        let oldest = oldest_candidate(group, self.filter);
         let mut slice = Vec::new();
         while slice.len() < size {
             let newest = (0..sources.len()).filter(|number| !sources[*number].buffer.is_empty()).max_by(|a, b| {
@@ -266,6 +314,10 @@ impl Search<'_> {
             });
             let Some(newest) = newest else { break };
             let source = &mut sources[newest];
+            // All others are older
+            if source.buffer.front().is_some_and(|candidate| candidate.at < oldest) {
+                break;
+            }
             slice.extend(source.buffer.pop_front().map(|candidate| (newest, candidate)));
             if source.buffer.is_empty() {
                 self.jobs.read_more(source, &mut self.connection).await?;

@@ -62,7 +62,7 @@ impl Jobs {
     ) -> StoreResult<Option<ReadJob>> {
         let mut next = || replies.next().unwrap_or_default();
         match (&candidate.found, source.kind) {
-            (Found::Id(id), SourceKind::Discarded | SourceKind::DeadLetters) => {
+            (Found::Id(id), kind) if kind.is_over() => {
                 let Ok(Some(text)) = Option::<String>::from_redis_value(next()) else { return Ok(None) };
                 let json = FinishedJob::json_of(self.sealer(), &text, *id, &source.queue)?;
                 Ok(json.map(|json| ReadJob::of(*id, &LocatedJob::Finished(json))))
@@ -117,7 +117,7 @@ impl Jobs {
 fn add_reads(pipeline: &mut redis::Pipeline, source: &Source, candidate: &SearchCandidate) {
     let keys = &source.keys;
     match (&candidate.found, source.kind) {
-        (Found::Id(id), SourceKind::Discarded | SourceKind::DeadLetters) => {
+        (Found::Id(id), kind) if kind.is_over() => {
             pipeline.cmd("GET").arg(keys.result(id));
         }
         (Found::Id(id), _) => {

@@ -36,6 +36,8 @@ pub(super) enum SourceKind {
     KeyWaiting,
     /// Completed ones.
     Completed,
+    /// Cancelled ones.
+    Cancelled,
     /// Discarded ones.
     Discarded,
     /// Dead letters.
@@ -92,8 +94,17 @@ impl SourceKind {
             Self::Active(_) => SourceGroup::Active,
             Self::Due | Self::Pending => SourceGroup::Delayed,
             Self::Waiting(_) | Self::KeyWaiting => SourceGroup::Available,
-            Self::Completed | Self::Discarded | Self::DeadLetters => SourceGroup::Over,
+            Self::Completed | Self::Cancelled | Self::Discarded | Self::DeadLetters => SourceGroup::Over,
         }
+    }
+
+    /// The places that a group may have in every queue; streams differ by queue.
+    pub(super) const OF_QUEUES: [Self; 6] =
+        [Self::Due, Self::Pending, Self::Completed, Self::Cancelled, Self::Discarded, Self::DeadLetters];
+
+    /// Whether a job here has ended: then its result tells of it.
+    pub(super) fn is_over(self) -> bool {
+        self.group() == SourceGroup::Over
     }
 
     /// Whether jobs in that state are here. A job that left is found elsewhere.
@@ -104,6 +115,7 @@ impl SourceKind {
             Self::Pending => state == JobState::Pending,
             Self::Waiting(_) | Self::KeyWaiting => state == JobState::Available,
             Self::Completed => state == JobState::Completed,
+            Self::Cancelled => state == JobState::Cancelled,
             Self::Discarded | Self::DeadLetters => state == JobState::Discarded,
         }
     }
@@ -124,6 +136,7 @@ impl fmt::Display for SourceKind {
             Self::Waiting(priority) => write!(f, "waiting:{priority}"),
             Self::KeyWaiting => f.write_str("key"),
             Self::Completed => f.write_str("completed"),
+            Self::Cancelled => f.write_str("cancelled"),
             Self::Discarded => f.write_str("discarded"),
             Self::DeadLetters => f.write_str("dead"),
         }
@@ -142,6 +155,7 @@ impl FromStr for SourceKind {
                 "pending" => Self::Pending,
                 "key" => Self::KeyWaiting,
                 "completed" => Self::Completed,
+                "cancelled" => Self::Cancelled,
                 "discarded" => Self::Discarded,
                 "dead" => Self::DeadLetters,
                 _ => return Err(()),
@@ -163,6 +177,7 @@ impl SourceKind {
         match self {
             Self::Pending => keys.pending(),
             Self::Discarded => keys.discarded(),
+            Self::Cancelled => keys.cancelled(),
             Self::DeadLetters => keys.dead_letters(),
             Self::Due | Self::Active(_) | Self::Waiting(_) | Self::KeyWaiting | Self::Completed => keys.due(),
         }

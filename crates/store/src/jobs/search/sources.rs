@@ -7,11 +7,11 @@ use redis::{FromRedisValue, Value};
 use super::source::{After, Source, SourceGroup, SourceKind};
 use crate::{
     StoreResult,
-    jobs::{Jobs, claim::malformed_reply, sorted_priorities},
+    jobs::{Jobs, sorted_priorities},
     keys::QueueKeys,
 };
 use common::name::QueueName;
-use model::job::JobFilter;
+use model::job::{JobFilter, JobState};
 
 /// Queues that are looked at in one read.
 const QUEUE_PAGE_SIZE: usize = 500;
@@ -30,18 +30,17 @@ impl Jobs {
             let kinds = match group {
                 SourceGroup::Active | SourceGroup::Available => self.stream_kinds(group, queues, &keys).await?,
                 SourceGroup::Delayed | SourceGroup::Over => {
-                    let all = [SourceKind::Due, SourceKind::Pending, SourceKind::Discarded, SourceKind::DeadLetters];
-                    let of_group = all.into_iter().filter(|kind| kind.group() == group);
+                    let of_group = SourceKind::OF_QUEUES.into_iter().filter(|kind| kind.group() == group);
                     (0..queues.len()).flat_map(|number| of_group.clone().map(move |kind| (number, kind))).collect()
                 }
             };
             let wanted: Vec<(usize, SourceKind)> =
                 kinds.into_iter().filter(|(_, kind)| kind.is_wanted_by(filter)).collect();
-            let counts = self.count_sources(&wanted, &keys).await?;
-            for ((number, kind), count) in wanted.into_iter().zip(counts) {
+            let counts = self.count_sources(&wanted, &keys, filter).await?;
+            for ((number, kind), (count, is_there)) in wanted.into_iter().zip(counts) {
                 let (queue, keys) = (queues[number].clone(), keys[number].clone());
                 let (buffer, after) = (VecDeque::new(), After::Start);
-                if count > 0 {
+                if is_there {
                     sources.push(Source { queue, keys, kind, count, buffer, after, is_exhausted: false });
                 }
             }
@@ -76,48 +75,96 @@ impl Jobs {
         Ok(kinds)
     }
 
-    /// How many jobs each place has. Of a stream that was removed meanwhile: none.
-    async fn count_sources(&self, kinds: &[(usize, SourceKind)], keys: &[QueueKeys]) -> StoreResult<Vec<u64>> {
+    /// How many jobs of the filter's states each place has, and whether it has any. Of a stream that was removed meanwhile:
+    /// none.
+    async fn count_sources(
+        &self,
+        kinds: &[(usize, SourceKind)],
+        keys: &[QueueKeys],
+        filter: &JobFilter,
+    ) -> StoreResult<Vec<(u64, bool)>> {
         let mut counts = Vec::with_capacity(kinds.len());
         for kinds in kinds.chunks(QUEUE_PAGE_SIZE) {
             let mut pipeline = redis::pipe();
             pipeline.ignore_errors();
             for (number, kind) in kinds {
-                let keys = &keys[*number];
-                match kind {
-                    SourceKind::Active(priority) | SourceKind::Waiting(priority) => {
-                        let stream = keys.stream(*priority);
-                        pipeline.cmd("XLEN").arg(&stream).cmd("XPENDING").arg(stream).arg("workers")
-                    }
-                    SourceKind::KeyWaiting => pipeline.cmd("HGET").arg(keys.stats()).arg("key_waiting"),
-                    set => pipeline.cmd("ZCARD").arg(set.sorted_set(keys)),
-                };
+                add_counts(&mut pipeline, *kind, &keys[*number]);
             }
-            let mut replies = pipeline
-                .query_async::<Vec<redis::RedisResult<Value>>>(&mut self.store.redis.clone())
-                .await?
-                .into_iter();
-            let mut next_reply = || replies.next().and_then(Result::ok);
+            let replies: Vec<redis::RedisResult<Value>> = pipeline.query_async(&mut self.store.redis.clone()).await?;
+            let mut replies = replies.into_iter();
+            let mut next = || replies.next().and_then(Result::ok).unwrap_or_default();
             for (_, kind) in kinds {
-                let first = next_reply().and_then(read_count).unwrap_or_default();
-                counts.push(match kind {
-                    SourceKind::Active(_) => next_reply().and_then(read_pending_count).unwrap_or_default(),
-                    SourceKind::Waiting(_) => {
-                        first.saturating_sub(next_reply().and_then(read_pending_count).unwrap_or_default())
-                    }
-                    _ => first,
-                });
+                let (first, second) = (next(), next());
+                counts.push(count_of(*kind, filter, first, second));
             }
         }
         Ok(counts)
     }
 }
 
-fn read_count(reply: Value) -> Option<u64> {
-    Option::<u64>::from_redis_value(reply).map_err(malformed_reply).ok().flatten()
+/// Adds the two commands that count the jobs of a place.
+fn add_counts(pipeline: &mut redis::Pipeline, kind: SourceKind, keys: &QueueKeys) {
+    match kind {
+        SourceKind::Active(priority) | SourceKind::Waiting(priority) => {
+            let stream = keys.stream(priority);
+            pipeline.cmd("XLEN").arg(&stream).cmd("XPENDING").arg(stream).arg("workers");
+        }
+        SourceKind::Completed => {
+            let index = keys.completed_index();
+            pipeline.cmd("XRANGE").arg(&index).arg("-").arg("+").arg("COUNT").arg(1);
+            pipeline.cmd("XREVRANGE").arg(index).arg("+").arg("-").arg("COUNT").arg(1);
+        }
+        SourceKind::KeyWaiting => {
+            pipeline.cmd("HGET").arg(keys.stats()).arg("key_waiting").cmd("SCARD").arg(keys.waiting_keys());
+        }
+        set => {
+            pipeline.cmd("ZCARD").arg(set.sorted_set(keys)).cmd("HGET").arg(keys.stats()).arg("retryable");
+        }
+    }
 }
 
-fn read_pending_count(reply: Value) -> Option<u64> {
-    let summary = Vec::<Value>::from_redis_value(reply).ok()?;
-    summary.into_iter().next().and_then(read_count)
+fn count_of(kind: SourceKind, filter: &JobFilter, first: Value, second: Value) -> (u64, bool) {
+    match kind {
+        SourceKind::Active(_) => {
+            let claimed = read_pending_count(second);
+            (claimed, claimed > 0)
+        }
+        SourceKind::Waiting(_) => {
+            let waiting = read_count(first).saturating_sub(read_pending_count(second));
+            (waiting, waiting > 0)
+        }
+        SourceKind::Completed => {
+            let numbers = read_index_entry(first).zip(read_index_entry(second));
+            let count = numbers.map_or(0, |((oldest, jobs), (newest, _))| newest.saturating_sub(oldest) + jobs);
+            (count, count > 0)
+        }
+        SourceKind::KeyWaiting => (read_count(first), read_count(second) > 0),
+        SourceKind::Due => {
+            let (all, retryable) = (read_count(first), read_count(second));
+            let retryable = retryable.min(all);
+            let wanted = |state, count| if filter.has_state(state) { count } else { 0 };
+            let scheduled = wanted(JobState::Scheduled, all - retryable);
+            (scheduled + wanted(JobState::Retryable, retryable), all > 0)
+        }
+        _ => {
+            let count = read_count(first);
+            (count, count > 0)
+        }
+    }
+}
+
+fn read_count(reply: Value) -> u64 {
+    Option::<i64>::from_redis_value(reply).ok().flatten().and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
+}
+
+fn read_pending_count(reply: Value) -> u64 {
+    Vec::<Value>::from_redis_value(reply).ok().and_then(|summary| summary.into_iter().next()).map_or(0, read_count)
+}
+
+/// The number of an entry of the index of completed jobs, and how many jobs it has.
+fn read_index_entry(reply: Value) -> Option<(u64, u64)> {
+    let entries = Vec::<(String, Vec<String>)>::from_redis_value(reply).ok()?;
+    let (number, fields) = entries.into_iter().next()?;
+    let number = number.split('-').next()?.parse().ok()?;
+    Some((number, fields.get(1)?.split(' ').count() as u64))
 }

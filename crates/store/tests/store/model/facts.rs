@@ -18,6 +18,7 @@ use crate::kit::queue;
 pub(super) const DUMP_SCRIPT: &str = r"
 local rows = {}
 for _, key in ipairs(redis.call('KEYS', 'galley:{default}:*')) do
+ if key ~= 'galley:{default}:completed_index' then
   local kind = redis.call('TYPE', key).ok
   local held
   if kind == 'string' then held = { redis.call('GETRANGE', key, 0, 150) }
@@ -37,6 +38,7 @@ for _, key in ipairs(redis.call('KEYS', 'galley:{default}:*')) do
     for entry in pairs(consumers) do held[#held + 1] = entry; held[#held + 1] = 'deleted'; held[#held + 1] = '' end
   end
   rows[#rows + 1] = { key, kind, unpack(held) }
+ end
 end
 return rows";
 
@@ -147,8 +149,8 @@ fn add_key_facts(name: &str, values: &[String], entries: &BTreeMap<String, Strin
     let job_of = |member: &str| entries.get(member).map_or("none", String::as_str).to_owned();
     match kind {
         "due" | "pending" | "dead" => facts.extend(values.iter().map(|id| format!("{kind} {id}"))),
-        // Who was discarded lately, for people: it is no state of a job
-        "discarded" => {}
+        // Who ended lately, for people: it is no state of a job
+        "discarded" | "cancelled" => {}
         "key_queue" => facts.push(format!("key queue {rest}: {}", values.join(" "))),
         "waiting_keys" => facts.extend(values.iter().map(|key| format!("waiting key {key}"))),
         "admitted" => {

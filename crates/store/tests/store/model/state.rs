@@ -314,6 +314,7 @@ impl ModelState {
             available: count(&[JobState::Available]),
             active: count(&[JobState::Active]),
             delayed: count(&[JobState::Scheduled, JobState::Retryable]),
+            retryable: count(&[JobState::Retryable]),
             pending: count(&[JobState::Pending]),
             dead: u64::try_from(self.jobs.iter().filter(|job| job.is_dead_letter).count()).expect("few"),
             ..self.totals
