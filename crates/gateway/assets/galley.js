@@ -127,6 +127,71 @@
     all('input[type="checkbox"][name="id"]').forEach((other) => (other.checked = box.checked));
   });
 
+  // --- completion of a search: what begins like the word at the end
+  all("[data-complete]").forEach((input) => {
+    const known = input.dataset.complete.split("\n");
+    const list = document.createElement("ul");
+    list.className = "suggestions";
+    list.id = "suggestions";
+    list.hidden = true;
+    list.setAttribute("role", "listbox");
+    list.setAttribute("aria-label", one(`label[for="${input.id}"]`).textContent);
+    input.after(list);
+    for (const [name, value] of Object.entries({ role: "combobox", "aria-controls": list.id, "aria-expanded": "false", "aria-autocomplete": "list" })) input.setAttribute(name, value);
+    let chosen = -1;
+    const word = () => input.value.slice(0, input.selectionStart).split(" ").pop();
+    const close = () => {
+      list.hidden = true;
+      chosen = -1;
+      input.setAttribute("aria-expanded", "false");
+      input.removeAttribute("aria-activedescendant");
+    };
+    const take = (text) => {
+      const end = input.selectionStart;
+      const before = input.value.slice(0, end - word().length) + text;
+      input.value = before + (text.endsWith(":") ? "" : " ") + input.value.slice(end).trimStart();
+      input.focus();
+      close();
+      if (text.endsWith(":")) open();
+    };
+    const open = () => {
+      const start = word().toLowerCase();
+      const fitting = start ? known.filter((text) => text.toLowerCase().startsWith(start) && text !== start).slice(0, 10) : [];
+      list.replaceChildren(...fitting.map((text, index) => {
+        const item = document.createElement("li");
+        item.id = `suggestion-${index}`;
+        item.setAttribute("role", "option");
+        item.setAttribute("aria-selected", "false");
+        item.textContent = text;
+        item.addEventListener("mousedown", (event) => {
+          event.preventDefault();
+          take(text);
+        });
+        return item;
+      }));
+      chosen = -1;
+      list.hidden = fitting.length === 0;
+      input.setAttribute("aria-expanded", String(!list.hidden));
+    };
+    input.addEventListener("input", open);
+    input.addEventListener("blur", close);
+    input.addEventListener("keydown", (event) => {
+      if (list.hidden) return;
+      if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+        event.preventDefault();
+        const items = [...list.children];
+        chosen = event.key === "ArrowDown" ? (chosen + 1) % items.length : (chosen <= 0 ? items.length : chosen) - 1;
+        items.forEach((item, index) => item.setAttribute("aria-selected", String(index === chosen)));
+        input.setAttribute("aria-activedescendant", items[chosen].id);
+      } else if ((event.key === "Enter" && chosen >= 0) || (event.key === "Tab" && chosen >= 0)) {
+        event.preventDefault();
+        take(list.children[chosen].textContent);
+      } else if (event.key === "Escape") {
+        close();
+      }
+    });
+  });
+
   // --- keys: / to search, g and a letter to go, ? to see the letters
   let isGoing = false;
   document.addEventListener("keydown", (event) => {

@@ -71,7 +71,7 @@ pub(crate) async fn log_in(request: HttpRequest, services: Data<Services>, form:
         }
         Err(error) if error.code() == ErrorCode::InvalidKey => {
             let problem = Some(page.t("login.wrong"));
-            page_of_login(page, StatusCode::UNAUTHORIZED, to, problem)
+            page_of_login(page, StatusCode::BAD_REQUEST, to, problem)
         }
         Err(error) => Err(error),
     }

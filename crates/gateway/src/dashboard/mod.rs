@@ -11,34 +11,53 @@
 //! | `assets` | style sheet, script, icon |
 //! | `access` | login, logout, language and theme, pages about errors |
 //! | `overview` | how all is |
-//! | `queues`, `workers`, `cron`, `dead_letters` | one page each |
+//! | `queues`, `workers`, `cron`, `dead_letters`, `keys_page`, `audit_page` | one page each |
+//! | `jobs`, `job` | search and many jobs at once; one job |
+//! | `try_it` | enqueues any job |
+//! | `workflows`, `channels`, `subscriptions` | lists, and a page for each |
 //! | `cron_words` | schedules in plain words |
 //! | `live` | what moves |
 
 mod access;
 mod assets;
+mod audit_page;
+mod channels;
 mod cron;
 mod cron_words;
 mod dead_letters;
 mod formats;
+mod job;
+mod jobs;
+mod keys_page;
 pub(crate) mod live;
 mod overview;
 mod page;
 mod plain;
 mod queues;
 pub(crate) mod session;
+mod subscriptions;
 mod texts;
+mod try_it;
 mod workers;
+mod workflows;
 
 use crate::error::ApiError;
 
 pub(crate) use access::{error_page, log_in, log_out, login_page, set_preferences};
 pub(crate) use assets::show as asset;
+pub(crate) use audit_page::page as audit_page;
+pub(crate) use channels::{page as channels_page, publish as channel_publish, show as channel_page};
 pub(crate) use cron::{act as cron_act, page as cron_page};
 pub(crate) use dead_letters::{act as dead_letter_act, page as dead_letters_page};
+pub(crate) use job::{act as job_act, page as job_page, raw as raw_job};
+pub(crate) use jobs::{act as jobs_act, page as jobs_page};
+pub(crate) use keys_page::{act as key_act, make as make_key, page as keys_page};
 pub(crate) use overview::page as overview_page;
 pub(crate) use queues::{act as queue_act, page as queues_page};
+pub(crate) use subscriptions::{act as subscription_act, page as subscriptions_page, show as subscription_page};
+pub(crate) use try_it::{enqueue as try_enqueue, page as try_page};
 pub(crate) use workers::{act as worker_act, page as workers_page};
+pub(crate) use workflows::{act as workflow_act, page as workflows_page, show as workflow_page};
 
 /// Whether a path is one of the dashboard's.
 pub(crate) fn is_page(path: &str) -> bool {

@@ -81,6 +81,10 @@ pub(super) fn live_parts(page: &Page, overview: &Arc<Overview>) -> Result<Parts,
         ("busiest", render(Busiest { page, overview }.render())?),
         ("rates", overview.rates_plot.clone()),
         ("waiting", overview.waiting_plot.clone()),
+        ("hour_rates", overview.history.hour_rates.clone()),
+        ("hour_latency", overview.history.hour_latency.clone()),
+        ("day_rates", overview.history.day_rates.clone()),
+        ("day_latency", overview.history.day_latency.clone()),
         ("said", said),
     ]))
 }

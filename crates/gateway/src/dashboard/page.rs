@@ -174,6 +174,14 @@ impl Page {
         self.access.as_ref().is_some_and(|access| access.may(Scope::AdminRead) && access.is_unlimited())
     }
 
+    pub(super) fn may_publish(&self) -> bool {
+        self.may_write(Scope::ChannelsPublish)
+    }
+
+    pub(super) fn may_subscriptions(&self) -> bool {
+        self.may_write(Scope::Subscriptions)
+    }
+
     pub(super) fn may(&self, scope: Scope) -> bool {
         self.access.as_ref().is_some_and(|access| access.may(scope))
     }

@@ -122,8 +122,15 @@ impl FromRequest for Form {
             let form = Self(query_pairs(&String::from_utf8_lossy(&body.await?.0)));
             // No page makes a browser send this header, so a program did
             let is_program = headers.contains_key(header::AUTHORIZATION);
-            let expected = SessionCookie::of(&headers).map(|cookie| cookie.form_token());
-            if is_program || expected.is_some_and(|token| is_same(&token, form.get(TOKEN_FIELD))) {
+            if is_program {
+                return Ok(form);
+            }
+            let Some(cookie) = SessionCookie::of(&headers) else {
+                return Err(ApiError::invalid(
+                    "forms of the dashboard need its cookie: allow cookies, and load the page",
+                ));
+            };
+            if is_same(&cookie.form_token(), form.get(TOKEN_FIELD)) {
                 return Ok(form);
             }
             let message = "this form was not sent by a page of the dashboard, or the page is old: load it again";

@@ -65,8 +65,8 @@ pub(super) async fn enqueue(
 }
 
 /// A job that was stored, or the existing job that takes its place.
-pub(super) struct AcceptedJob {
-    pub(super) id: JobId,
+pub(crate) struct AcceptedJob {
+    pub(crate) id: JobId,
     pub(super) json: String,
     /// What the request had and nothing acts on.
     warnings: Vec<String>,
@@ -93,7 +93,7 @@ impl AcceptedJob {
 
 /// A valid request for a job.
 #[derive(Clone)]
-pub(super) struct ParsedJob {
+pub(crate) struct ParsedJob {
     pub(super) new_job: NewJob,
     /// The time to which its relative times were added.
     pub(super) now: Millis,
@@ -132,7 +132,7 @@ pub(super) struct JobOrigin {
 
 /// Checks a request for a job. With a seed the job's id follows from it, so that a repeated request makes no second
 /// job. The key must be for the queue.
-pub(super) async fn parse_job(
+pub(crate) async fn parse_job(
     caller: &Caller,
     clock: &mut RequestClock<'_>,
     members: &Object<'_>,
@@ -145,7 +145,7 @@ pub(super) async fn parse_job(
 }
 
 /// Stores a job. Finding a job that the same request stored before counts as storing it.
-pub(super) async fn enqueue_parsed(
+pub(crate) async fn enqueue_parsed(
     services: &Services,
     read: ParsedJob,
     trace: Option<String>,
@@ -280,7 +280,7 @@ pub(super) async fn retry(services: web::Data<Services>, id: web::Path<String>) 
 }
 
 /// The answer to a request that changes the state of a job.
-pub(super) fn state_change_response(id: &str, outcome: Result<String, JobTransitionError>) -> ApiResult {
+pub(crate) fn state_change_response(id: &str, outcome: Result<String, JobTransitionError>) -> ApiResult {
     match outcome {
         Ok(job) => Ok(ojs_response(StatusCode::OK, job_json(&job))),
         Err(JobTransitionError::NotFound) => Err(job_not_found(id)),
@@ -290,11 +290,11 @@ pub(super) fn state_change_response(id: &str, outcome: Result<String, JobTransit
 }
 
 /// An id in a path. An invalid id is not found: no job can have it.
-pub(super) fn parse_job_id(text: &str) -> Result<JobId, ApiError> {
+pub(crate) fn parse_job_id(text: &str) -> Result<JobId, ApiError> {
     text.parse().map_err(|_| job_not_found(text))
 }
 
-pub(super) fn job_not_found(id: &str) -> ApiError {
+pub(crate) fn job_not_found(id: &str) -> ApiError {
     ApiError::not_found(format_args!("job {}", common::name::quoted(id)))
 }
 

@@ -30,16 +30,17 @@ const MAX_PAGE_SIZE: usize = 100;
 /// The longest time that the secret before a rotation may be used.
 const MAX_GRACE_MS: u64 = 30 * 86_400_000;
 
+/// What a new key is to be.
 #[derive(Deserialize)]
-struct CreateKeyRequest {
-    name: String,
-    scopes: Vec<String>,
-    queues: Option<Vec<String>>,
-    channels: Option<Vec<String>>,
-    namespace: Option<String>,
-    expires_at: Option<String>,
-    requests_per_second: Option<u32>,
-    bytes_per_second: Option<u64>,
+pub(crate) struct KeyRequest {
+    pub(crate) name: String,
+    pub(crate) scopes: Vec<String>,
+    pub(crate) queues: Option<Vec<String>>,
+    pub(crate) channels: Option<Vec<String>>,
+    pub(crate) namespace: Option<String>,
+    pub(crate) expires_at: Option<String>,
+    pub(crate) requests_per_second: Option<u32>,
+    pub(crate) bytes_per_second: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -68,7 +69,16 @@ fn null_as_absent<'de, D: Deserializer<'de>>(given: D) -> Result<Option<Option<S
 
 /// Makes a key. Only this answer shows it.
 pub(super) async fn create(caller: Caller, services: web::Data<Services>, body: JsonBody) -> ApiResult {
-    let request: CreateKeyRequest = body.parse()?;
+    let (record, key) = make_key(&caller, &services, body.parse()?).await?;
+    Ok(secret_response(StatusCode::CREATED, record, &key))
+}
+
+/// Makes a key that may do no more than the caller.
+pub(crate) async fn make_key(
+    caller: &Caller,
+    services: &Services,
+    request: KeyRequest,
+) -> Result<(ApiKeyRecord, ApiKey), ApiError> {
     let (key, now) = (ApiKey::generate(), store::local_now());
     let namespace = request.namespace.or_else(|| caller.namespace.as_ref().map(ToString::to_string));
     let text = KeyText {
@@ -81,14 +91,14 @@ pub(super) async fn create(caller: Caller, services: web::Data<Services>, body: 
         ..KeyText::new(&key, request.name, request.scopes, now)
     };
     let record = text.parse().map_err(ApiError::invalid)?;
-    check_covered(&caller, &record)?;
+    check_covered(caller, &record)?;
     services
         .auth
         .keys()
         .create(&record)
         .await?
         .map_err(|TooManyApiKeys| ApiError::new(ErrorCode::TooManyKeys, format!("there are {MAX_API_KEYS} keys")))?;
-    Ok(secret_response(StatusCode::CREATED, record, &key))
+    Ok((record, key))
 }
 
 /// Keys by id, without their secrets.
@@ -146,12 +156,22 @@ pub(super) async fn rotate(
     body: JsonBody,
 ) -> ApiResult {
     let request: RotateKeyRequest = if body.bytes().is_empty() { RotateKeyRequest::default() } else { body.parse()? };
-    let grace = request.grace_ms.unwrap_or(0);
+    let (record, key) = rotate_key(&caller, &services, &id, request.grace_ms.unwrap_or(0)).await?;
+    Ok(secret_response(StatusCode::OK, record, &key))
+}
+
+/// Gives a key another secret; the one before works for `grace` milliseconds.
+pub(crate) async fn rotate_key(
+    caller: &Caller,
+    services: &Services,
+    id: &str,
+    grace: u64,
+) -> Result<(ApiKeyRecord, ApiKey), ApiError> {
     let grace = Some(grace).filter(|grace| *grace <= MAX_GRACE_MS).and_then(|grace| Millis::try_from(grace).ok());
     let grace = grace.ok_or_else(|| {
         ApiError::invalid(format!("grace_ms must be an integer of milliseconds from 0 to {MAX_GRACE_MS}"))
     })?;
-    let record = known_key(&caller, &services, &id).await?;
+    let record = known_key(caller, services, id).await?;
     let (key, now) = (ApiKey::generate_for(record.id.clone()), store::local_now());
     let change = |record: &mut ApiKeyRecord| {
         // A repeated save must not take the new secret for the one before
@@ -160,20 +180,22 @@ pub(super) async fn rotate(
             record.previous = Some((before, now + grace)).filter(|_| grace > 0);
         }
     };
-    let changed = services.auth.keys().update(&record.id, change).await?.ok_or_else(|| key_not_found(&id))?;
+    let changed = services.auth.keys().update(&record.id, change).await?.ok_or_else(|| key_not_found(id))?;
     services.auth.forget_key(&changed.id);
-    Ok(secret_response(StatusCode::OK, changed, &key))
+    Ok((changed, key))
 }
 
 /// Revokes a key. Every gateway hears it at once.
 pub(super) async fn revoke(caller: Caller, services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
-    let record = known_key(&caller, &services, &id).await?;
+    let id = revoke_key(&caller, &services, &id).await?;
+    Ok(HttpResponse::Ok().json(json!({ "revoked": true, "id": id.as_str() })))
+}
+
+pub(crate) async fn revoke_key(caller: &Caller, services: &Services, id: &str) -> Result<KeyId, ApiError> {
+    let record = known_key(caller, services, id).await?;
     let is_revoked = services.auth.keys().revoke(&record.id).await?;
     services.auth.forget_key(&record.id);
-    if !is_revoked {
-        return Err(key_not_found(&id));
-    }
-    Ok(HttpResponse::Ok().json(json!({ "revoked": true, "id": record.id.as_str() })))
+    if is_revoked { Ok(record.id) } else { Err(key_not_found(id)) }
 }
 
 /// A key that the caller may change.

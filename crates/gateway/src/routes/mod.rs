@@ -37,10 +37,15 @@ use model::access::Scope::{
     AdminRead, AdminWrite, ChannelsPublish, ChannelsSubscribe, JobsRead, JobsWrite, Subscriptions, Work,
 };
 
-pub(crate) use channels::parse_since;
+pub(crate) use channels::{open_reader, parse_since};
 pub(crate) use cron::{cron_not_found, parse_cron_name};
+pub(crate) use jobs::{enqueue_parsed, job_not_found, parse_job, parse_job_id, state_change_response};
+pub(crate) use keys::{KeyRequest, make_key, revoke_key, rotate_key};
 pub(crate) use openapi::DOCUMENT as OPENAPI_DOCUMENT;
 pub(crate) use queues::known_queue;
+pub(crate) use subscriptions::{
+    ProgressDetail, parse_subscription_name, progress_json, seek_subscription, subscription_not_found,
+};
 pub(crate) use worker_list::find_worker;
 
 use crate::{auth::Caller, dashboard, error::ApiError, media_type::OJS_JSON};
@@ -58,6 +63,37 @@ routes! {
     "/ui/logout" { POST dashboard::log_out => Need::Nothing, Nothing; }
     "/ui/preferences" { VISIT dashboard::set_preferences => Need::Nothing, Nothing; }
     "/ui/live" { VISIT dashboard::live::follow => Need::AnyKey, Nothing; }
+    "/ui/jobs" { GET dashboard::jobs_page => Need::Has(JobsRead), List; }
+    "/ui/jobs/{id}" {
+        GET dashboard::job_page => Need::Has(JobsRead), Job;
+        // Of many jobs: the action stands where the id of one does
+        POST dashboard::jobs_act => Need::Both(AdminWrite, JobsWrite), Named;
+    }
+    "/ui/jobs/{id}/raw" { GET dashboard::raw_job => Need::Has(JobsRead), Job; }
+    "/ui/jobs/{id}/{action}" { POST dashboard::job_act => Need::Both(AdminWrite, JobsWrite), Job; }
+    "/ui/try" {
+        GET dashboard::try_page => Need::Has(JobsRead), List;
+        POST dashboard::try_enqueue => Need::Both(AdminWrite, JobsWrite), Named;
+    }
+    "/ui/workflows" { GET dashboard::workflows_page => Need::Has(JobsRead), List; }
+    "/ui/workflows/{id}" { GET dashboard::workflow_page => Need::Has(JobsRead), Workflow; }
+    "/ui/workflows/{id}/{action}" { POST dashboard::workflow_act => Need::Both(AdminWrite, JobsWrite), Workflow; }
+    "/ui/channels" { GET dashboard::channels_page => Need::Has(ChannelsSubscribe), List; }
+    "/ui/channels/{channel}" { GET dashboard::channel_page => Need::Has(ChannelsSubscribe), Channel; }
+    "/ui/channels/{channel}/publish" {
+        POST dashboard::channel_publish => Need::Both(AdminWrite, ChannelsPublish), Channel;
+    }
+    "/ui/subscriptions" { GET dashboard::subscriptions_page => Need::Has(Subscriptions), List; }
+    "/ui/subscriptions/{name}" { GET dashboard::subscription_page => Need::Has(Subscriptions), Subscription; }
+    "/ui/subscriptions/{name}/{action}" {
+        POST dashboard::subscription_act => Need::Both(AdminWrite, Subscriptions), Subscription;
+    }
+    "/ui/keys" {
+        GET dashboard::keys_page => Need::Has(AdminRead), Key;
+        POST dashboard::make_key => Need::Has(AdminWrite), Key;
+    }
+    "/ui/keys/{id}/{action}" { POST dashboard::key_act => Need::Has(AdminWrite), Key; }
+    "/ui/audit" { GET dashboard::audit_page => Need::Has(AdminRead), Everything; }
     "/ui/queues" { GET dashboard::queues_page => Need::Has(AdminRead), List; }
     "/ui/queues/{queue}/{action}" { POST dashboard::queue_act => Need::Has(AdminWrite), Queue; }
     "/ui/workers" { GET dashboard::workers_page => Need::Has(AdminRead), Everything; }

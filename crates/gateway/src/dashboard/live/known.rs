@@ -80,6 +80,7 @@ pub(super) struct Looks {
     /// The name of the subscription that was looked at last.
     pub(super) last_subscription: String,
     pub(super) soon: Vec<QueueName>,
+    pub(super) history: HistoryPlots,
 }
 
 /// The totals at one time.
@@ -150,6 +151,16 @@ pub(in crate::dashboard) struct Overview {
     pub(in crate::dashboard) rates_plot: String,
     /// Waiting jobs over the last minutes, as SVG.
     pub(in crate::dashboard) waiting_plot: String,
+    pub(in crate::dashboard) history: HistoryPlots,
+}
+
+/// The last hour and the last day, as SVG.
+#[derive(Debug, Clone, Default)]
+pub(in crate::dashboard) struct HistoryPlots {
+    pub(in crate::dashboard) hour_rates: String,
+    pub(in crate::dashboard) hour_latency: String,
+    pub(in crate::dashboard) day_rates: String,
+    pub(in crate::dashboard) day_latency: String,
 }
 
 /// A queue on the overview.

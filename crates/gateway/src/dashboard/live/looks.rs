@@ -10,11 +10,12 @@ use model::subscription::{DeliveryMode, Subscription, SubscriptionState};
 use store::{
     StoreResult,
     jobs::{QueueControl, QueueStats},
+    statistics::{Series, Statistics},
     workers::ListedWorker,
 };
 
 use super::{
-    known::{Looks, QueueLook, SubscriptionLook, to_f64},
+    known::{HistoryPlots, Looks, QueueLook, SubscriptionLook, to_f64},
     overview_data,
 };
 use crate::services::Services;
@@ -29,6 +30,7 @@ const SLOW_EVERY: u64 = 5;
 const MAX_WORKERS: usize = 200;
 /// Subscriptions that are looked at, one channel each.
 const SUBSCRIPTIONS_PER_LOOK: usize = 2;
+const MINUTE_MS: Millis = 60_000;
 /// Looks of a queue that are kept, for its sparkline.
 const KEPT: usize = 60;
 
@@ -139,6 +141,7 @@ pub(super) async fn look(looks: &Mutex<Looks>, services: &Services) -> StoreResu
     if let Some(slow) = slow {
         looks.workers = slow.workers;
         looks.has_leader = slow.has_leader;
+        looks.history = slow.history;
         looks.subscriptions.retain(|name, _| slow.subscription_names.contains(name));
         looks.subscriptions.extend(slow.subscriptions);
     }
@@ -152,6 +155,7 @@ pub(super) async fn look(looks: &Mutex<Looks>, services: &Services) -> StoreResu
 struct SlowLook {
     workers: Vec<ListedWorker>,
     has_leader: bool,
+    history: HistoryPlots,
     subscription_names: HashSet<String>,
     subscriptions: Vec<(String, SubscriptionLook)>,
 }
@@ -161,6 +165,7 @@ async fn look_slowly(looks: &Mutex<Looks>, services: &Services) -> StoreResult<S
     keys.truncate(MAX_WORKERS);
     let workers = services.workers.workers(&keys).await?;
     let has_leader = services.redis.has_leader().await?;
+    let history = look_at_history(services).await?;
     let all = services.subscriptions.list().await?.subscriptions;
     let last = looks.lock().unwrap_or_else(PoisonError::into_inner).last_subscription.clone();
     let first = all.partition_point(|(subscription, _)| subscription.name.as_str() <= last.as_str());
@@ -173,7 +178,17 @@ async fn look_slowly(looks: &Mutex<Looks>, services: &Services) -> StoreResult<S
     if let Some((name, _)) = subscriptions.last() {
         looks.lock().unwrap_or_else(PoisonError::into_inner).last_subscription.clone_from(name);
     }
-    Ok(SlowLook { workers, has_leader, subscription_names, subscriptions })
+    Ok(SlowLook { workers, has_leader, history, subscription_names, subscriptions })
+}
+
+async fn look_at_history(services: &Services) -> StoreResult<HistoryPlots> {
+    let statistics = Statistics::new(&services.jobs);
+    let now = services.redis.estimated_now();
+    let hour = statistics.history(&Series::All, MINUTE_MS, now - 60 * MINUTE_MS, now).await?;
+    let day = statistics.history(&Series::All, 10 * MINUTE_MS, now - 1440 * MINUTE_MS, now).await?;
+    let (hour_rates, hour_latency) = overview_data::history_plots(&hour);
+    let (day_rates, day_latency) = overview_data::history_plots(&day);
+    Ok(HistoryPlots { hour_rates, hour_latency, day_rates, day_latency })
 }
 
 /// Of a subscription with many channels the lag is not read: that would take a command for each.

@@ -3,6 +3,8 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use common::{name::QueueName, time::Millis};
+use model::statistics::{Histogram, Tally};
+use store::statistics::StatisticsPoint;
 
 use super::{
     known::{BusyQueue, Looks, Overview, QueueLook, TotalsPoint, to_f64},
@@ -36,6 +38,7 @@ pub(super) fn refresh(looks: &mut Looks, now: Millis, (memory_used, memory_max):
         memory_max,
         problems: problems::find(looks, now, (memory_used, memory_max)),
         busiest: busiest(looks),
+        history: looks.history.clone(),
         ..Overview::default()
     };
     looks.points.push_back(TotalsPoint {
@@ -76,4 +79,22 @@ fn plots(points: &VecDeque<TotalsPoint>) -> (String, String) {
         ("plot-running", line(|point| to_f64(point.running))),
     ]);
     (rates, waiting)
+}
+
+/// Ended and failed attempts in a period, and how long attempts took.
+pub(super) fn history_plots(points: &[StatisticsPoint]) -> (String, String) {
+    let line =
+        |of: fn(&Tally) -> u64| points.iter().map(|point| (point.at, to_f64(of(&point.tally)))).collect::<Vec<_>>();
+    let percentile = |histogram: fn(&Tally) -> &Histogram, percent| {
+        let points = points.iter().filter_map(|point| Some((point.at, histogram(&point.tally).percentile(percent)?)));
+        points.map(|(at, millis)| (at, to_f64(millis))).collect::<Vec<_>>()
+    };
+    let rates =
+        plot::lines(&[("plot-done", line(|tally| tally.completed)), ("plot-failed", line(|tally| tally.failed))]);
+    let latency = plot::lines(&[
+        ("plot-done", percentile(|tally| &tally.run, 50)),
+        ("plot-p99", percentile(|tally| &tally.run, 99)),
+        ("plot-failed", percentile(|tally| &tally.wait, 99)),
+    ]);
+    (rates, latency)
 }

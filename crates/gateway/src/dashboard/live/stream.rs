@@ -1,15 +1,25 @@
 //! The stream that pages follow: parts of the page that changed, as HTML.
 
 use actix_web::{HttpRequest, web, web::Bytes};
+use common::{id::JobId, name::ChannelName};
 use model::access::Scope;
+use store::{
+    TooManyReaders,
+    events::{EventReader, EventReaderItem, EventStart},
+};
 
 use super::{Watcher, known::Parts};
 use crate::{
-    auth::StreamSession,
-    dashboard::{overview::live_parts, page::Page},
-    error::ApiError,
+    auth::{Caller, StreamSession},
+    dashboard::{
+        channels::ChannelSource,
+        job::{self, JobSheet},
+        overview::live_parts,
+        page::Page,
+    },
+    error::{ApiError, ErrorCode},
     request_check::query_pairs,
-    routes::ApiResult,
+    routes::{ApiResult, job_not_found, parse_job_id},
     services::Services,
     sse::{self, SseFrames, SseSource},
 };
@@ -23,22 +33,105 @@ struct OverviewSource {
     sent: Parts,
 }
 
+/// Follows a job until it ends.
+struct JobSource {
+    page: Page,
+    services: Services,
+    job: JobId,
+    reader: EventReader,
+    sent: Parts,
+}
+
 /// Follows what `page` names.
-pub(crate) async fn follow(request: HttpRequest, services: web::Data<Services>) -> ApiResult {
+pub(crate) async fn follow(request: HttpRequest, caller: Caller, services: web::Data<Services>) -> ApiResult {
     let pairs = query_pairs(request.query_string());
     let value = |name: &str| pairs.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str());
     let keep_alive = services.settings.gateway.event_keep_alive;
-    if value("page") != "overview" {
-        return Err(ApiError::invalid("page must be overview"));
+    match value("page") {
+        "overview" => {
+            let page = Page::of(&request, "/");
+            if !page.sees_all() {
+                return Err(ApiError::scope_required(Scope::AdminRead));
+            }
+            let session = StreamSession::open(&request)?;
+            let watcher = services.dashboard.watch(&services);
+            let source = OverviewSource { page, watcher, services: services.get_ref().clone(), sent: Parts::new() };
+            Ok(sse::stream_response(source, session, keep_alive))
+        }
+        "job" => {
+            let job = parse_job_id(value("id"))?;
+            let (_, queue) = services.jobs.locate_with_queue(job).await?.ok_or_else(|| job_not_found(value("id")))?;
+            caller.check_queue(Scope::JobsRead, &queue)?;
+            let session = StreamSession::open(&request)?;
+            let reader = services.events.read(EventStart::Now).await?.map_err(|TooManyReaders { max }| {
+                let message = format!("{max} clients follow events here, which is gateway.max_event_streams");
+                ApiError::new(ErrorCode::TooManyEventStreams, message)
+            })?;
+            let page = Page::of(&request, "/ui/jobs");
+            let source = JobSource { page, services: services.get_ref().clone(), job, reader, sent: Parts::new() };
+            Ok(sse::stream_response(source, session, keep_alive))
+        }
+        "channel" => {
+            let channel: ChannelName = value("name").parse()?;
+            caller.check_channel(Scope::ChannelsSubscribe, &channel)?;
+            let session = StreamSession::open(&request)?;
+            Ok(sse::stream_response(ChannelSource::open(&services, &channel).await?, session, keep_alive))
+        }
+        _ => Err(ApiError::invalid("page must be overview, job or channel")),
     }
-    let page = Page::of(&request, "/");
-    if !page.sees_all() {
-        return Err(ApiError::scope_required(Scope::AdminRead));
+}
+
+impl JobSource {
+    /// The page as it is now. The stream ends with the job.
+    async fn frames(&mut self) -> SseFrames {
+        let Ok(Some((located, queue))) = self.services.jobs.locate_with_queue(self.job).await else {
+            return SseFrames::Last(Bytes::new());
+        };
+        self.page.now = self.services.redis.estimated_now();
+        let Ok(view) = JobSheet::read(&self.services, &located, &queue, self.job).await else {
+            return SseFrames::Last(Bytes::new());
+        };
+        let Ok(parts) = job::live_parts(&self.page, &view) else { return SseFrames::Last(Bytes::new()) };
+        let frames = changed_parts(&mut self.sent, parts);
+        if !view.is_over {
+            return SseFrames::More(frames);
+        }
+        let mut last = String::from_utf8_lossy(&frames).into_owned();
+        sse::push_event(&mut last, None, "finished", "{}");
+        SseFrames::Last(last.into())
     }
-    let session = StreamSession::open(&request)?;
-    let watcher = services.dashboard.watch(&services);
-    let source = OverviewSource { page, watcher, services: services.get_ref().clone(), sent: Parts::new() };
-    Ok(sse::stream_response(source, session, keep_alive))
+}
+
+impl SseSource for JobSource {
+    fn first_id(&self) -> String {
+        "0".to_owned()
+    }
+
+    async fn next(&mut self) -> SseFrames {
+        // The job may have moved between the page and the stream
+        if self.sent.is_empty() {
+            return self.frames().await;
+        }
+        loop {
+            match self.reader.next().await {
+                EventReaderItem::Stopped => return SseFrames::Last(Bytes::new()),
+                EventReaderItem::Gap(_) => return self.frames().await,
+                item @ EventReaderItem::Events(..) => {
+                    if item.events().any(|event| event.job == Some(self.job)) {
+                        return self.frames().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// An end of which no event tells.
+    async fn next_when_silent(&mut self) -> SseFrames {
+        match self.frames().await {
+            SseFrames::More(bytes) if bytes.is_empty() => SseFrames::keep_alive(),
+            frames => frames,
+        }
+    }
 }
 
 /// An event with those parts that differ from what was sent.

@@ -33,7 +33,7 @@ pub(crate) async fn parse_since(services: &Services, since: &str) -> Result<Mill
 }
 
 /// A reader, unless the gateway has as many as it may have.
-fn open_reader(services: &Services) -> Result<ChannelReader, ApiError> {
+pub(crate) fn open_reader(services: &Services) -> Result<ChannelReader, ApiError> {
     services.channel_hub.open_reader().map_err(|TooManyReaders { max }| {
         ApiError::new(
             ErrorCode::TooManyReaders,

@@ -36,22 +36,31 @@ struct SeekRequest {
 /// Moves a subscription to another position, in one channel or in all.
 pub(crate) async fn seek(services: web::Data<Services>, name: web::Path<String>, body: JsonBody) -> ApiResult {
     let asked: SeekRequest = body.parse()?;
-    let parsed: SubscriptionName = parse_subscription_name(&name)?;
-    let subscription = services.subscriptions.get(&parsed).await?.ok_or_else(|| subscription_not_found(&name))?;
+    Ok(subscription_response(&seek_subscription(&services, &name, &asked.to, asked.channel).await?))
+}
+
+/// Moves a subscription to where `to` says.
+pub(crate) async fn seek_subscription(
+    services: &Services,
+    name: &str,
+    to: &str,
+    channel: Option<ChannelName>,
+) -> Result<Subscription, ApiError> {
+    let parsed: SubscriptionName = parse_subscription_name(name)?;
+    let subscription = services.subscriptions.get(&parsed).await?.ok_or_else(|| subscription_not_found(name))?;
     let now = services.jobs.now().await?;
-    let start =
-        SubscriptionStart::parse(&asked.to, now).map_err(|problem| ApiError::invalid(format!("to {problem}")))?;
-    let channel = seek_channel(&subscription, asked.channel)?;
+    let start = SubscriptionStart::parse(to, now).map_err(|problem| ApiError::invalid(format!("to {problem}")))?;
+    let channel = seek_channel(&subscription, channel)?;
     if let SubscriptionStart::After(position) = start {
         let of = channel.as_ref().or(subscription.channels.single_channel()).ok_or_else(|| {
             ApiError::invalid("to is the id of a message, which belongs to one channel: say which as channel")
         })?;
         if !services.subscriptions.is_known_position(of, position).await? {
-            return Err(unknown_position(of, &asked.to));
+            return Err(unknown_position(of, to));
         }
     }
     let sought = services.subscriptions.seek(&parsed, start, channel.as_ref()).await?;
-    Ok(subscription_response(&sought.ok_or_else(|| subscription_not_found(&name))?))
+    sought.ok_or_else(|| subscription_not_found(name))
 }
 
 /// The channel to move in; none for all channels.

@@ -4,8 +4,10 @@
 mod control;
 mod progress;
 
+pub(crate) use control::seek_subscription;
 pub(super) use control::{pause, resume, seek};
 pub(super) use progress::channel_subscriptions;
+pub(crate) use progress::{ProgressDetail, progress_json};
 
 use std::{cell::Cell, sync::OnceLock};
 
@@ -25,7 +27,6 @@ use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use store::subscriptions::{PutSubscriptionError, PutSubscriptionResult};
 
-use self::progress::ProgressDetail;
 use super::{ApiResult, channels::unknown_position, parse_bounded};
 use crate::{
     auth::Caller,
@@ -197,11 +198,11 @@ pub(super) async fn delete(services: web::Data<Services>, name: web::Path<String
 }
 
 /// A name in a path. An invalid name is not found: no subscription can have it.
-pub(super) fn parse_subscription_name(text: &str) -> Result<SubscriptionName, ApiError> {
+pub(crate) fn parse_subscription_name(text: &str) -> Result<SubscriptionName, ApiError> {
     text.parse().map_err(|_| subscription_not_found(text))
 }
 
-pub(super) fn subscription_not_found(name: &str) -> ApiError {
+pub(crate) fn subscription_not_found(name: &str) -> ApiError {
     ApiError::not_found(format_args!("subscription {}", quoted(name)))
 }
 

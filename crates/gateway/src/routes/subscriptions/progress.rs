@@ -25,13 +25,13 @@ const MAX_SHOWN_SUBSCRIPTIONS: usize = 100;
 
 /// How many channels and workers are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ProgressDetail {
+pub(crate) enum ProgressDetail {
     Totals,
     Channels,
 }
 
 /// The progress of a subscription. `channels` are all channels.
-pub(super) async fn progress_json(
+pub(crate) async fn progress_json(
     services: &Services,
     subscription: &Subscription,
     channels: &[ChannelName],

@@ -1,0 +1,153 @@
+//! The pages of subscriptions: lag and failures, pause, seek, delete.
+
+use actix_web::{HttpRequest, web};
+use askama::Template;
+use model::subscription::{Subscription, SubscriptionState};
+use serde_json::Value;
+
+use super::{
+    job::ShownValue,
+    page::{Page, redirect},
+    session::Form,
+    unknown_action,
+};
+use crate::{
+    auth::Caller,
+    request_check::query_pairs,
+    routes::{
+        ApiResult, ProgressDetail, parse_subscription_name, progress_json, seek_subscription, subscription_not_found,
+    },
+    services::Services,
+};
+
+/// Subscriptions on a page. Each costs a look at each of its channels.
+const PAGE_SIZE: usize = 25;
+
+#[derive(Template)]
+#[template(path = "subscriptions.html")]
+struct SubscriptionsPage {
+    page: Page,
+    rows: Vec<SubscriptionRow>,
+    total: usize,
+    next: Option<String>,
+}
+
+struct SubscriptionRow {
+    name: String,
+    state: &'static str,
+    channels: String,
+    lag: u64,
+    delivered: u64,
+    failed: u64,
+}
+
+#[derive(Template)]
+#[template(path = "subscription.html")]
+struct SubscriptionPage {
+    page: Page,
+    name: String,
+    state: &'static str,
+    reason: String,
+    description: String,
+    numbers: Vec<(&'static str, u64)>,
+    progress: ShownValue,
+    definition: ShownValue,
+}
+
+fn state_of(subscription: &Subscription) -> &'static str {
+    match subscription.state {
+        SubscriptionState::Active => "active",
+        SubscriptionState::Paused => "paused",
+        SubscriptionState::Disabled => "disabled",
+    }
+}
+
+pub(crate) async fn page(request: HttpRequest, caller: Caller, services: web::Data<Services>) -> ApiResult {
+    let pairs = query_pairs(request.query_string());
+    let after = pairs.iter().find(|(name, _)| name == "after").map_or("", |(_, value)| value.as_str());
+    let mut all = services.subscriptions.list().await?.subscriptions;
+    all.retain(|(subscription, _)| caller.has_subscription(subscription));
+    let total = all.len();
+    all.retain(|(subscription, _)| subscription.name.as_str() > after);
+    let has_more = all.len() > PAGE_SIZE;
+    all.truncate(PAGE_SIZE);
+    let channels = services.channels.list_channels(None, usize::MAX).await?;
+    let mut rows = Vec::with_capacity(all.len());
+    for (subscription, _) in &all {
+        let progress = progress_json(&services, subscription, &channels, ProgressDetail::Totals).await?;
+        let number = |name: &str| progress[name].as_u64().unwrap_or_default();
+        rows.push(SubscriptionRow {
+            name: subscription.name.to_string(),
+            state: state_of(subscription),
+            channels: Vec::<String>::from(subscription.channels.clone()).join(" "),
+            lag: number("lag"),
+            delivered: number("delivered"),
+            failed: number("failed"),
+        });
+    }
+    let next = rows.last().filter(|_| has_more).map(|row| row.name.clone());
+    let page = Page::of(&request, "/ui/subscriptions");
+    let template = SubscriptionsPage { page, rows, total, next };
+    template.page.render(&template)
+}
+
+pub(crate) async fn show(request: HttpRequest, services: web::Data<Services>, name: web::Path<String>) -> ApiResult {
+    let found = services.subscriptions.get(&parse_subscription_name(&name)?).await?;
+    let subscription = found.ok_or_else(|| subscription_not_found(&name))?;
+    let channels = services.channels.list_channels(None, usize::MAX).await?;
+    let progress = progress_json(&services, &subscription, &channels, ProgressDetail::Channels).await?;
+    let number = |name: &str| progress[name].as_u64().unwrap_or_default();
+    let numbers = [
+        ("subscription.lag", "lag"),
+        ("subscription.in_flight", "in_flight"),
+        ("subscription.delivered", "delivered"),
+        ("subscription.failed", "failed"),
+        ("subscription.retrying", "retrying"),
+        ("overview.dead", "dead"),
+    ];
+    let details = progress.get("channels").or_else(|| progress.get("workers")).unwrap_or(&Value::Null);
+    let definition: Value = serde_json::from_str(&subscription.to_json()).unwrap_or_default();
+    let template = SubscriptionPage {
+        page: Page::of(&request, "/ui/subscriptions"),
+        name: subscription.name.to_string(),
+        state: state_of(&subscription),
+        reason: subscription.reason.clone().unwrap_or_default(),
+        description: subscription.description.clone().unwrap_or_default(),
+        numbers: numbers.map(|(key, name)| (key, number(name))).to_vec(),
+        progress: ShownValue::of(details),
+        definition: ShownValue::of(&definition),
+    };
+    template.page.render(&template)
+}
+
+pub(crate) async fn act(services: web::Data<Services>, path: web::Path<(String, String)>, form: Form) -> ApiResult {
+    let (name, action) = path.into_inner();
+    let parsed = parse_subscription_name(&name)?;
+    let here = format!("/ui/subscriptions/{parsed}");
+    let set = async |state| {
+        let changed = services.subscriptions.set_state(&parsed, state, None).await?;
+        changed.map(drop).ok_or_else(|| subscription_not_found(&name))
+    };
+    let note = match action.as_str() {
+        "pause" => {
+            set(SubscriptionState::Paused).await?;
+            "subscription_paused"
+        }
+        "resume" => {
+            set(SubscriptionState::Active).await?;
+            "subscription_resumed"
+        }
+        "seek" => {
+            seek_subscription(&services, &name, form.get("to").trim(), None).await?;
+            "subscription_sought"
+        }
+        "delete" => {
+            if !services.subscriptions.delete(&parsed).await? {
+                return Err(subscription_not_found(&name));
+            }
+            return Ok(redirect("/ui/subscriptions", "subscription_deleted", &name));
+        }
+        other => return Err(unknown_action(other)),
+    };
+    Ok(redirect(&here, note, &name))
+}
