@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     confirm::Confirmation,
     failure::{CliError, CliResult},
-    gateway_client::{GatewayCall, escaped},
+    gateway_client::{GatewayCall, PathWithQuery, escaped},
     input,
     queues::PageArgs,
     session::{Session, items},
@@ -93,8 +93,15 @@ pub(crate) struct SeekArgs {
 #[derive(Debug, Args)]
 pub(crate) struct AttemptsArgs {
     name: String,
-    #[command(flatten)]
-    page: PageArgs,
+    /// Only these: delivered or failed.
+    #[arg(long)]
+    outcome: Option<String>,
+    /// At most this number.
+    #[arg(long)]
+    limit: Option<u32>,
+    /// Older ones than this.
+    #[arg(long, value_name = "ID")]
+    after: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -133,9 +140,10 @@ impl SubscriptionsCommand {
                 }
                 show(session, GatewayCall::post(format!("{}/seek", path(&name))).json(&body)).await
             }
-            Self::Attempts(AttemptsArgs { name, page }) => {
-                let call = page.call(&format!("{}/attempts", path(&name)));
-                session.list(call, "items", "no attempts", attempt_table).await
+            Self::Attempts(AttemptsArgs { name, outcome, limit, after }) => {
+                let path = PathWithQuery::new(format!("{}/attempts", path(&name))).with("outcome", outcome);
+                let path = path.with("limit", limit).with("before", after);
+                session.list(path.into_call(), "items", "no attempts", attempt_table).await
             }
             Self::Resend(ResendArgs { name, attempt }) => {
                 let call = GatewayCall::post(format!("{}/attempts/{}/resend", path(&name), escaped(&attempt)));

@@ -41,6 +41,7 @@ mod full_redis;
 mod galley;
 mod galley_channels;
 mod galley_dev;
+mod galley_logs;
 mod galley_refused;
 mod galley_terminal;
 mod gateway_tls;
