@@ -186,14 +186,18 @@ class Client:
         self._local = threading.local()
         self._connection()
 
-    def enqueue(self, type: str, *args: Any, queue: str = "default", **options: Any) -> Job:
+    def enqueue(
+        self, type: str, *args: Any, queue: str = "default", traceparent: Optional[str] = None, **options: Any
+    ) -> Job:
         """Stores a job and gives it, with its ``id``.
 
         Options are members of the job: ``priority``, ``scheduled_at``, ``timeout_ms``, ``retry``, ``unique``, ``meta`` and
         so on. The request is sent again until it is answered, and makes one job however often it came through.
+        ``traceparent`` makes the job part of a trace, such as that of the handler that calls this.
         """
         body = {**options, "type": type, "args": list(args), "queue": queue}
-        return self._call("POST", "/ojs/v1/jobs", body, headers=[("Idempotency-Key", str(uuid.uuid4()))])["job"]
+        headers = [("Idempotency-Key", str(uuid.uuid4()))] + ([("traceparent", traceparent)] if traceparent else [])
+        return self._call("POST", "/ojs/v1/jobs", body, headers=headers)["job"]
 
     def get(self, id: str, wait: float = 0.0) -> Job:
         """The job as it is; with ``wait`` as it is when it ends, or after that many seconds."""
@@ -249,6 +253,8 @@ class Context:
         self.attempt: int = job["attempt"]
         #: Proves whose attempt it is: a stale one can change nothing.
         self.token: str = job["token"]
+        #: The trace to continue (W3C Trace Context), for your own spans and for ``Client.enqueue``; none without one.
+        self.traceparent: Optional[str] = job.get("traceparent")
         timeout_ms = job.get("timeout_ms")
         #: When the job's ``timeout_ms`` is over, as ``time.time()`` has it; none without one.
         self.deadline: Optional[float] = None if timeout_ms is None else time.time() + timeout_ms / 1000

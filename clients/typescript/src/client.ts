@@ -15,6 +15,8 @@ export interface JobOptions {
   retry?: Record<string, unknown>;
   unique?: Record<string, unknown>;
   meta?: Record<string, unknown>;
+  /** Makes the job part of a trace, such as that of the handler that calls this. */
+  traceparent?: string | undefined;
   [member: string]: unknown;
 }
 
@@ -29,8 +31,9 @@ export class Client {
   }
 
   /** Stores a job. However often the request came through, it makes one. */
-  async enqueue(type: string, args: unknown[], options: JobOptions = {}): Promise<Job> {
-    const headers = { "idempotency-key": crypto.randomUUID() };
+  async enqueue(type: string, args: unknown[], { traceparent, ...options }: JobOptions = {}): Promise<Job> {
+    const trace = traceparent === undefined ? {} : { traceparent };
+    const headers = { "idempotency-key": crypto.randomUUID(), ...trace };
     const body = { ...options, type, args };
     const answer = await this.call<{ job: Job }>({ method: "POST", path: "/ojs/v1/jobs", body, headers });
     return answer.job;

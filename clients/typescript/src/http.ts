@@ -26,6 +26,7 @@ export interface Job {
   progress?: number;
   timeout_ms?: number;
   token?: string;
+  traceparent?: string;
   [member: string]: unknown;
 }
 

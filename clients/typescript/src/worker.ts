@@ -47,6 +47,8 @@ export interface Context {
   readonly attempt: number;
   /** Proves whose attempt it is: a stale one can change nothing. */
   readonly token: string;
+  /** The trace to continue (W3C Trace Context), for your own spans and for `Client.enqueue`. */
+  readonly traceparent: string | undefined;
   /** When the job's `timeout_ms` is over. */
   readonly deadline: Date | undefined;
   /** Aborted when nobody wants the result: cancelled, timed out, given to another, or this worker ends. */
@@ -200,8 +202,8 @@ export class Worker {
       const line = { message: String(message).slice(0, MAX_LINE), level, at: new Date().toISOString() };
       return report("/ojs/v1/workers/log", { job_id: job.id, lines: [line] });
     };
-    const { id, attempt } = job;
-    return { job, id, attempt, token, deadline, signal: aborter.signal, progress, log, aborter, leaseUntil, isGivenUp: false };
+    const { id, attempt, traceparent } = job;
+    return { job, id, attempt, token, traceparent, deadline, signal: aborter.signal, progress, log, aborter, leaseUntil, isGivenUp: false };
   }
 
   private async work(attempt: Attempt): Promise<void> {

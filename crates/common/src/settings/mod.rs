@@ -12,6 +12,7 @@ mod error;
 mod inspect;
 mod jobs;
 mod kinds;
+mod otel;
 mod process;
 mod redis;
 mod render;
@@ -87,7 +88,12 @@ impl Settings {
     /// # Errors
     /// A file that cannot be read, a key that does not exist or a value that is not allowed.
     pub fn load() -> Result<Self, SettingError> {
-        Self::from_sources(std::env::var("GALLEY_CONFIG").ok().as_deref(), environment())
+        let mut settings = Self::from_sources(std::env::var("GALLEY_CONFIG").ok().as_deref(), environment())?;
+        if settings.telemetry.otlp_endpoint.is_none() {
+            settings.telemetry.otlp_endpoint = otel::otlp_endpoint(|name| std::env::var(name).ok())?;
+            settings.telemetry.check()?;
+        }
+        Ok(settings)
     }
 
     /// Reads settings from a file, if one is named, and variables.

@@ -54,7 +54,8 @@ section! {
 section! {
     /// Traces.
     pub struct TelemetrySettings = "telemetry" {
-        /// Where to send spans. Empty: nowhere.
+        /// Where to send spans. Empty: where OpenTelemetry's variables say (`OTEL_EXPORTER_OTLP_ENDPOINT` and its like), else
+        /// nowhere.
         "otlp_endpoint" => otlp_endpoint: Option<String> = text_with(OTLP_ENDPOINT, "", |key, url| {
             let has_scheme = ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
             if !url.is_empty() && !has_scheme {

@@ -48,7 +48,12 @@ pub(super) fn tracer_provider(
         if is_tls { builder.with_tls_config(grpc_tls(settings)?).build() } else { builder.build() }
     };
     let exporter = exporter.context("telemetry.otlp_endpoint: spans cannot be sent there")?;
-    let resource = Resource::builder().with_service_name(service).build();
+    // It reads OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES; the provider reads OTEL_TRACES_SAMPLER
+    let resource = Resource::builder();
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let is_named =
+        !variable("OTEL_SERVICE_NAME").is_empty() || variable("OTEL_RESOURCE_ATTRIBUTES").contains("service.name=");
+    let resource = if is_named { resource.build() } else { resource.with_service_name(service).build() };
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 

@@ -35,6 +35,61 @@ async fn a_job_belongs_to_the_trace_of_the_request_that_made_it() {
 }
 
 #[tokio::test]
+async fn a_job_that_is_fetched_carries_its_trace_whether_or_not_spans_are_exported() {
+    let receiver = OtlpReceiver::start(([127, 0, 0, 1], 0).into());
+    let endpoint = receiver.url();
+    let given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    for variables in [&[][..], &[("GALLEY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str())]] {
+        let kit = GalleyKit::start_with(testkit::RedisServer::start(), variables).await;
+        let post = |path: &str, body: Value| {
+            kit.http.post(kit.gateway.url(path)).header("content-type", "application/json").body(body.to_string())
+        };
+        // What the client puts into the job itself is not the trace of its request
+        let job = json!({ "type": "a", "args": [], "traceparent": "00-ffffffffffffffffffffffffffffffff-b7ad6b7169203331-01" });
+        let made = post("/ojs/v1/jobs", job).header("traceparent", given).send().await.expect("an answer");
+        assert_eq!(made.status(), 201);
+        let fetched = post("/ojs/v1/workers/fetch", json!({ "queues": ["default"] })).send().await.expect("an answer");
+        let fetched: Value = fetched.json().await.expect("JSON");
+        let traceparent = fetched["jobs"][0]["traceparent"].as_str().unwrap_or_else(|| panic!("no trace: {fetched}"));
+        assert_eq!(&traceparent[..36], &given[..36], "the trace of the request");
+        // With spans the parent is the span of the request, not the client's
+        assert_eq!(traceparent == given, variables.is_empty());
+        let id = fetched["jobs"][0]["id"].as_str().expect("an id");
+        assert_eq!(kit.job(id).await["traceparent"], Value::Null, "only who runs the job needs it");
+    }
+}
+
+#[tokio::test]
+async fn the_variables_of_opentelemetry_say_where_spans_go_whose_they_are_and_how_many() {
+    let receiver = OtlpReceiver::start(([127, 0, 0, 1], 0).into());
+    let endpoint = receiver.url();
+    let variables = |sampler| {
+        [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_SERVICE_NAME", "door"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=staging"),
+            ("OTEL_TRACES_SAMPLER", sampler),
+        ]
+    };
+    for (sampler, arrives) in [("always_off", false), ("always_on", true)] {
+        let kit = GalleyKit::start_with(testkit::RedisServer::start(), &variables(sampler)).await;
+        assert_eq!(kit.get("/ojs/v1/queues").await.status(), 200);
+        let GalleyKit { gateway, redis, .. } = kit;
+        // Ending sends what is left
+        assert!(gateway.terminate().await.success());
+        drop(redis);
+        let spans = receiver.spans();
+        assert_eq!(spans.iter().any(|span| span.service == "door"), arrives, "{sampler}: {spans:?}");
+    }
+    assert!(receiver.received_text().contains("staging"));
+    let kit = GalleyKit::start().await;
+    let refused = kit.run_binary("gateway", &[], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "jaeger:4317")]).await;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{said}");
+}
+
+#[tokio::test]
 async fn a_failed_attempt_has_a_span_with_the_status_error() {
     let receiver = OtlpReceiver::start(([127, 0, 0, 1], 0).into());
     let endpoint = receiver.url();

@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The names that Galley manages. A client that sends one at the top level is ignored.
-pub const SYSTEM_MANAGED: [&str; 28] = [
+pub const SYSTEM_MANAGED: [&str; 29] = [
     "id",
     "state",
     "queue",
@@ -41,6 +41,7 @@ pub const SYSTEM_MANAGED: [&str; 28] = [
     "envelope_dropped",
     "worker_id",
     "token",
+    "traceparent",
     "lease_ms",
     "progress",
     "progress_data",

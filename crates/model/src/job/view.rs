@@ -52,6 +52,8 @@ pub struct JobView<'a> {
     pub progress: Option<&'a str>,
     /// The fencing token, shown only to the worker that claimed the job.
     pub token: Option<&'a str>,
+    /// The trace to continue, shown only to the worker that claimed the job.
+    pub traceparent: Option<&'a str>,
 }
 
 impl<'a> JobView<'a> {
@@ -87,6 +89,7 @@ impl<'a> JobView<'a> {
             worker_id: None,
             progress: None,
             token: None,
+            traceparent: None,
         }
     }
 
@@ -109,6 +112,9 @@ impl<'a> JobView<'a> {
         }
         if let Some(token) = self.token {
             out.text("token", token);
+        }
+        if let Some(traceparent) = self.traceparent {
+            out.text("traceparent", traceparent);
         }
         if let Some(progress) = self.progress {
             out.splice(progress);
