@@ -87,12 +87,14 @@ for_completed(unique_count, true, function(number, uniqueness)
   if redis.pcall('GET', uniqueness) == id_of(number) then redis.call('DEL', uniqueness) end
 end)
 local now = now_ms()
-local is_waited_for = {}
+local is_waited_for, is_timed = {}, {}
 for_completed(keyed_count, true, function(number, admitted)
   if redis.pcall('ZREM', admitted, id_of(number)) ~= 1 then return end
   local key = string.match(admitted, ':admitted:(.+)$')
-  if redis.call('SISMEMBER', waiting_keys, key) == 0 then return end
+  if not is_timed[key] and redis.call('SISMEMBER', waiting_keys, key) == 0 then return end
   is_waited_for[number] = true
+  if is_timed[key] then return end
+  is_timed[key] = true
   -- The caller admits the next job of the key; the leader does if the caller dies
   set_due(timers, 'key ' .. key, now + 2000, notifications, due_notification, 'LT')
 end)

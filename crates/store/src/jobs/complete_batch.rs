@@ -2,7 +2,7 @@
 //! key need is done in the script. Only what follows in other keys is left to the caller: the next jobs of a key, and
 //! workflows. The script sets timers for these, so that the leader does it if the caller dies.
 
-use std::{fmt::Write, sync::Arc};
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
 use futures_util::{FutureExt, StreamExt, stream};
 use redis::ScriptInvocation;
@@ -35,8 +35,8 @@ pub struct Completion {
 #[derive(Debug)]
 pub struct FollowUps {
     queue: QueueName,
-    /// Keys that jobs wait for.
-    keys: Vec<LimitKey>,
+    /// Keys that jobs wait for, and how many jobs of each have ended.
+    keys: Vec<(LimitKey, usize)>,
     /// Jobs of workflows.
     members: Vec<WorkflowFollowUp>,
 }
@@ -46,12 +46,6 @@ struct WorkflowFollowUp {
     claimed: Arc<ClaimedJob>,
     /// None if an earlier call ended the job: it may have recorded another end.
     finished: Option<FinishedJob>,
-}
-
-/// One of them.
-enum FollowUpStep {
-    Admit(LimitKey),
-    Continue(WorkflowFollowUp),
 }
 
 impl FollowUps {
@@ -185,23 +179,30 @@ impl Jobs {
     /// Does what a completed batch left to do. What fails is left to maintenance.
     pub async fn run_follow_ups(&self, follow_ups: FollowUps) {
         let FollowUps { queue, keys, members } = follow_ups;
-        let jobs = self.clone();
-        let steps = keys.into_iter().map(FollowUpStep::Admit).chain(members.into_iter().map(FollowUpStep::Continue));
-        let run = move |step| jobs.clone().run_step(queue.clone(), step).boxed();
-        stream::iter(steps).for_each_concurrent(MAX_CONCURRENT_FOLLOW_UPS, run).await;
+        self.admit_after(&queue, keys).await;
+        let run = |member| self.clone().continue_member(queue.clone(), member).boxed();
+        stream::iter(members).for_each_concurrent(MAX_CONCURRENT_FOLLOW_UPS, run).await;
     }
 
-    async fn run_step(self, queue: QueueName, step: FollowUpStep) {
-        match step {
-            FollowUpStep::Admit(key) => {
-                if let Err(error) = self.admit(&queue, &key).await {
-                    tracing::debug!(%error, %queue, "next job of a key not admitted, left to maintenance");
-                }
+    /// Admits the next jobs of keys. If that fails for all together, it is tried for each: one may have a damaged limit.
+    async fn admit_after(&self, queue: &QueueName, keys: Vec<(LimitKey, usize)>) {
+        if keys.is_empty() || self.admit_next(queue, keys.clone()).await.is_ok() {
+            return;
+        }
+        let admit = async |(key, count): (LimitKey, usize)| {
+            if let Err(error) = self.admit_next(queue, vec![(key, count)]).await {
+                tracing::debug!(%error, %queue, "next job of a key not admitted, left to maintenance");
             }
-            FollowUpStep::Continue(WorkflowFollowUp { claimed, finished: Some(finished) }) => {
+        };
+        stream::iter(keys).for_each_concurrent(MAX_CONCURRENT_FOLLOW_UPS, admit).await;
+    }
+
+    async fn continue_member(self, queue: QueueName, member: WorkflowFollowUp) {
+        match member {
+            WorkflowFollowUp { claimed, finished: Some(finished) } => {
                 self.continue_workflow(&claimed.job, &finished).await;
             }
-            FollowUpStep::Continue(WorkflowFollowUp { claimed, finished: None }) => {
+            WorkflowFollowUp { claimed, finished: None } => {
                 self.repeat_follow_up(&queue, claimed.job.id).await;
             }
         }
@@ -218,17 +219,17 @@ impl Jobs {
 
 fn follow_ups(queue: &QueueName, batch: &[Completion], outcomes: &[i64]) -> FollowUps {
     let mut follow_ups = FollowUps { queue: queue.clone(), keys: Vec::new(), members: Vec::new() };
+    let mut ended = BTreeMap::<&LimitKey, usize>::new();
     for (completion, outcome) in batch.iter().zip(outcomes) {
         let claimed = &completion.claimed;
         if *outcome >= 2 {
-            follow_ups.keys.extend(claimed.job.limit_key().cloned());
+            claimed.job.limit_key().into_iter().for_each(|key| *ended.entry(key).or_default() += 1);
         }
         if *outcome >= 1 && claimed.job.workflow.is_some() {
             let finished = (*outcome != 2).then(|| completion.finished.clone());
             follow_ups.members.push(WorkflowFollowUp { claimed: claimed.clone(), finished });
         }
     }
-    follow_ups.keys.sort_unstable();
-    follow_ups.keys.dedup();
+    follow_ups.keys = ended.into_iter().map(|(key, count)| (key.clone(), count)).collect();
     follow_ups
 }

@@ -1,19 +1,25 @@
 -- For scripts that make a job available.
 
--- Adds an entry to a stream. Creates the stream with its group, and lists its priority, if they are missing.
-local function add_entry(stream, priorities, priority, notifications, notification, fields)
-  if redis.call('EXISTS', stream) == 0 then
-    redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
+-- Adds an entry to a stream. Creates the stream with its group, and lists its priority, if they are missing. A script that
+-- adds many keeps the streams that it has seen in a table `opened`.
+local function add_entry(stream, priorities, priority, notifications, notification, fields, opened)
+  local is_new = false
+  if not (opened and opened[stream]) then
+    if redis.call('EXISTS', stream) == 0 then
+      redis.call('XGROUP', 'CREATE', stream, 'workers', '0', 'MKSTREAM')
+    end
+    is_new = redis.call('SADD', priorities, priority) == 1
+    if opened then opened[stream] = true end
   end
-  local is_new = redis.call('SADD', priorities, priority) == 1
   local entry = redis.call('XADD', stream, '*', unpack(fields))
   if is_new then redis.pcall('PUBLISH', notifications, notification) end
   return entry
 end
 
+local only_in_records = { s = true, p = true, d = true, k = true, x = true, y = true }
+
 -- The fields of the stream entry of a job that has a record; nil when there is no record.
 local function entry_fields(id, record_fields)
-  local only_in_records = { s = true, p = true, d = true, k = true, x = true, y = true }
   local fields = { 'i', id }
   for i = 1, #record_fields, 2 do
     if not only_in_records[record_fields[i]] then

@@ -17,21 +17,38 @@ use common::{
 
 /// Maximum time that an attempt can pause its key, in milliseconds.
 const MAX_PAUSE_MS: Millis = 86_400_000;
-/// Maximum number of jobs admitted by one call.
-const MAX_ADMITTED_PER_CALL: usize = 100;
+/// Maximum number of calls for a key, so that one with many jobs does not hold up the others.
+const MAX_CALLS: usize = 16;
+/// Maximum number of keys, and of jobs of a key, in one call: Redis serves nobody else meanwhile.
+const MAX_KEYS_PER_CALL: usize = 16;
+const MAX_JOBS_PER_CALL: usize = 8;
 
 impl Jobs {
     /// Admits jobs with a key to their streams as far as its limit allows.
     pub(crate) async fn admit(&self, queue: &QueueName, key: &LimitKey) -> StoreResult<()> {
-        for _ in 0..MAX_ADMITTED_PER_CALL {
-            let outcome = self.admit_first(queue, key).await?;
-            if ["last", "wait", "empty"].contains(&outcome.as_str()) {
+        self.admit_next(queue, vec![(key.clone(), 1)]).await
+    }
+
+    /// Admits the next jobs of keys, as far as the limits of these allow. The number beside a key says about how many.
+    pub(crate) async fn admit_next(&self, queue: &QueueName, keys: Vec<(LimitKey, usize)>) -> StoreResult<()> {
+        let mut keys = keys;
+        for _ in 0..MAX_CALLS {
+            let mut left = Vec::new();
+            for chunk in keys.chunks(MAX_KEYS_PER_CALL) {
+                let outcomes = self.admit_first(queue, chunk).await?;
+                let goes_on = |outcome: &String| ["more", "changed"].contains(&outcome.as_str());
+                let more = chunk.iter().zip(&outcomes).filter(|(_, outcome)| goes_on(outcome));
+                left.extend(more.map(|((key, _), _)| (key.clone(), MAX_JOBS_PER_CALL)));
+            }
+            if left.is_empty() {
                 return Ok(());
             }
+            keys = left;
         }
         // There are more: maintenance continues at once, after other keys had their turn
-        let timers = QueueKeys::new(queue).timers();
-        self.move_due(queue, &timers, &[format!("key {key}")], (self.estimated_now(), MoveDue::Always)).await
+        let timers: Vec<String> = keys.iter().map(|(key, _)| format!("key {key}")).collect();
+        let due = (self.estimated_now(), MoveDue::Always);
+        self.move_due(queue, &QueueKeys::new(queue).timers(), &timers, due).await
     }
 
     /// Admits no job with this job's key before that time, because the attempt met a limit elsewhere. Does nothing for
@@ -52,40 +69,34 @@ impl Jobs {
         Ok(())
     }
 
-    async fn admit_first(&self, queue: &QueueName, key: &LimitKey) -> StoreResult<String> {
+    /// Admits the first jobs of each key: one more than it is said that there is room for, which shows that there is no more.
+    async fn admit_first(&self, queue: &QueueName, limited: &[(LimitKey, usize)]) -> StoreResult<Vec<String>> {
         let keys = QueueKeys::new(queue);
         let mut redis = self.store.redis.clone();
-        let mut command = redis::cmd("ZRANGE");
-        command.arg(keys.key_queue(key)).arg(0).arg(1).arg("WITHSCORES");
-        let seen: Vec<(String, f64)> = command.query_async(&mut redis).await?;
-        // Scripts name their keys: one that is not there stands for no record
-        let record = |position: usize| {
-            let id = seen.get(position).and_then(|(id, _)| id.parse::<JobId>().ok());
-            id.map_or_else(|| keys.key_queue(key), |id| keys.record(&id))
-        };
-        let seen_id = |position: usize| seen.get(position).map_or("", |(id, _)| id.as_str());
-        let priority = seen.first().map_or_else(Priority::default, |(_, score)| priority_of_score(*score));
-        Ok(script::ADMIT
-            .key(keys.key_queue(key))
-            .key(keys.waiting_keys())
-            .key(keys.admitted(key))
-            .key(keys.key_limit(key))
-            .key(keys.timers())
-            .key(keys.stats())
-            .key(keys.priorities())
-            .key(record(0))
-            .key(keys.stream(priority))
-            .key(keys.key_starts(key))
-            .key(record(1))
-            .arg(key.as_str())
-            .arg(seen_id(0))
-            .arg(priority.get())
-            .arg(self.store.redis.topics().notifications())
+        let mut look = redis::pipe();
+        for (key, count) in limited {
+            let last = (*count).min(MAX_JOBS_PER_CALL - 1);
+            look.cmd("ZRANGE").arg(keys.key_queue(key)).arg(0).arg(last).arg("WITHSCORES");
+        }
+        let seen: Vec<Vec<(String, f64)>> = look.query_async(&mut redis).await?;
+        let mut call = script::ADMIT.prepare_invoke();
+        call.key(keys.waiting_keys()).key(keys.timers()).key(keys.stats()).key(keys.priorities());
+        call.arg(self.store.redis.topics().notifications())
             .arg(Notification::StreamCreated(queue.clone()).encode())
             .arg(Notification::DueChanged(queue.clone()).encode())
-            .arg(if record(1) == keys.key_queue(key) { "" } else { seen_id(1) })
-            .invoke_async(&mut redis)
-            .await?)
+            .arg(limited.len());
+        for ((key, _), jobs) in limited.iter().zip(&seen) {
+            // What is no id has no record: the jobs in front of it are admitted
+            let jobs =
+                jobs.iter().map_while(|(id, score)| Some((id.parse::<JobId>().ok()?, priority_of_score(*score))));
+            let jobs: Vec<(JobId, Priority)> = jobs.collect();
+            call.key(keys.key_queue(key)).key(keys.admitted(key)).key(keys.key_limit(key)).key(keys.key_starts(key));
+            call.arg(key.as_str()).arg(jobs.len());
+            for (id, priority) in jobs {
+                call.key(keys.record(&id)).key(keys.stream(priority)).arg(id.to_string()).arg(priority.get());
+            }
+        }
+        Ok(call.invoke_async(&mut redis).await?)
     }
 
     /// Moves a job whose time has come, or that is activated, into the queue of its key, and admits it if the limit allows it.
