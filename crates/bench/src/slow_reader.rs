@@ -77,7 +77,7 @@ pub(crate) async fn run(durability: BenchDurability, options: SlowReaderOptions)
     let address = galley.gateway.address();
     let bench_readers =
         BenchReaders::connect(address, readers, &BenchServerKind::EventStream.handshake_steps()).await?;
-    let mut publisher = BenchPublisher::Http(galley.connect().await?, GALLEY_PATH);
+    let mut publisher = BenchPublisher::http(galley.gateway.address(), GALLEY_PATH).await?;
     let (mut without, mut with, mut grown, mut gone) = (Vec::new(), Vec::new(), f64::MIN, 0);
     let process = galley.gateway.process_id();
     let window = Duration::from_secs(seconds);

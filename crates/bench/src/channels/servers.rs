@@ -1,10 +1,14 @@
 //! Servers that send what is published to everybody who listens: Galley, and the peers that do the same.
 
-use std::net::SocketAddr;
+use std::{collections::VecDeque, net::SocketAddr};
 
 use anyhow::{Context, ensure};
-use testkit::redis::{AsyncCommands, aio::MultiplexedConnection};
-use testkit::{RedisServer, http::HttpConnection};
+use testkit::{
+    RedisServer,
+    http::HttpConnection,
+    redis::{AsyncCommands, aio::MultiplexedConnection},
+};
+use tokio::task::JoinHandle;
 
 use super::{
     peer_server::{NchanServer, NodeServer, check_installed},
@@ -20,6 +24,9 @@ use crate::{
 pub(super) const CHANNEL: &str = "news";
 /// Where it is published with Galley.
 pub(crate) const GALLEY_PATH: &str = "/v1/channels/news/messages";
+
+/// Connections that publish over HTTP: as many messages are on their way as with Redis.
+const PUBLISHING_CONNECTIONS: usize = 8;
 
 /// Which of them, and how its readers read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,14 +138,14 @@ impl BenchServer {
         if !kind.is_peer() {
             let galley = BenchGalley::start_with(durability, &[("GALLEY__CHANNELS__MAX_READERS", "100000")]).await;
             let (address, processes) = (galley.gateway.address(), vec![galley.gateway.process_id()]);
-            let publisher = BenchPublisher::Http(galley.connect().await?, GALLEY_PATH);
+            let publisher = BenchPublisher::http(address, GALLEY_PATH).await?;
             return Ok(Self { address, processes, publisher, _running: BenchServerProcess::Galley(Box::new(galley)) });
         }
         if kind == BenchServerKind::Nchan {
             let server = NchanServer::start().await?;
             let processes = process_tree(server.process_id().context("it has ended")?);
-            let (address, connection) = (server.address, HttpConnection::open(server.address).await?);
-            let publisher = BenchPublisher::Http(connection, "/pub");
+            let address = server.address;
+            let publisher = BenchPublisher::http(address, "/pub").await?;
             return Ok(Self { address, processes, publisher, _running: BenchServerProcess::Nchan(Box::new(server)) });
         }
         let redis = RedisServer::start_with(durability.persistence());
@@ -152,19 +159,42 @@ impl BenchServer {
 
 /// How messages get there: over HTTP to this path of Galley or nchan, with `PUBLISH` to Redis otherwise.
 pub(crate) enum BenchPublisher {
-    Http(HttpConnection, &'static str),
+    /// Its connections, the next one first: a message need not wait for the answer to the one before.
+    Http(VecDeque<HttpPublisher>, &'static str),
     Redis(MultiplexedConnection),
 }
 
+/// A connection, and the message that it is publishing.
+pub(crate) enum HttpPublisher {
+    Idle(Box<HttpConnection>),
+    Publishing(JoinHandle<anyhow::Result<HttpConnection>>),
+}
+
 impl BenchPublisher {
+    pub(crate) async fn http(address: SocketAddr, path: &'static str) -> anyhow::Result<Self> {
+        let mut connections = VecDeque::new();
+        for _ in 0..PUBLISHING_CONNECTIONS {
+            connections.push_back(HttpPublisher::Idle(Box::new(HttpConnection::open(address).await?)));
+        }
+        Ok(Self::Http(connections, path))
+    }
+
+    /// Publishes a message. Over HTTP it may be on its way when this returns; an error of an earlier one is returned too.
     pub(crate) async fn publish(&mut self, body: &str) -> anyhow::Result<()> {
         match self {
-            Self::Http(connection, path) => {
+            Self::Http(connections, path) => {
+                let mut connection = match connections.pop_front().context("a connection")? {
+                    HttpPublisher::Idle(connection) => *connection,
+                    HttpPublisher::Publishing(publishing) => publishing.await??,
+                };
                 // Text, as peers get it: without a content type
                 let request =
                     format!("POST {path} HTTP/1.1\r\nhost: galley\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-                let (status, answer) = connection.send(&request).await?;
-                ensure!((200..300).contains(&status), "publishing was answered with {status}: {answer}");
+                connections.push_back(HttpPublisher::Publishing(tokio::spawn(async move {
+                    let (status, answer) = connection.send(&request).await?;
+                    ensure!((200..300).contains(&status), "publishing was answered with {status}: {answer}");
+                    Ok(connection)
+                })));
             }
             Self::Redis(redis) => redis.publish::<_, _, ()>(CHANNEL, body).await?,
         }
