@@ -14,7 +14,7 @@ use store::{
 
 use crate::{
     job_event::TerminalJobEvent,
-    sse::{self, SseFrames, SseSource},
+    sse::{self, AwaitedSse, SseFrames},
 };
 
 /// The events that match a filter.
@@ -70,7 +70,7 @@ impl JobEventSource {
     }
 }
 
-impl SseSource for JobEventSource {
+impl AwaitedSse for JobEventSource {
     fn first_id(&self) -> String {
         self.reader.position().to_string()
     }

@@ -31,6 +31,7 @@ mod startup;
 mod stream_limit;
 mod tokens;
 mod totals_cache;
+mod wake_relay;
 
 use std::process::ExitCode;
 

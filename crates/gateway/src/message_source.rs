@@ -3,6 +3,8 @@
 //! A browser's `EventSource` reconnects to any gateway with the last id it saw and misses nothing that is still kept.
 //! What is no longer kept is an event `gap`.
 
+use std::task::{Context, Poll, ready};
+
 use actix_web::web::Bytes;
 use common::json::ObjectWriter;
 use model::message::Position;
@@ -31,7 +33,7 @@ impl MessageSource {
 
     fn last_event_id(&self) -> String {
         if self.is_single_channel {
-            self.reader.positions().values().next().copied().unwrap_or(Position::START).to_string()
+            self.reader.positions().next().map_or(Position::START, |(_, position)| position).to_string()
         } else {
             self.reader.resume_id()
         }
@@ -70,12 +72,13 @@ impl SseSource for MessageSource {
         self.last_event_id()
     }
 
-    async fn next(&mut self) -> SseFrames {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<SseFrames> {
         if let Some(rest) = self.rest.take() {
-            return SseFrames::More(rest);
+            return Poll::Ready(SseFrames::More(rest));
         }
-        let event = self.reader.next().await;
+        let event = ready!(self.reader.poll_next(cx));
         let bytes = self.encode(&event);
-        if matches!(event, ReaderEvent::Stopped) { SseFrames::Last(bytes) } else { SseFrames::More(bytes) }
+        let is_last = matches!(event, ReaderEvent::Stopped);
+        Poll::Ready(if is_last { SseFrames::Last(bytes) } else { SseFrames::More(bytes) })
     }
 }

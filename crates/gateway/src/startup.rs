@@ -44,6 +44,7 @@ use crate::{
     services::Services,
     site_check::SiteCheck,
     stream_limit::StreamLimiter,
+    wake_relay,
 };
 
 /// A service that is bound to its address and does not run yet.
@@ -105,6 +106,7 @@ impl GatewayServer {
         let app = move || {
             // Each thread of the server builds its application
             shared.redis.use_thread_connection();
+            wake_relay::start();
             App::new()
                 .app_data(web::Data::new(shared.clone()))
                 .app_data(site.clone())

@@ -185,7 +185,8 @@ impl HttpListener {
                                 return Ok(());
                             };
                             if transport.is_http2() {
-                                http2::serve(transport, peer, &app, limits, stopping.notified()).await;
+                                // Boxed, as the handshake of TLS: a connection without them needs no memory for them
+                                Box::pin(http2::serve(transport, peer, &app, limits, stopping.notified())).await;
                             } else {
                                 let stream = TimedStream::new(transport, limits.head_timeout);
                                 // It has logged what is worth it
@@ -226,7 +227,7 @@ async fn open(
     // A client that reads nothing must not hold the server up: only the kernel knows what it has read
     set_stall_timeout(&stream, limits.stall_timeout);
     let Some(tls) = tls else { return Some((Transport::Plain(stream), permit)) };
-    match Transport::accept(stream, tls, limits.head_timeout).await {
+    match Box::pin(Transport::accept(stream, tls, limits.head_timeout)).await {
         Ok(transport) => Some((transport, permit)),
         Err(error) => {
             metrics::counter!("galley_tls_failed_handshakes_total").increment(1);

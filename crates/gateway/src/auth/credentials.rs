@@ -22,6 +22,11 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
+    /// Whether something may end the rights before they expire.
+    pub(super) fn can_be_revoked(&self) -> bool {
+        self.key.is_some() || self.signer.is_some()
+    }
+
     /// Returns when the key is revoked, or what signed the token is withdrawn.
     pub(super) async fn revoked(self) {
         let key = async {

@@ -1,7 +1,12 @@
 //! How long a stream may stay open: until the token or the key of its client expires, is revoked, or loses the key that
 //! signed it. A stream then ends with a reason.
 
-use std::{pin::Pin, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use actix_web::{HttpMessage, HttpRequest};
 use common::{json::ObjectWriter, time::Millis};
@@ -23,7 +28,8 @@ pub(crate) enum AccessEnd {
 /// A client's right to a stream.
 pub(crate) struct StreamSession {
     _permit: StreamPermit,
-    end: Pin<Box<dyn Future<Output = AccessEnd>>>,
+    /// None if the rights have no end.
+    end: Option<Pin<Box<dyn Future<Output = AccessEnd>>>>,
 }
 
 impl StreamSession {
@@ -36,6 +42,9 @@ impl StreamSession {
         let credentials = request.extensions().get::<Credentials>().cloned().unwrap_or_default();
         let permit = StreamPermit::acquire(credentials.meter.as_ref())?;
         let expires_at = caller.expires_at;
+        if expires_at.is_none() && !credentials.can_be_revoked() {
+            return Ok(Self { _permit: permit, end: None });
+        }
         let end = async move {
             let expired = std::pin::pin!(expired(expires_at));
             let revoked = std::pin::pin!(credentials.revoked());
@@ -44,24 +53,32 @@ impl StreamSession {
                 Either::Right(_) => AccessEnd::Revoked,
             }
         };
-        Ok(Self { _permit: permit, end: Box::pin(end) })
+        Ok(Self { _permit: permit, end: Some(Box::pin(end)) })
     }
 
     /// A session that never ends.
     #[cfg(test)]
     pub(crate) fn endless() -> Self {
-        Self { _permit: StreamPermit::none(), end: Box::pin(std::future::pending()) }
+        Self { _permit: StreamPermit::none(), end: None }
     }
 
     /// A session that ends at once.
     #[cfg(test)]
     pub(crate) fn ended_already(why: AccessEnd) -> Self {
-        Self { _permit: StreamPermit::none(), end: Box::pin(std::future::ready(why)) }
+        Self { _permit: StreamPermit::none(), end: Some(Box::pin(std::future::ready(why))) }
     }
 
     /// Returns when the client's rights end. A call that is dropped loses nothing; after it has returned, do not call it.
     pub(crate) async fn ended(&mut self) -> AccessEnd {
-        self.end.as_mut().await
+        poll_fn(|cx| self.poll_ended(cx)).await
+    }
+
+    /// Ready when the client's rights end; not to be polled after that.
+    pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<AccessEnd> {
+        match &mut self.end {
+            Some(end) => end.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
     }
 }
 

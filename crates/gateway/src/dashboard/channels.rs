@@ -22,7 +22,7 @@ use crate::{
     request_check::query_pairs,
     routes::{ApiResult, open_reader},
     services::Services,
-    sse::{self, SseFrames, SseSource},
+    sse::{self, AwaitedSse, SseFrames},
 };
 
 /// Channels on a page.
@@ -161,7 +161,7 @@ impl ChannelSource {
     }
 }
 
-impl SseSource for ChannelSource {
+impl AwaitedSse for ChannelSource {
     fn first_id(&self) -> String {
         "0".to_owned()
     }

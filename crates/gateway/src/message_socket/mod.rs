@@ -7,7 +7,12 @@ mod frame_heads;
 mod outbound_bytes;
 mod window;
 
-use std::{future::Future, io, str::Utf8Error, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    io,
+    str::Utf8Error,
+    time::Duration,
+};
 
 use actix_web::error::PayloadError;
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Closed, ProtocolError, Session};
@@ -28,6 +33,7 @@ use crate::{
     routes::parse_since,
     services::Services,
     sse::reconnect_delay_ms,
+    wake_relay::RelayedWaker,
 };
 
 /// The longest frame from a client, in bytes.
@@ -74,6 +80,7 @@ impl MessageSocket {
         let rest = tokio::time::sleep(PAUSE_READER_AFTER);
         tokio::pin!(rest);
         let mut was_full = false;
+        let mut waker = RelayedWaker::default();
         let over = loop {
             let is_full = self.window.as_ref().is_some_and(AckWindow::is_full);
             if is_full && !was_full {
@@ -90,7 +97,7 @@ impl MessageSocket {
                         None => Err(SocketClose::Disconnected),
                     }
                 }
-                event = self.reader.next(), if !is_full => self.send_event(&event).await,
+                event = poll_fn(|cx| waker.poll(cx, |cx| self.reader.poll_next(cx))), if !is_full => self.send_event(&event).await,
                 () = stopping.cancelled(), if is_full => self.send_event(&ReaderEvent::Stopped).await,
                 () = &mut rest, if is_full && !rest.is_elapsed() => {
                     self.reader.discard_pending();
@@ -202,7 +209,7 @@ impl MessageSocket {
     fn acknowledge(&mut self, frame: &ClientFrame) -> Result<(), ApiError> {
         let (channel, id) = (frame.channel.parse::<ChannelName>()?, frame.id.as_deref());
         let id: Position = id.ok_or_else(|| ApiError::invalid("an ack must have the id of a message"))?.parse()?;
-        if !self.reader.positions().contains_key(&channel) {
+        if !self.reader.reads(&channel) {
             return Err(not_subscribed(channel.as_str()));
         }
         let Some(window) = &mut self.window else {
@@ -234,7 +241,7 @@ impl MessageSocket {
             let channel: ChannelName = frame.channel.parse()?;
             self.caller.check_channel(Scope::ChannelsSubscribe, &channel)?;
             self.reader.add_channel(&channel, start).await??;
-            let after = self.reader.positions().get(&channel).copied().unwrap_or(Position::START);
+            let after = self.reader.position(&channel).unwrap_or(Position::START);
             json.text("after", &after.to_string());
         }
         Ok(json.finish())
@@ -259,7 +266,7 @@ impl MessageSocket {
             }
         }
         if let Some(window) = &mut self.window {
-            window.retain_channels(|channel| self.reader.positions().contains_key(channel));
+            window.retain_channels(|channel| self.reader.reads(channel));
         }
         let mut json = ObjectWriter::default();
         json.text("type", "unsubscribed").text("channel", channel);

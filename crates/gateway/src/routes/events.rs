@@ -186,7 +186,7 @@ pub(super) async fn job_events(
     let settings = &services.settings.gateway;
     let source = JobEventSource::new(open_reader(&services, start).await?, filter, settings.shutdown_grace);
     let source = source.until_job_ends(services.jobs.clone(), job);
-    Ok(sse::stream_response(source, session, settings.event_keep_alive))
+    Ok(sse::stream_response(sse::AwaitedSource::new(source), session, settings.event_keep_alive))
 }
 
 /// The events of a finished job. A browser that reconnects after the end gets 204, which stops it from reconnecting.
@@ -229,7 +229,7 @@ async fn stream_response(
     let session = StreamSession::open(request)?;
     let settings = &services.settings.gateway;
     let source = JobEventSource::new(open_reader(services, start).await?, filter, settings.shutdown_grace);
-    Ok(sse::stream_response(source, session, settings.event_keep_alive))
+    Ok(sse::stream_response(sse::AwaitedSource::new(source), session, settings.event_keep_alive))
 }
 
 fn events_response(events: &[ReadEvent], warnings: &[String]) -> actix_web::HttpResponse {

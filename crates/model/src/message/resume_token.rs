@@ -37,12 +37,9 @@ impl ResumeToken {
 
     /// The id of these positions, and of the others in channels that these lack.
     #[must_use]
-    pub fn encode<'a>(
-        positions: impl Iterator<Item = (&'a ChannelName, &'a Position)>,
-        others: Option<&Self>,
-    ) -> String {
+    pub fn encode<'a>(positions: impl Iterator<Item = (&'a ChannelName, Position)>, others: Option<&Self>) -> String {
         let mut all: Vec<(u64, Position)> =
-            positions.map(|(channel, position)| (hash_channel(channel), *position)).collect();
+            positions.map(|(channel, position)| (hash_channel(channel), position)).collect();
         let here = all.len();
         for other in others.map_or(&[][..], |others| &others.0) {
             if all.len() < MAX_CHANNELS && !all[..here].iter().any(|(channel, _)| *channel == other.0) {
@@ -104,7 +101,7 @@ mod tests {
             ["a", "b", "task:pubsub:channel"].map(|name| name.parse().expect("a name")).into();
         let positions: Vec<Position> =
             (0..3).map(|n| Position { epoch: 1_764_000_000_000 + n, sequence: n * 1_000_000_007 }).collect();
-        let id = ResumeToken::encode(names.iter().zip(&positions), None);
+        let id = ResumeToken::encode(names.iter().zip(positions.iter().copied()), None);
         assert_eq!(id.len(), 1 + 3 * 24);
         assert_eq!("~".parse(), Ok(ResumeToken::default()), "a stream in which there is no channel yet");
         let resume: ResumeToken = id.parse().expect("an id");
@@ -112,7 +109,7 @@ mod tests {
             assert_eq!(resume.position(name), Some(*position));
         }
         assert_eq!(resume.position(&"c".parse().expect("a name")), None);
-        let moved = [(&names[1], &Position::START)];
+        let moved = [(&names[1], Position::START)];
         let merged: ResumeToken = ResumeToken::encode(moved.into_iter(), Some(&resume)).parse().expect("an id");
         let of = |index: usize| merged.position(&names[index]);
         assert_eq!([of(0), of(1), of(2)], [Some(positions[0]), Some(Position::START), Some(positions[2])]);

@@ -91,7 +91,8 @@ impl ChannelHubInner {
             let (head, is_forced, not_before) = {
                 let mut ring = followed.ring();
                 let is_forced = std::mem::take(&mut ring.catch_up.is_forced);
-                (ring.head, is_forced, ring.catch_up.fruitless.not_before())
+                let not_before = ring.catch_up.fruitless.not_before().max(ring.round_ends_at());
+                (ring.head, is_forced, not_before)
             };
             if let Some(not_before) = not_before.filter(|at| !is_forced && *at > Instant::now()) {
                 tokio::time::sleep_until(not_before).await;

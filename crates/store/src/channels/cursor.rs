@@ -9,22 +9,17 @@ use std::{
 };
 
 use tokio::time::Sleep;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     encoded_message::EncodedMessage,
-    hub::{ChannelHubInner, ChannelState, ReaderGuard},
+    hub::{ChannelHubInner, ReaderGuard},
     message_ring::RingRead,
     page_budget::{HeldPage, PageItem},
+    shared_pages::{SharedPage, SharedPageRead},
 };
-use crate::{log_interruption, next_reconnect_delay, reconnect_delays};
 use common::name::ChannelName;
-use model::message::{Position, StoredMessage, continuity::Gap};
+use model::message::{Position, continuity::Gap};
 
-/// Maximum number of messages in one page of a reader that is behind.
-const CURSOR_PAGE_SIZE: usize = 32;
-/// Maximum bytes of such a page; a single message may be larger.
-const MAX_CURSOR_PAGE_BYTES: usize = 128 * 1024;
 /// Delay before the history is read again if the reader cannot join the ring.
 const HISTORY_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -65,22 +60,10 @@ enum CursorSource {
     Ring(u64),
     /// The history.
     History,
-    /// A page of the history, read by a separate task: a reader whose client accepts nothing is not polled, and would
-    /// keep a read permit from others.
-    ReadingPage(AbortOnDropHandle<CursorPageRead>),
+    /// A page of the history, which all readers at this position read together.
+    ReadingPage(SharedPageRead),
     /// The history, once the ring has changed or the delay is over.
     Waiting(u64, Pin<Box<Sleep>>),
-}
-
-/// A page that was read, and the state of the ring before.
-struct CursorPageRead {
-    gap: Option<Gap>,
-    /// Its messages, unless there are none.
-    messages: Option<Arc<HeldPage>>,
-    read_up_to: Position,
-    has_more: bool,
-    generation: u64,
-    change_count: u64,
 }
 
 impl ChannelCursor {
@@ -150,17 +133,16 @@ impl ChannelCursor {
                 }
                 CursorSource::History if !may_read => return Poll::Pending,
                 CursorSource::History => {
-                    let read = read_page(self.hub.clone(), self.guard.0.clone(), self.after);
-                    self.source = CursorSource::ReadingPage(AbortOnDropHandle::new(self.hub.runtime.spawn(read)));
+                    self.source = CursorSource::ReadingPage(self.guard.0.read_page(&self.hub, self.after));
                 }
                 CursorSource::ReadingPage(reading) => {
                     // The hub may have stopped meanwhile
                     self.guard.0.ring().set_waker(self.waiter_id, cx.waker());
                     let Poll::Ready(read) = Pin::new(reading).poll(cx) else { return Poll::Pending };
                     self.source = match read {
-                        Ok(read) => self.accept_page(read),
-                        // The read failed, or the process ends
-                        Err(_) => wait_for_change(0),
+                        Some(page) => self.accept_page(&page),
+                        // The process ends
+                        None => wait_for_change(0),
                     };
                 }
                 CursorSource::Waiting(changes, until) => {
@@ -178,11 +160,12 @@ impl ChannelCursor {
     }
 
     /// Takes over a page and returns where the next message comes from.
-    fn accept_page(&mut self, read: CursorPageRead) -> CursorSource {
-        if read.messages.is_none() {
+    fn accept_page(&mut self, read: &SharedPage) -> CursorSource {
+        if read.messages.is_empty() {
             self.after = read.read_up_to;
         }
-        (self.gap, self.page) = (read.gap, read.messages);
+        self.gap = read.gap;
+        self.page = (!read.messages.is_empty()).then(|| self.hub.page_budget.hold(read.messages.iter().cloned()));
         if read.has_more {
             return CursorSource::History;
         }
@@ -208,46 +191,5 @@ fn wait_for_change(changes: u64) -> CursorSource {
 impl Drop for ChannelCursor {
     fn drop(&mut self) {
         self.guard.0.ring().unregister_waiter(self.waiter_id);
-    }
-}
-
-async fn read_page(inner: Arc<ChannelHubInner>, followed: Arc<ChannelState>, after: Position) -> CursorPageRead {
-    let mut delays = reconnect_delays();
-    loop {
-        let (generation, changes) = {
-            let ring = followed.ring();
-            (ring.generation, ring.change_count)
-        };
-        let lease = inner.page_budget.reserve(MAX_CURSOR_PAGE_BYTES).await;
-        let page = {
-            let _permit = inner.page_permits.acquire().await;
-            inner
-                .channels
-                .read_channel_page_bounded(&followed.name, after, CURSOR_PAGE_SIZE, MAX_CURSOR_PAGE_BYTES)
-                .await
-        };
-        match page {
-            Ok(page) => {
-                let encode = |message: &StoredMessage| {
-                    let json = || message.to_json(&followed.name);
-                    Arc::new(followed.shared_events.encode(&followed.name, message.position, &lease, json))
-                };
-                let encoded = page.messages.iter().map(encode).collect();
-                let messages = (!page.messages.is_empty()).then(|| lease.hold(encoded));
-                return CursorPageRead {
-                    gap: page.gap(after),
-                    messages,
-                    read_up_to: page.read_up_to,
-                    has_more: page.has_more,
-                    generation,
-                    change_count: changes,
-                };
-            }
-            Err(error) => {
-                drop(lease);
-                log_interruption("reading a channel", &error);
-                tokio::time::sleep(next_reconnect_delay(&mut delays)).await;
-            }
-        }
     }
 }

@@ -33,6 +33,7 @@ use super::{
     page_budget::PageBudget,
     plain_messages::{PlainMessageTagger, parse_position},
     shared_events::SharedEvents,
+    shared_pages::SharedPages,
 };
 use crate::{
     StoreResult,
@@ -97,6 +98,7 @@ pub(super) struct ChannelState {
     readers: Mutex<(usize, Instant)>,
     changed_channels: ChangedChannels,
     pub(super) shared_events: SharedEvents,
+    pub(super) shared_pages: SharedPages,
 }
 
 /// Counts as a reader of a channel until it is dropped.
@@ -194,6 +196,7 @@ impl ChannelHubInner {
                 readers: Mutex::new((0, Instant::now())),
                 changed_channels: self.changed_channels.clone(),
                 shared_events: SharedEvents::default(),
+                shared_pages: SharedPages::default(),
             })
         };
         let followed = all.entry(name.clone()).or_insert_with(new).clone();

@@ -12,10 +12,12 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::Waker,
+    time::Duration,
 };
 
 use bytes::Bytes;
 use slab::Slab;
+use tokio::time::Instant;
 
 use super::{catch_up_state::CatchUp, encoded_message::EncodedMessage};
 use model::message::Position;
@@ -25,6 +27,14 @@ const OVERHEAD_BYTES: usize = 256;
 
 /// Shorter messages go to a connection as a whole: nobody holds one that has left its ring.
 const MIN_LONG_BYTES: usize = 16 << 10;
+
+/// About what it takes to write to a reader. While all readers are written to, new messages wait for the next round: each
+/// reader then gets several in one write, which costs little more than one.
+const WRITE_TIME: Duration = Duration::from_micros(4);
+/// Shorter rounds are not worth a timer.
+const MIN_ROUND: Duration = Duration::from_millis(1);
+/// Longest time that a message waits for the round before it.
+const MAX_ROUND: Duration = Duration::from_millis(50);
 
 /// Limits of a ring.
 #[derive(Debug, Clone)]
@@ -56,6 +66,8 @@ pub(super) struct MessageRing {
     pub(super) change_count: u64,
     /// One slot for each reader; the next change wakes its waker.
     wakers: Slab<Option<Waker>>,
+    /// When the last round of writes will be over.
+    round_ends_at: Option<Instant>,
 }
 
 /// What the ring has at a number.
@@ -79,6 +91,7 @@ impl MessageRing {
             catch_up,
             change_count: 0,
             wakers: Slab::new(),
+            round_ends_at: None,
         }
     }
 
@@ -162,7 +175,14 @@ impl MessageRing {
     /// Records a change and returns the wakers to wake.
     pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
         self.change_count += 1;
+        let round = WRITE_TIME * u32::try_from(self.wakers.len()).unwrap_or(u32::MAX);
+        self.round_ends_at = (round >= MIN_ROUND).then(|| Instant::now() + round.min(MAX_ROUND));
         self.wakers.iter_mut().filter_map(|(_, waker)| waker.take()).collect()
+    }
+
+    /// When readers should be woken again at the earliest; none for at once.
+    pub(super) fn round_ends_at(&self) -> Option<Instant> {
+        self.round_ends_at
     }
 
     pub(super) fn is_initialized(&self) -> bool {
@@ -312,6 +332,19 @@ mod tests {
         }
         assert_eq!((task.0.load(Relaxed), other.0.load(Relaxed), ring.change_count), (1, 0, 2));
         assert_eq!(ring.register_waiter(), leaves, "places are used again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_readers_are_woken_in_rounds_and_few_at_once() {
+        let mut ring = ring(10_000, 10_000);
+        for (readers, round) in [(1, None), (200, None), (1000, Some(4)), (100_000, Some(50))] {
+            while ring.wakers.len() < readers {
+                ring.register_waiter();
+            }
+            assert!(ring.take_wakers().is_empty());
+            let left = ring.round_ends_at().map(|at| at - Instant::now());
+            assert_eq!(left, round.map(Duration::from_millis), "{readers} readers");
+        }
     }
 
     #[derive(Default)]

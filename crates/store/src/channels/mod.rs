@@ -27,6 +27,7 @@ mod hub;
 mod message_ring;
 mod new_channel_groups;
 mod page_budget;
+mod page_read;
 mod plain_messages;
 mod publish;
 mod reader;
@@ -35,6 +36,7 @@ mod registry;
 mod retention;
 mod sealed_message;
 mod shared_events;
+mod shared_pages;
 mod subscription_groups;
 
 pub use cursor::ReaderEvent;

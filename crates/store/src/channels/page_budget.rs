@@ -80,6 +80,14 @@ impl PageBudget {
         }
     }
 
+    /// Keeps messages for a reader. Each has memory of its own.
+    pub(super) fn hold(&self, messages: impl Iterator<Item = Arc<EncodedMessage>>) -> Arc<HeldPage> {
+        let messages = HeldMessages { messages: messages.collect(), delivered_at: Instant::now(), is_reclaimed: false };
+        let page = Arc::new(HeldPage { messages: Mutex::new(messages) });
+        self.held().push(Arc::downgrade(&page));
+        page
+    }
+
     /// Takes a page from a reader that delivers nothing; false if all deliver.
     fn reclaim(&self) -> bool {
         let pages: Vec<Arc<HeldPage>> = {
@@ -107,14 +115,6 @@ impl PageLease {
     pub(super) fn lease_part(&self, bytes: usize) -> Self {
         self.budget.used_bytes.fetch_add(bytes, SeqCst);
         Self { budget: self.budget.clone(), bytes }
-    }
-
-    /// Keeps the messages of the page, which have memory of their own.
-    pub(super) fn hold(self, messages: VecDeque<Arc<EncodedMessage>>) -> Arc<HeldPage> {
-        let messages = HeldMessages { messages, delivered_at: Instant::now(), is_reclaimed: false };
-        let page = Arc::new(HeldPage { messages: Mutex::new(messages) });
-        self.budget.held().push(Arc::downgrade(&page));
-        page
     }
 }
 

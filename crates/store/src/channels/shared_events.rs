@@ -87,7 +87,8 @@ mod tests {
         let budget = Arc::new(PageBudget::new(1000));
         let lease = budget.reserve(100).await;
         let held = messages(&lease, 100);
-        let stalled = lease.hold(held);
+        drop(lease);
+        let stalled = budget.hold(held.into_iter());
         assert!(budget.used_bytes() > 1000, "what it really uses: {}", budget.used_bytes());
         drop(stalled.next());
         let before = Instant::now();
@@ -111,7 +112,8 @@ mod tests {
         let budget = Arc::new(PageBudget::new(1));
         let lease = budget.reserve(100).await;
         let held = messages(&lease, 1);
-        let page = lease.hold(held);
+        drop(lease);
+        let page = budget.hold(held.into_iter());
         let PageItem::Message(message) = page.next() else { panic!("it has a message") };
         drop(page);
         let event = message.event_without_id();

@@ -160,7 +160,7 @@ async fn a_client_that_comes_back_to_more_channels_than_it_may_read_has_those_th
             had.push((name, position));
         }
     }
-    let id = ResumeToken::encode(had.iter().map(|(name, position)| (name, position)), None);
+    let id = ResumeToken::encode(had.iter().map(|(name, position)| (name, *position)), None);
     let mut reader = hub.open_reader().expect("room for a reader");
     reader.resume_patterns(vec![pattern("c.*")], id.parse().expect("an id"));
     assert_eq!(
@@ -175,8 +175,8 @@ async fn a_client_that_comes_back_to_more_channels_than_it_may_read_has_those_th
             other => panic!("{other:?}"),
         }
     }
-    assert!(had.iter().all(|(name, position)| reader.positions().get(name) == Some(position)));
-    assert_eq!(reader.positions().len(), MAX_CHANNELS);
+    assert!(had.iter().all(|(name, position)| reader.position(name) == Some(*position)));
+    assert_eq!(reader.positions().count(), MAX_CHANNELS);
 }
 
 #[tokio::test]

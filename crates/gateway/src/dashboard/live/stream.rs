@@ -21,7 +21,7 @@ use crate::{
     request_check::query_pairs,
     routes::{ApiResult, job_not_found, parse_job_id},
     services::Services,
-    sse::{self, SseFrames, SseSource},
+    sse::{self, AwaitedSource, AwaitedSse, SseFrames},
 };
 
 /// Follows the overview.
@@ -56,7 +56,7 @@ pub(crate) async fn follow(request: HttpRequest, caller: Caller, services: web::
             let session = StreamSession::open(&request)?;
             let watcher = services.dashboard.watch(&services);
             let source = OverviewSource { page, watcher, services: services.get_ref().clone(), sent: Parts::new() };
-            Ok(sse::stream_response(source, session, keep_alive))
+            Ok(sse::stream_response(AwaitedSource::new(source), session, keep_alive))
         }
         "job" => {
             let job = parse_job_id(value("id"))?;
@@ -69,13 +69,17 @@ pub(crate) async fn follow(request: HttpRequest, caller: Caller, services: web::
             })?;
             let page = Page::of(&request, "/ui/jobs");
             let source = JobSource { page, services: services.get_ref().clone(), job, reader, sent: Parts::new() };
-            Ok(sse::stream_response(source, session, keep_alive))
+            Ok(sse::stream_response(AwaitedSource::new(source), session, keep_alive))
         }
         "channel" => {
             let channel: ChannelName = value("name").parse()?;
             caller.check_channel(Scope::ChannelsSubscribe, &channel)?;
             let session = StreamSession::open(&request)?;
-            Ok(sse::stream_response(ChannelSource::open(&services, &channel).await?, session, keep_alive))
+            Ok(sse::stream_response(
+                AwaitedSource::new(ChannelSource::open(&services, &channel).await?),
+                session,
+                keep_alive,
+            ))
         }
         _ => Err(ApiError::invalid("page must be overview, job or channel")),
     }
@@ -102,7 +106,7 @@ impl JobSource {
     }
 }
 
-impl SseSource for JobSource {
+impl AwaitedSse for JobSource {
     fn first_id(&self) -> String {
         "0".to_owned()
     }
@@ -150,7 +154,7 @@ pub(in crate::dashboard) fn changed_parts(sent: &mut Parts, parts: Parts) -> Byt
     frames.into()
 }
 
-impl SseSource for OverviewSource {
+impl AwaitedSse for OverviewSource {
     fn first_id(&self) -> String {
         "0".to_owned()
     }

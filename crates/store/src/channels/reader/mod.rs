@@ -1,20 +1,18 @@
 //! One reader of any number of channels, which may be added and removed; channels that match a pattern are added
 //! automatically.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    future::poll_fn,
-    sync::{Arc, atomic::Ordering::SeqCst},
-    task::{Context, Poll},
-};
+mod poll;
 
-use tokio::sync::broadcast::{self, error::RecvError};
+use std::{collections::BTreeSet, future::Future, pin::Pin, sync::Arc};
+
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
-    cursor::{ChannelCursor, ReaderEvent},
+    cursor::ChannelCursor,
     hub::{ChannelHub, ChannelHubInner, ReaderGuard},
 };
-use crate::{StoreResult, TooManyReaders, log_interruption, reader_limiter::ReaderPermit};
+use crate::{StoreResult, TooManyReaders, reader_limiter::ReaderPermit};
 use common::{channel_pattern::ChannelPattern, name::ChannelName, time::Millis};
 use model::message::{Position, ResumeToken};
 
@@ -24,9 +22,6 @@ pub const MAX_CHANNELS: usize = 100;
 pub const MAX_PATTERNS: usize = 100;
 /// Maximum number of channels that one reader may exclude from its patterns.
 pub const MAX_EXCLUDED: usize = 1000;
-
-/// Maximum number of history pages in memory for one reader.
-const MAX_PAGES_PER_READER: usize = 4;
 
 /// The reader has the maximum number of channels or patterns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,16 +52,16 @@ pub enum ReaderStart {
 /// A reader. Its memory is bounded, however slow it is.
 pub struct ChannelReader {
     hub: Arc<ChannelHubInner>,
-    cursors: Vec<(ChannelName, ChannelCursor)>,
-    /// The cursor that is polled first.
-    next_cursor: usize,
-    positions: BTreeMap<ChannelName, Position>,
-    /// Channels added by name: they stay when a pattern is removed.
-    named_channels: BTreeSet<ChannelName>,
+    channels: Vec<ReadChannel>,
+    /// The channel that is polled first.
+    next_channel: usize,
     patterns: Vec<ChannelPattern>,
     /// Channels that are excluded although a pattern matches them.
     excluded: BTreeSet<ChannelName>,
-    channel_names: Option<broadcast::Receiver<Arc<Vec<ChannelName>>>>,
+    /// For readers of patterns, as the two below.
+    channel_names: Option<BroadcastStream<Arc<Vec<ChannelName>>>>,
+    /// The list of channels that is being read.
+    listing: Option<ChannelListing>,
     resume: ResumeToken,
     /// Whether the list of channels was matched with the patterns. Until then `resume` has the positions in matching
     /// channels.
@@ -74,8 +69,22 @@ pub struct ChannelReader {
     is_list_due: bool,
     skipped: BTreeSet<ChannelName>,
     newly_skipped: Vec<ChannelName>,
+    /// Wakes a reader without channels when the process stops.
+    stopped: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     _permit: ReaderPermit,
 }
+
+/// A channel that a reader reads.
+struct ReadChannel {
+    name: ChannelName,
+    cursor: ChannelCursor,
+    /// Everything up to here was returned.
+    position: Position,
+    /// Added by name: it stays when a pattern is removed.
+    is_named: bool,
+}
+
+type ChannelListing = Pin<Box<dyn Future<Output = StoreResult<Vec<ChannelName>>> + Send>>;
 
 impl ChannelHub {
     /// Opens a reader without channels.
@@ -86,18 +95,18 @@ impl ChannelHub {
         Ok(ChannelReader {
             _permit: self.0.limiter.try_acquire()?,
             hub: self.0.clone(),
-            cursors: Vec::new(),
-            next_cursor: 0,
-            positions: BTreeMap::new(),
-            named_channels: BTreeSet::new(),
+            channels: Vec::new(),
+            next_channel: 0,
             patterns: Vec::new(),
             excluded: BTreeSet::new(),
             channel_names: None,
+            listing: None,
             resume: ResumeToken::default(),
             is_list_loaded: true,
             is_list_due: false,
             skipped: BTreeSet::new(),
             newly_skipped: Vec::new(),
+            stopped: None,
         })
     }
 }
@@ -112,7 +121,7 @@ impl ChannelReader {
         channel: &ChannelName,
         start: ReaderStart,
     ) -> StoreResult<Result<(), ReaderLimitExceeded>> {
-        if !self.positions.contains_key(channel) {
+        if !self.reads(channel) {
             if self.is_full() {
                 return Ok(Err(ReaderLimitExceeded));
             }
@@ -120,7 +129,7 @@ impl ChannelReader {
             self.excluded.remove(channel);
             self.skipped.remove(channel);
         }
-        self.named_channels.insert(channel.clone());
+        self.channels.iter_mut().filter(|read| read.name == *channel).for_each(|read| read.is_named = true);
         Ok(Ok(()))
     }
 
@@ -143,8 +152,8 @@ impl ChannelReader {
         // Subscribe before the list is read, so that no channel is missed in between
         self.subscribe_to_new_channels();
         let mut new = self.hub.readable_channels().await?;
-        new.retain(|channel| pattern.matches(channel) && !self.positions.contains_key(channel));
-        if self.cursors.len() + new.len() > MAX_CHANNELS {
+        new.retain(|channel| pattern.matches(channel) && !self.reads(channel));
+        if self.channels.len() + new.len() > MAX_CHANNELS {
             return Ok(Err(ReaderLimitExceeded));
         }
         for channel in &new {
@@ -171,7 +180,7 @@ impl ChannelReader {
 
     /// Removes a channel, whatever patterns match it.
     pub fn remove_channel(&mut self, channel: &ChannelName) -> RemoveChannelResult {
-        if !self.positions.contains_key(channel) {
+        if !self.reads(channel) {
             return RemoveChannelResult::NotRead;
         }
         if self.matches_pattern(channel) {
@@ -193,8 +202,8 @@ impl ChannelReader {
         if self.patterns.len() == before {
             return false;
         }
-        let goes = |name: &&ChannelName| !self.named_channels.contains(*name) && !self.matches_pattern(name);
-        let going: Vec<ChannelName> = self.positions.keys().filter(goes).cloned().collect();
+        let goes = |read: &&ReadChannel| !read.is_named && !self.matches_pattern(&read.name);
+        let going: Vec<ChannelName> = self.channels.iter().filter(goes).map(|read| read.name.clone()).collect();
         for channel in &going {
             self.drop_channel(channel);
         }
@@ -207,7 +216,24 @@ impl ChannelReader {
     }
 
     fn is_full(&self) -> bool {
-        self.cursors.len() >= MAX_CHANNELS
+        self.channels.len() >= MAX_CHANNELS
+    }
+
+    /// Whether it reads a channel.
+    #[must_use]
+    pub fn reads(&self, channel: &ChannelName) -> bool {
+        self.position(channel).is_some()
+    }
+
+    /// The position in a channel that it reads.
+    #[must_use]
+    pub fn position(&self, channel: &ChannelName) -> Option<Position> {
+        self.positions().find(|(name, _)| *name == channel).map(|(_, position)| position)
+    }
+
+    /// The position in each channel.
+    pub fn positions(&self) -> impl Iterator<Item = (&ChannelName, Position)> {
+        self.channels.iter().map(|read| (&read.name, read.position))
     }
 
     fn matches_pattern(&self, channel: &ChannelName) -> bool {
@@ -215,7 +241,7 @@ impl ChannelReader {
     }
 
     fn subscribe_to_new_channels(&mut self) {
-        self.channel_names.get_or_insert_with(|| self.hub.channel_names.subscribe());
+        self.channel_names.get_or_insert_with(|| BroadcastStream::new(self.hub.channel_names.subscribe()));
         self.hub.subscribe_to_new_channels();
     }
 
@@ -237,14 +263,14 @@ impl ChannelReader {
     }
 
     fn add_cursor(&mut self, channel: &ChannelName, hold: ReaderGuard, after: Position) {
-        self.cursors.push((channel.clone(), ChannelCursor::new(&self.hub, hold, after)));
-        self.positions.insert(channel.clone(), after);
+        let cursor = ChannelCursor::new(&self.hub, hold, after);
+        // Most readers have one
+        self.channels.reserve_exact(1);
+        self.channels.push(ReadChannel { name: channel.clone(), cursor, position: after, is_named: false });
     }
 
     fn drop_channel(&mut self, channel: &ChannelName) {
-        self.cursors.retain(|(name, _)| name != channel);
-        self.positions.remove(channel);
-        self.named_channels.remove(channel);
+        self.channels.retain(|read| read.name != *channel);
     }
 
     /// Adds skipped channels when there is room.
@@ -252,61 +278,16 @@ impl ChannelReader {
         self.is_list_due |= !self.skipped.is_empty() && !self.is_full();
     }
 
-    /// The position in each channel.
-    #[must_use]
-    pub fn positions(&self) -> &BTreeMap<ChannelName, Position> {
-        &self.positions
-    }
-
     /// The id with which a later stream can resume here.
     #[must_use]
     pub fn resume_id(&self) -> String {
         let unlisted = (!self.is_list_loaded).then_some(&self.resume);
-        ResumeToken::encode(self.positions.iter(), unlisted)
+        ResumeToken::encode(self.positions(), unlisted)
     }
 
     /// Discards prefetched messages when nobody will ask for the next event for a while.
     pub fn discard_pending(&mut self) {
-        for (_, cursor) in &mut self.cursors {
-            cursor.discard_pending();
-        }
-    }
-
-    /// Waits for the next event. Cancel safe.
-    pub async fn next(&mut self) -> ReaderEvent {
-        loop {
-            if self.is_list_due {
-                match self.hub.readable_channels().await {
-                    Ok(names) => self.process_channel_list(&names),
-                    // The next sweep or subscription reports these names again
-                    Err(error) => log_interruption("joining channels", &error),
-                }
-                self.is_list_due = false;
-            }
-            if let Some(channel) = self.newly_skipped.pop() {
-                return ReaderEvent::ChannelSkipped(channel);
-            }
-            let Self { hub, channel_names: names, cursors, next_cursor: turn, .. } = self;
-            let is_idle = cursors.is_empty();
-            tokio::select! {
-                biased;
-                heard = next_channel_names(names) => match heard {
-                    Some(names) if self.is_list_loaded => self.add_matching(names.iter()),
-                    _ => self.is_list_due = true,
-                },
-                told = poll_fn(|cx| poll_cursors(hub, cursors, turn, cx)) => {
-                    if let ReaderEvent::Message(message) = &told
-                        && let Some(position) = message.position
-                        && let Some(known) = self.positions.get_mut(&message.channel)
-                    {
-                        *known = position;
-                    }
-                    return told;
-                }
-                // Nothing else would wake it
-                () = hub.stop.cancelled(), if is_idle => return ReaderEvent::Stopped,
-            }
-        }
+        self.channels.iter_mut().for_each(|read| read.cursor.discard_pending());
     }
 
     fn process_channel_list(&mut self, names: &[ChannelName]) {
@@ -322,7 +303,7 @@ impl ChannelReader {
     /// Adds new matching channels from their beginning.
     fn add_matching<'a>(&mut self, names: impl Iterator<Item = &'a ChannelName>) {
         for name in names {
-            if self.positions.contains_key(name) || self.excluded.contains(name) || !self.matches_pattern(name) {
+            if self.reads(name) || self.excluded.contains(name) || !self.matches_pattern(name) {
                 continue;
             }
             if self.is_full() {
@@ -338,53 +319,5 @@ impl ChannelReader {
         }
         // When the list is read again, names that are gone are forgotten
         self.is_list_due |= self.skipped.len() as u64 > self.hub.settings.max_channels;
-    }
-}
-
-/// Polls the cursors in turn.
-fn poll_cursors(
-    hub: &ChannelHubInner,
-    cursors: &mut [(ChannelName, ChannelCursor)],
-    turn: &mut usize,
-    cx: &mut Context<'_>,
-) -> Poll<ReaderEvent> {
-    let is_stopped = || hub.is_stopped.load(SeqCst);
-    if is_stopped() {
-        return Poll::Ready(ReaderEvent::Stopped);
-    }
-    let mut pages = cursors.iter().filter(|(_, cursor)| cursor.has_page()).count();
-    loop {
-        let mut is_refused = false;
-        for offset in 0..cursors.len() {
-            let index = (*turn + offset) % cursors.len();
-            let cursor = &mut cursors[index].1;
-            let others = pages - usize::from(cursor.has_page());
-            let may_read = others < MAX_PAGES_PER_READER;
-            if let Poll::Ready(told) = cursor.poll_next(may_read, cx) {
-                *turn = index + 1;
-                return Poll::Ready(told);
-            }
-            pages = others + usize::from(cursor.has_page());
-            is_refused |= !may_read;
-        }
-        // Another cursor wakes it, unless all pages are done by now
-        if !is_refused || pages >= MAX_PAGES_PER_READER {
-            break;
-        }
-    }
-    // From here on the hub wakes the cursors when it stops
-    if is_stopped() { Poll::Ready(ReaderEvent::Stopped) } else { Poll::Pending }
-}
-
-/// Never returns for a reader without patterns.
-async fn next_channel_names(
-    names: &mut Option<broadcast::Receiver<Arc<Vec<ChannelName>>>>,
-) -> Option<Arc<Vec<ChannelName>>> {
-    let Some(names) = names else { return std::future::pending().await };
-    match names.recv().await {
-        Ok(heard) => Some(heard),
-        Err(RecvError::Lagged(_)) => None,
-        // The hub has stopped, which is noticed elsewhere
-        Err(RecvError::Closed) => std::future::pending().await,
     }
 }
