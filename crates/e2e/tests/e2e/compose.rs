@@ -56,7 +56,8 @@ fn run(command: &mut Command) -> String {
 /// The images around the programs of the tests.
 fn build_images() {
     let folder = tempfile::tempdir().expect("a folder");
-    for name in SERVICES {
+    // One stage of the images takes all programs
+    for name in SERVICES.into_iter().chain(["galley"]) {
         fs::copy(binary_path(name), folder.path().join(name)).expect("a program");
     }
     for name in SERVICES {

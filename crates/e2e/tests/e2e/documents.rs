@@ -126,6 +126,7 @@ documents! {
     the_snippets_about_subscriptions_work: "docs/subscriptions.md",
     the_snippets_about_workers_work: "docs/workers.md",
     the_snippets_about_operations_work: "docs/operations.md",
+    the_snippets_about_the_admin_api_work: "docs/admin.md",
     the_snippets_about_the_command_line_work: "docs/cli.md",
     the_snippets_about_security_work: "docs/security.md",
 }

@@ -43,6 +43,7 @@ mod galley_channels;
 mod galley_dev;
 mod galley_logs;
 mod galley_refused;
+mod galley_search;
 mod galley_terminal;
 mod gateway_tls;
 mod hang_ups;

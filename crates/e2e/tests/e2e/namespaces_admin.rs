@@ -43,5 +43,8 @@ pub(crate) fn admin_attempts(waiting: &str, dead: &str) -> Vec<(&'static str, Me
         ("adminMaintenance", get.clone(), "/ojs/v1/admin/system/maintenance".into(), null.clone()),
         ("adminSetMaintenance", post.clone(), "/ojs/v1/admin/system/maintenance".into(), json!({ "enabled": true })),
         ("adminConfig", get.clone(), "/ojs/v1/admin/system/config".into(), null.clone()),
+        ("subscriptionAttempts", get.clone(), "/v1/subscriptions/other.sub/attempts".into(), null.clone()),
+        ("resendAttempt", post.clone(), "/v1/subscriptions/other.sub/attempts/1-0-0/resend".into(), null.clone()),
+        ("pushRuleAttempts", get.clone(), "/v1/push-rules/other/attempts".into(), null.clone()),
     ]
 }
