@@ -48,7 +48,12 @@ fn a_setting_that_is_not_allowed_ends_the_process_with_a_message_that_names_it()
             "galley:notifications",
             "setting pubsub_worker.channels must be",
         ),
-        ("gateway", "GALLEY__NO__SUCH", "1", "setting no does not exist, expected one of redis, encryption, reload, gateway"),
+        (
+            "gateway",
+            "GALLEY__NO__SUCH",
+            "1",
+            "setting no does not exist, expected one of redis, encryption, reload, gateway",
+        ),
         ("gateway", "GALLEY_CONFIG", "/no/such/file.toml", "/no/such/file.toml"),
     ] {
         let output = Command::new(testkit::binary_path(binary)).env(name, value).output().expect("it runs");

@@ -143,10 +143,6 @@ impl Jobs {
             let saved = self.save_client_job_id(job.id, &job.queue, plan.reservation_ttl).await;
             saved.map_err(StoreError::after_write)?;
         }
-        if let Some((_, older, ended)) = &plan.replaced {
-            self.report_end(older, ended.state, self.estimated_now());
-            self.after_end(older, ended, self.store.settings.jobs.result_ttl, false).await;
-        }
         // The queue may have been deleted between the registration and this
         if answer.get(2).is_some_and(|new| new == "new") {
             self.add_to_registry(&job.queue).await.map_err(StoreError::after_write)?;
@@ -159,6 +155,11 @@ impl Jobs {
         // The limit that the job brought may admit waiting jobs
         if let Some(key) = job.limit_key() {
             self.admit(&job.queue, key).await?;
+        }
+        // It is there before the end of the older one lets others in
+        if let Some((_, older, ended)) = &plan.replaced {
+            self.report_end(older, ended.state, self.estimated_now());
+            self.after_end(older, ended, self.store.settings.jobs.result_ttl, false).await;
         }
         let entry = answer.get(1).and_then(|entry| entry.parse::<EntryId>().ok());
         job.enqueued_at = match state {
