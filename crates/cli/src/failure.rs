@@ -8,7 +8,7 @@ use serde_json::Value;
 /// What a command gives.
 pub(crate) type CliResult<T = ()> = Result<T, CliError>;
 
-/// Why a command did not do what it was asked for.
+/// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum CliError {
     /// The command line asks for what cannot be. Exit code 2.

@@ -27,7 +27,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What need not be escaped in a part of a path or a query.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Where the gateway is, and who asks.
+/// The address of the gateway, and the key of the client.
 pub(crate) struct GatewayClient {
     http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     base: String,

@@ -2,9 +2,10 @@
 
 use reqwest::{Client, Method, Response, redirect::Policy};
 use serde_json::{Value, json};
-use testkit::{RedisServer, ServiceProcess, eventually, redis};
+use testkit::{RedisServer, ServiceProcess, eventually};
 
 use crate::{
+    idle_cost::{count_commands, wait_for_seconds},
     keyed_gateway::KeyedGateway,
     kit::{GalleyKit, job_body},
 };
@@ -219,29 +220,6 @@ async fn while_redis_is_away_pages_say_so_and_load_themselves_again() {
     })
     .await;
     assert!(page.contains("href=\"/prodcons\""), "{page}");
-}
-
-/// How many commands Redis ran, without those that this test sends.
-async fn count_commands(connection: &redis::aio::MultiplexedConnection) -> u64 {
-    let stats: String =
-        redis::cmd("INFO").arg("commandstats").query_async(&mut connection.clone()).await.expect("redis runs");
-    let counts = stats.lines().filter_map(|line| {
-        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
-        (name != "info").then_some(())?;
-        rest.split(',').next()?.parse::<u64>().ok()
-    });
-    counts.sum()
-}
-
-async fn wait_for_seconds(connection: &redis::aio::MultiplexedConnection, seconds: u64) {
-    let uptime = || async {
-        let server: String =
-            redis::cmd("INFO").arg("server").query_async(&mut connection.clone()).await.expect("redis runs");
-        let uptime = server.lines().find_map(|line| line.strip_prefix("uptime_in_seconds:"));
-        uptime.expect("it says so").trim().parse::<u64>().expect("a number")
-    };
-    let start = uptime().await;
-    eventually("time passes", || async { (uptime().await >= start + seconds).then_some(()) }).await;
 }
 
 /// What the dashboard may cost Redis, a second, beside what the services cost without it.

@@ -12,7 +12,7 @@ const MAX_COMMANDS: u64 = 30;
 const COUNTED_SECONDS: u64 = 10;
 
 /// How many commands Redis ran, without those that this test sends.
-async fn count_commands(connection: &redis::aio::MultiplexedConnection) -> u64 {
+pub(crate) async fn count_commands(connection: &redis::aio::MultiplexedConnection) -> u64 {
     let stats: String =
         redis::cmd("INFO").arg("commandstats").query_async(&mut connection.clone()).await.expect("redis runs");
     let counts = stats.lines().filter_map(|line| {
@@ -24,7 +24,7 @@ async fn count_commands(connection: &redis::aio::MultiplexedConnection) -> u64 {
 }
 
 /// Waits that long by the clock of Redis, asking with commands that [`count_commands`] leaves out.
-async fn wait_for_seconds(connection: &redis::aio::MultiplexedConnection, seconds: u64) {
+pub(crate) async fn wait_for_seconds(connection: &redis::aio::MultiplexedConnection, seconds: u64) {
     let uptime = || async {
         let server: String =
             redis::cmd("INFO").arg("server").query_async(&mut connection.clone()).await.expect("redis runs");

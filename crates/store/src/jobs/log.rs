@@ -120,7 +120,7 @@ impl Jobs {
         Ok(page)
     }
 
-    /// Lets the logs of jobs that completed go with their results. Only jobs that may have one are asked for.
+    /// Lets the logs of jobs that completed go with their results. Pass only jobs that may have one.
     pub(super) async fn expire_logs(&self, batch: &[Completion], outcomes: &[i64], ttl: Duration) {
         let mut pipeline = redis::pipe();
         for (completion, _) in batch.iter().zip(outcomes).filter(|(_, outcome)| **outcome != 0) {
