@@ -31,8 +31,12 @@ flags=(--cfg fuzzing -Cpasses=sancov-module -Ccodegen-units=1)
 for option in level=4 inline-8bit-counters pc-table trace-compares; do
     flags+=("-Cllvm-args=-sanitizer-coverage-$option")
 done
+bins=()
+for target in "$@"; do
+    bins+=(--bin "$target")
+done
 echo "building $# targets"
-RUSTFLAGS="${flags[*]}" cargo build --quiet --locked --profile fuzz --package fuzz --features libfuzzer --bins --target "$host"
+RUSTFLAGS="${flags[*]}" cargo build --quiet --locked --profile fuzz --package fuzz --features libfuzzer "${bins[@]}" --target "$host"
 
 failed=0
 for target in "$@"; do

@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . deploy/dev/redis.sh
+. deploy/dev/previous.sh
 
 find_redis_server
 export GALLEY_TEST_REDIS_SERVER=$REDIS_SERVER
@@ -22,6 +23,11 @@ if install_event_stream_libraries; then
     export GALLEY_TEST_NODE_FOLDER=$folder/event-streams
 else
     skip "node and npm are needed for the tests with libraries of event streams: they will be skipped"
+fi
+if build_previous; then
+    export GALLEY_TEST_PREVIOUS_BINARIES=$PREVIOUS
+else
+    skip "the programs of deploy/dev/previous-version cannot be built: the test of a rolling upgrade will be skipped"
 fi
 # The black-box tests run the binaries, so those come first
 cargo build --locked --workspace --bins

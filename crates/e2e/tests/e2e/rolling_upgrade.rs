@@ -1,7 +1,8 @@
 //! Two versions side by side on one Redis, forward and back again, as a rolling upgrade and a rollback have them: what one
 //! accepted, the other finishes.
 //!
-//! `GALLEY_TEST_PREVIOUS_BINARIES` names the folder with the programs of the version before.
+//! `GALLEY_TEST_PREVIOUS_BINARIES` names the folder with the programs of the version before: `make test` builds those of
+//! `deploy/dev/previous-version`.
 
 use std::{
     collections::BTreeSet,
@@ -114,10 +115,12 @@ impl Load {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_versions_side_by_side_finish_what_either_accepted() {
-    let Some(previous) = std::env::var_os("GALLEY_TEST_PREVIOUS_BINARIES").map(PathBuf::from) else {
+    let previous = std::env::var_os("GALLEY_TEST_PREVIOUS_BINARIES").filter(|folder| !folder.is_empty());
+    let Some(previous) = previous.map(PathBuf::from) else {
         eprintln!("skipped: GALLEY_TEST_PREVIOUS_BINARIES does not name the programs of the version before");
         return;
     };
+    eprintln!("beside {}: CONTRIBUTING.md says what a change of what is stored has to do", previous.display());
     let current = binary_path("gateway").parent().expect("a folder").to_owned();
     let redis = RedisServer::start_with(RedisPersistence::Always);
     let mut load = Load { http: CheckedClient::new(), accepted: Accepted::default() };
