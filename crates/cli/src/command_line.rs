@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::{
+    channel_list::ChannelsCommand,
     channels::{PublishArgs, SubscribeArgs},
     completions::{CompletionsArgs, ManArgs},
     config::ConfigCommand,
@@ -17,8 +18,11 @@ use crate::{
     gateway_client::GatewayClient,
     jobs::JobsCommand,
     keys::ApiKeysCommand,
+    maintenance::MaintenanceCommand,
+    push_rules::PushRulesCommand,
     queues::QueuesCommand,
     session::Session,
+    statistics::StatsArgs,
     subscriptions::SubscriptionsCommand,
     terminal::Terminal,
     top::TopArgs,
@@ -83,6 +87,9 @@ enum GalleyCommand {
     /// Chains, groups and batches of jobs.
     #[command(subcommand)]
     Workflows(WorkflowsCommand),
+    /// Channels and the messages that they keep.
+    #[command(subcommand)]
+    Channels(ChannelsCommand),
     /// Publish a message.
     Publish(PublishArgs),
     /// Follow the messages of channels. Continues by itself after a lost connection.
@@ -90,6 +97,9 @@ enum GalleyCommand {
     /// Deliveries of messages to endpoints, queues and programs.
     #[command(subcommand)]
     Subscriptions(SubscriptionsCommand),
+    /// Deliveries of jobs to the endpoints of rules.
+    #[command(subcommand)]
+    PushRules(PushRulesCommand),
     /// Follow or list the events of jobs.
     Events(EventsArgs),
     /// API keys.
@@ -97,6 +107,11 @@ enum GalleyCommand {
     Keys(ApiKeysCommand),
     /// Who administered what, the newest first.
     Audit(AuditArgs),
+    /// How many jobs there are, and what happened lately.
+    Stats(StatsArgs),
+    /// Hold all queues, scheduled jobs and cron, and let them go on.
+    #[command(subcommand)]
+    Maintenance(MaintenanceCommand),
     /// Queues and workers as they are now, live.
     Top(TopArgs),
     /// Run all of Galley on this machine, with a private Redis, until Ctrl-C.
@@ -147,11 +162,15 @@ impl GalleyCommand {
             Self::Dead(command) => command.run(&session()?).await,
             Self::Cron(command) => command.run(&session()?).await,
             Self::Workflows(command) => command.run(&session()?).await,
+            Self::Channels(command) => command.run(&session()?).await,
             Self::Publish(args) => args.run(&session()?).await,
             Self::Subscribe(args) => args.run(&session()?).await,
             Self::Subscriptions(command) => command.run(&session()?).await,
+            Self::PushRules(command) => command.run(&session()?).await,
             Self::Events(args) => args.run(&session()?).await,
             Self::Keys(command) => command.run(&session()?).await,
+            Self::Stats(args) => args.run(&session()?).await,
+            Self::Maintenance(command) => command.run(&session()?).await,
             Self::Top(args) => args.run(&session()?).await,
             Self::Audit(args) => args.run(&session()?).await,
         }

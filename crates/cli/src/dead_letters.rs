@@ -12,7 +12,8 @@ use crate::{
     jobs::{job_table, show_job},
     progress,
     session::{Session, items},
-    table::{TextTable, member, shown},
+    table::{Details, TextTable, member, shown},
+    terminal::Terminal,
 };
 
 const PATH: &str = "/ojs/v1/dead-letter";
@@ -25,6 +26,8 @@ const MAX_GROUPED: usize = 20_000;
 pub(crate) enum DeadCommand {
     /// List dead letters grouped by type and error; each of them with --each.
     List(DeadListArgs),
+    /// Count them by queue and by type of error.
+    Stats,
     /// Show a dead letter.
     Show(DeadId),
     /// Run dead letters again: some by their ids, or all that match.
@@ -102,11 +105,32 @@ impl DeadCommand {
     pub(crate) async fn run(self, session: &Session) -> CliResult {
         match self {
             Self::List(args) => args.run(session).await,
+            Self::Stats => session.show(GatewayCall::get(format!("{PATH}/stats")), show_stats).await.map(drop),
             Self::Show(DeadId { id }) => show_job(session, GatewayCall::get(format!("{PATH}/{}", escaped(&id)))).await,
             Self::Retry(args) => args.run(session, &RETRY).await,
             Self::Delete(args) => args.run(session, &DELETE).await,
         }
     }
+}
+
+fn show_stats(answer: &Value, terminal: Terminal) -> CliResult {
+    Details::default().members(answer, &["total", "oldest_at", "newest_at"]).print(terminal)?;
+    for (title, counts) in [("queue", &answer["by_queue"]), ("error type", &answer["by_error_type"])] {
+        let counts = counts.as_object().into_iter().flatten();
+        let mut counts: Vec<(&String, u64)> = counts.map(|(name, count)| (name, count.as_u64().unwrap_or(0))).collect();
+        counts.sort_by_key(|(name, count)| (std::cmp::Reverse(*count), *name));
+        let mut table = TextTable::new(&[title, "dead letters"]);
+        for (name, count) in counts {
+            table.row([shown(&Value::from(name.as_str())), count.to_string()]);
+        }
+        if !table.is_empty() {
+            table.print(terminal)?;
+        }
+    }
+    if answer["complete"] == false {
+        terminal.note(&format!("errors are of the newest {}", member(answer, "examined")));
+    }
+    Ok(())
 }
 
 impl DeadFilter {

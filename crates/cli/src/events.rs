@@ -76,8 +76,8 @@ fn event_line(event: &Value) -> String {
 
 impl AuditArgs {
     pub(crate) async fn run(self, session: &Session) -> CliResult {
-        let path = PathWithQuery::new("/v1/admin/audit").with("limit", self.limit).with("before", self.after);
-        session.list(path.into_call(), "entries", "nothing was administered yet", audit_table).await
+        let path = PathWithQuery::new("/v1/admin/audit").with("limit", self.limit).with("after", self.after);
+        session.list(path.into_call(), "items", "nothing was administered yet", audit_table).await
     }
 }
 

@@ -81,7 +81,7 @@ impl ApiKeysCommand {
     pub(crate) async fn run(self, session: &Session) -> CliResult {
         match self {
             Self::Create(args) => args.run(session).await,
-            Self::List(page) => session.list(page.call(PATH), "api_keys", "no keys", key_table).await,
+            Self::List(page) => session.list(page.call(PATH), "items", "no keys", key_table).await,
             Self::Show(KeyArg { id }) => session.show(GatewayCall::get(path(&id)), show_key).await.map(drop),
             Self::Rotate(KeyRotateArgs { id, grace_ms }) => {
                 let body = grace_ms.map_or_else(|| json!({}), |grace_ms| json!({ "grace_ms": grace_ms }));

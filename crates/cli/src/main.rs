@@ -5,6 +5,7 @@
 
 #![expect(clippy::doc_markdown, reason = "comments of options are the help, which is no Markdown")]
 
+mod channel_list;
 mod channels;
 mod command_line;
 mod completions;
@@ -21,11 +22,14 @@ mod gateway_client;
 mod input;
 mod jobs;
 mod keys;
+mod maintenance;
 mod progress;
+mod push_rules;
 mod queues;
 #[cfg(test)]
 mod reference;
 mod session;
+mod statistics;
 mod subscriptions;
 mod table;
 mod terminal;

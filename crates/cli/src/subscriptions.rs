@@ -123,7 +123,7 @@ impl SubscriptionsCommand {
         match self {
             Self::List(page) => {
                 let call = page.call("/v1/subscriptions");
-                session.list(call, "subscriptions", "no subscriptions", subscription_table).await
+                session.list(call, "items", "no subscriptions", subscription_table).await
             }
             Self::Get(SubscriptionArg { name }) => show(session, GatewayCall::get(path(&name))).await,
             Self::Create(args) => args.run(session).await,
@@ -142,7 +142,7 @@ impl SubscriptionsCommand {
             }
             Self::Attempts(AttemptsArgs { name, outcome, limit, after }) => {
                 let path = PathWithQuery::new(format!("{}/attempts", path(&name))).with("outcome", outcome);
-                let path = path.with("limit", limit).with("before", after);
+                let path = path.with("limit", limit).with("after", after);
                 session.list(path.into_call(), "items", "no attempts", attempt_table).await
             }
             Self::Resend(ResendArgs { name, attempt }) => {
@@ -274,21 +274,21 @@ fn show_subscription(answer: &Value, terminal: Terminal) -> CliResult {
     Ok(())
 }
 
-fn attempt_table(attempts: &[Value]) -> TextTable {
-    let mut table = TextTable::new(&["id", "outcome", "status", "at", "ms", "attempt", "message", "response"]);
+/// Attempts of a subscription, which are of messages, or of a rule, which are of jobs.
+pub(crate) fn attempt_table(attempts: &[Value]) -> TextTable {
+    let mut table = TextTable::new(&["id", "outcome", "status", "at", "ms", "attempt", "of", "answer"]);
     for attempt in attempts {
-        let either = |names: &[&str]| {
-            names.iter().map(|name| member(attempt, name)).find(|text| text != "-").unwrap_or_else(|| "-".to_owned())
-        };
+        let of = if attempt["job_id"].is_string() { "job_id" } else { "message_id" };
+        let answer = if attempt["response"].is_string() { &attempt["response"] } else { &attempt["error"]["message"] };
         table.row([
             member(attempt, "id"),
-            either(&["outcome", "state"]),
-            either(&["status", "exit_code"]),
-            either(&["at", "started_at", "time"]),
-            either(&["duration_ms", "ms"]),
+            member(attempt, "outcome"),
+            member(attempt, "status"),
+            member(attempt, "at"),
+            member(attempt, "duration_ms"),
             member(attempt, "attempt"),
-            either(&["message_id", "message"]),
-            either(&["response", "problem", "error"]),
+            member(attempt, of),
+            shown(answer),
         ]);
     }
     table

@@ -35,7 +35,7 @@ pub(crate) struct WorkerArg {
 impl WorkersCommand {
     pub(crate) async fn run(self, session: &Session) -> CliResult {
         match self {
-            Self::List(page) => session.list(page.call("/ojs/v1/workers"), "workers", "no workers", worker_table).await,
+            Self::List(page) => session.list(page.call("/ojs/v1/workers"), "items", "no workers", worker_table).await,
             Self::Show(WorkerArg { worker }) => {
                 session.show(GatewayCall::get(worker_path(&worker)), show_worker).await.map(drop)
             }

@@ -34,6 +34,9 @@ pub(crate) struct WorkflowListArgs {
     /// At most this number.
     #[arg(long)]
     limit: Option<u32>,
+    /// Continue where an earlier list ended.
+    #[arg(long, value_name = "CURSOR")]
+    after: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -61,9 +64,10 @@ pub(crate) struct WorkflowCancelArgs {
 impl WorkflowsCommand {
     pub(crate) async fn run(self, session: &Session) -> CliResult {
         match self {
-            Self::List(WorkflowListArgs { state, limit }) => {
+            Self::List(WorkflowListArgs { state, limit, after }) => {
                 let path = PathWithQuery::new("/ojs/v1/workflows").with("state", state).with("limit", limit);
-                session.list(path.into_call(), "workflows", "no workflows", workflow_table).await
+                let path = path.with("after", after);
+                session.list(path.into_call(), "items", "no workflows", workflow_table).await
             }
             Self::Show(WorkflowArg { id }) => {
                 session.show(GatewayCall::get(workflow_path(&id)), show_workflow).await.map(drop)

@@ -65,7 +65,7 @@ pub(super) async fn take(session: &Session) -> CliResult<TopSample> {
         at: Instant::now(),
         has_more: queues["more"] == true,
         queues: items(&queues, "queues").iter().map(read_queue).collect(),
-        workers: items(&workers, "workers").iter().map(read_worker).collect(),
+        workers: items(&workers, "items").iter().map(read_worker).collect(),
     })
 }
 

@@ -115,9 +115,8 @@ impl GatewayPool {
     pub(super) async fn history(&self, channel: &str) -> anyhow::Result<CheckedHistory> {
         #[derive(Deserialize)]
         struct CheckedHistoryPage {
-            messages: Vec<CheckedHistoryMessage>,
-            next: String,
-            more: bool,
+            items: Vec<CheckedHistoryMessage>,
+            next: Option<String>,
             gap: Option<serde_json::Value>,
         }
         #[derive(Deserialize)]
@@ -131,13 +130,11 @@ impl GatewayPool {
             let path = format!("/v1/channels/{channel}/messages?limit={PAGE_SIZE}&after={after}");
             let page: CheckedHistoryPage = serde_json::from_str(&connection.get(&path).await?)?;
             ensure!(page.gap.is_none(), "it has a gap behind {after}");
-            for kept in &page.messages {
+            for kept in &page.items {
                 history.push((kept.id.parse::<CheckedPosition>()?, parse_tag(channel, &kept.data)?));
             }
-            if !page.more {
-                return Ok(history);
-            }
-            after = page.next;
+            let Some(next) = page.next else { return Ok(history) };
+            after = next;
         }
     }
 }

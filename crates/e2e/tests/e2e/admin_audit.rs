@@ -7,7 +7,7 @@ use crate::keyed::{KeyRing, KeyedKit};
 
 async fn entries(keyed: &KeyedKit, query: &str) -> Vec<Value> {
     let answer: Value = keyed.get(&keyed.admin, &format!("/v1/admin/audit{query}")).await.json().await.expect("JSON");
-    answer["entries"].as_array().expect("a list").clone()
+    answer["items"].as_array().expect("a list").clone()
 }
 
 #[tokio::test]
@@ -42,9 +42,9 @@ async fn each_admin_action_is_in_the_audit_and_in_the_log_with_who_what_and_how_
     assert_eq!((lines.len(), refused.len(), &refused[0]["key"]), (4, 1, &json!(reader_id)));
     // Page by page
     let last = &found[0];
-    let rest = entries(&keyed, &format!("?before={}&limit=1", last["id"].as_str().expect("an id"))).await;
+    let rest = entries(&keyed, &format!("?after={}&limit=1", last["id"].as_str().expect("an id"))).await;
     assert_eq!(rest, found[1..2]);
-    assert_eq!(keyed.get(&keyed.admin, "/v1/admin/audit?before=x").await.status(), 400);
+    assert_eq!(keyed.get(&keyed.admin, "/v1/admin/audit?after=x").await.status(), 400);
     assert_eq!(keyed.get(&reader, "/v1/admin/audit").await.status(), 200);
     // Neither the key nor the token is in it
     let all = format!("{found:?}{}", keyed.kit.gateway.raw_log());

@@ -222,7 +222,7 @@ impl Scenario {
         let batch = json!([{ "data": self.plant("message of a batch") }]);
         assert_eq!(self.kit.post("/v1/channels/news/messages/batch", &batch).await.status(), 200);
         let history: Value = self.kit.get(path).await.json().await.expect("JSON");
-        let shown = history["messages"].as_array().expect("messages");
+        let shown = history["items"].as_array().expect("messages");
         assert_eq!(shown.len(), 5, "{history}");
         assert_eq!((&shown[0]["data"], &shown[1]["data"], &shown[2]["data"]), (&json!(first), &json!(second), &data));
         assert_eq!(shown[2]["attributes"]["subject"], event[5].1);

@@ -28,31 +28,31 @@ async fn messages_are_shown_as_what_they_are_and_pages_lead_through_all_of_them(
     let text = kit.get("/v1/channels/c/messages").await.text().await.expect("text");
     assert!(text.contains(r#""data":{"z":1,"a":9007199254740993}"#), "{text}");
     let all: Value = serde_json::from_str(&text).expect("JSON");
-    let messages = all["messages"].as_array().expect("an array");
+    let messages = all["items"].as_array().expect("an array");
     assert_eq!(messages.iter().map(|message| message["id"].as_str().expect("an id")).collect::<Vec<_>>(), ids);
     assert_eq!((&messages[1]["data"], &messages[2]["data_base64"]), (&json!("{no"), &json!("AP8=")));
     assert_eq!(messages[3]["data"], serde_json::from_str::<Value>(event).expect("JSON"));
     assert_eq!(messages[3]["attributes"], json!({ "specversion": "1.0", "id": "e", "source": "/k", "type": "t" }));
-    assert_eq!((&all["more"], &all["next"], all.get("gap")), (&json!(false), &json!(ids[3]), None));
+    assert_eq!((&all["next"], &all["last_id"], all.get("gap")), (&Value::Null, &json!(ids[3]), None));
 
     let first = json_of(kit.get("/v1/channels/c/messages?limit=3").await).await;
-    assert_eq!((&first["more"], &first["next"]), (&json!(true), &json!(ids[2])));
+    assert_eq!((&first["next"], &first["last_id"]), (&json!(ids[2]), &json!(ids[2])));
     let rest = json_of(kit.get(&format!("/v1/channels/c/messages?after={}", ids[2])).await).await;
-    assert_eq!(rest["messages"], json!([messages[3]]));
+    assert_eq!(rest["items"], json!([messages[3]]));
     let lately = json_of(kit.get("/v1/channels/c/messages?since=-PT1H").await).await;
-    assert_eq!(lately["messages"], all["messages"]);
+    assert_eq!(lately["items"], all["items"]);
     let later = json_of(kit.get("/v1/channels/c/messages?since=2999-01-01T00:00:00Z").await).await;
-    assert_eq!((&later["messages"], &later["next"]), (&json!([]), &json!(ids[3])));
+    assert_eq!((&later["items"], &later["last_id"]), (&json!([]), &json!(ids[3])));
 
     kit.redis_command(&["XTRIM", "galley:{ch:c}:m", "MAXLEN", "1"]).await;
     let gap = json_of(kit.get(&format!("/v1/channels/c/messages?after={}", ids[0])).await).await;
     assert_eq!(gap["gap"], json!({ "from": ids[0], "to": ids[3], "count": 2 }));
-    assert_eq!(gap["messages"], json!([messages[3]]));
+    assert_eq!(gap["items"], json!([messages[3]]));
     let gap = json_of(kit.get("/v1/channels/c/messages?after=0-0").await).await;
     assert_eq!(gap["gap"], json!({ "from": "0-0", "to": ids[3], "count": 3 }));
     for asks_for_what_there_is in ["", "?since=-PT1H"] {
         let whole = json_of(kit.get(&format!("/v1/channels/c/messages{asks_for_what_there_is}")).await).await;
-        assert_eq!((&whole["messages"], whole.get("gap")), (&json!([messages[3]]), None));
+        assert_eq!((&whole["items"], whole.get("gap")), (&json!([messages[3]]), None));
     }
 }
 
@@ -60,7 +60,7 @@ async fn messages_are_shown_as_what_they_are_and_pages_lead_through_all_of_them(
 async fn channels_are_listed_and_shown() {
     let kit = GalleyKit::start().await;
     assert_eq!(kit.get("/v1/channels/a").await.status(), 404);
-    assert_eq!(json_of(kit.get("/v1/channels").await).await, json!({ "channels": [], "next": null }));
+    assert_eq!(json_of(kit.get("/v1/channels").await).await, json!({ "items": [], "next": null }));
     let id = publish(&kit, "a", "text/plain", b"1").await;
     publish(&kit, "b", "text/plain", b"1").await;
     let one = json_of(kit.get("/v1/channels/a").await).await;
@@ -68,9 +68,9 @@ async fn channels_are_listed_and_shown() {
     assert_eq!((&one["channel"]["length"], &one["channel"]["messages_per_minute"]), (&json!(1), &json!(1)));
     assert_eq!(one["channel"]["retention"], json!({ "messages": 10000, "age_ms": null, "bytes": null }));
     let page = json_of(kit.get("/v1/channels?limit=1").await).await;
-    assert_eq!((&page["channels"][0]["name"], &page["next"]), (&json!("a"), &json!("a")));
+    assert_eq!((&page["items"][0]["name"], &page["next"]), (&json!("a"), &json!("a")));
     let page = json_of(kit.get("/v1/channels?after=a").await).await;
-    assert_eq!((&page["channels"][0]["name"], &page["next"]), (&json!("b"), &Value::Null));
+    assert_eq!((&page["items"][0]["name"], &page["next"]), (&json!("b"), &Value::Null));
 }
 
 #[tokio::test]

@@ -238,7 +238,7 @@ async fn the_readers_of_all_gateways_are_counted_also_after_redis_has_lost_every
         eventually(&format!("{readers} readers"), || async {
             let shown: Value = kit.get("/v1/channels/orders").await.json().await.ok()?;
             let listed: Value = kit.get("/v1/channels").await.json().await.ok()?;
-            (shown["channel"]["readers"] == readers && listed["channels"][0]["readers"] == readers).then_some(())
+            (shown["channel"]["readers"] == readers && listed["items"][0]["readers"] == readers).then_some(())
         })
         .await;
     };
@@ -264,11 +264,11 @@ async fn a_history_waits_for_the_next_message() {
     kit.wait_for_readers("orders", 1).await;
     publish(&kit, "orders", "2").await;
     let answer: Value = waiting.await.expect("no panic").expect("an answer").json().await.expect("JSON");
-    assert_eq!(answer["messages"][0]["data"], "2");
-    let next = answer["next"].as_str().expect("an id");
-    let path = format!("/v1/channels/orders/messages?after={next}&wait_ms=10");
+    assert_eq!(answer["items"][0]["data"], "2");
+    let last = answer["last_id"].as_str().expect("an id");
+    let path = format!("/v1/channels/orders/messages?after={last}&wait_ms=10");
     let nothing: Value = kit.get(&path).await.json().await.expect("JSON");
-    assert_eq!((&nothing["messages"], &nothing["next"]), (&json!([]), &answer["next"]));
+    assert_eq!((&nothing["items"], &nothing["last_id"]), (&json!([]), &answer["last_id"]));
     assert_eq!(kit.get("/v1/channels/orders/messages?wait_ms=600001").await.status(), 400);
 }
 

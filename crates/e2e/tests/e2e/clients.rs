@@ -247,7 +247,7 @@ async fn a_job_that_is_cancelled_while_it_runs_is_stopped(language: ClientLangua
     assert_eq!(snippets.kit.http.delete(url).send().await.expect("an answer").status(), 200);
     eventually("the worker has let go of it", || async {
         let answer: Value = snippets.kit.get("/ojs/v1/workers").await.json().await.ok()?;
-        let worker = answer["workers"].as_array()?.first()?;
+        let worker = answer["items"].as_array()?.first()?;
         (worker["active_jobs"] == 0 && worker["concurrency"] == 4).then_some(())
     })
     .await;
@@ -301,7 +301,7 @@ async fn a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_back_the_r
 }
 
 fn worker_state(list: &Value, state: &str) -> Option<String> {
-    let mut workers = list["workers"].as_array()?.iter();
+    let mut workers = list["items"].as_array()?.iter();
     workers.find(|worker| worker["state"] == state)?["id"].as_str().map(ToOwned::to_owned)
 }
 

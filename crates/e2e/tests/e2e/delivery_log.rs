@@ -56,7 +56,7 @@ async fn attempts_of_a_subscription_are_shown_and_one_is_sent_again_under_its_id
     let page = attempts(&kit, "subscriptions/hook", "?limit=2", 2).await;
     assert_eq!(page[0], delivered[0]);
     let older = page[1]["id"].as_str().expect("an id");
-    assert_eq!(attempts(&kit, "subscriptions/hook", &format!("?before={older}"), 1).await[0]["id"], failed["id"]);
+    assert_eq!(attempts(&kit, "subscriptions/hook", &format!("?after={older}"), 1).await[0]["id"], failed["id"]);
 }
 
 #[tokio::test]
@@ -76,6 +76,23 @@ async fn attempts_of_a_rule_are_shown_and_a_flood_leaves_the_newest() {
     assert_eq!(kit.post("/ojs/v1/jobs/batch", &json!({ "jobs": jobs })).await.status(), 201);
     attempts(&kit, "push-rules/*", "?outcome=delivered&limit=1000", 100).await;
     assert_eq!(attempts(&kit, "push-rules/*", "?outcome=failed", 1).await, failed, "successes do not push it out");
+
+    // The job of a failed attempt is sent again, that of a delivered one is over
+    let resend = async |id: &Value| {
+        let id = id.as_str().expect("an id");
+        kit.post(&format!("/v1/push-rules/*/attempts/{id}/resend"), &json!({})).await
+    };
+    receiver.reply_with(WebhookReply::ok("2"));
+    let accepted = resend(&failed[0]["id"]).await;
+    assert_eq!(accepted.status(), 202);
+    let accepted: Value = accepted.json().await.expect("JSON");
+    assert_eq!(accepted["job"]["id"], json!(refused));
+    assert_eq!(kit.wait_for_state(&refused, "completed").await["result"], 2);
+    let delivered = attempts(&kit, "push-rules/*", "?outcome=delivered&limit=1", 1).await;
+    assert_eq!(resend(&delivered[0]["id"]).await.status(), 409);
+    for unknown in ["f1-1", "x", "d99999999999999-0"] {
+        assert_eq!(resend(&json!(unknown)).await.status(), 404, "{unknown}");
+    }
 }
 
 #[tokio::test]
@@ -90,7 +107,7 @@ async fn attempts_that_do_not_exist_are_not_found_and_wrong_questions_are_refuse
     for (path, status) in [
         ("subscriptions/nobody/attempts", 404),
         ("subscriptions/hook/attempts?outcome=maybe", 400),
-        ("subscriptions/hook/attempts?before=x", 400),
+        ("subscriptions/hook/attempts?after=x", 400),
         ("subscriptions/hook/attempts?limit=0", 400),
         ("push-rules/NO/attempts", 404),
         ("push-rules/nothing/attempts", 200),

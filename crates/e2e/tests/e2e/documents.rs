@@ -139,7 +139,7 @@ async fn the_snippets_about_channels_publish_what_they_say() {
     let history = kit.http.get(kit.gateway.url("/v1/channels/orders/messages"));
     let history = history.header("authorization", format!("Bearer {KEY}")).send().await.expect("an answer");
     let history: Value = history.json().await.expect("JSON");
-    assert_eq!(history["messages"].as_array().map(Vec::len), Some(6), "{history}");
+    assert_eq!(history["items"].as_array().map(Vec::len), Some(6), "{history}");
 }
 
 #[tokio::test]

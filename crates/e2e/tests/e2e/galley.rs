@@ -200,7 +200,7 @@ async fn dead_letters_are_grouped_by_error_and_retried() {
 async fn workers_cron_entries_workflows_and_keys_are_steered() {
     let galley = GalleyProgram::start().await;
     let mut worker = galley.kit.start_worker(&[]).await;
-    let id = galley.json(&["workers", "list"]).await["workers"][0]["id"].as_str().expect("a worker").to_owned();
+    let id = galley.json(&["workers", "list"]).await["items"][0]["id"].as_str().expect("a worker").to_owned();
     galley.run(&["workers", "quiet", &id]).await.done();
     galley.run(&["workers", "resume", &id]).await.done();
     assert!(galley.run(&["workers", "show", &id]).await.done().contains(&id));
@@ -226,7 +226,7 @@ async fn workers_cron_entries_workflows_and_keys_are_steered() {
 
     let key = galley.run(&["keys", "create", "ci", "--scope", "jobs:write,admin:read", "--queue", "ci.*"]).await;
     assert!(key.code == 0 && key.out.starts_with("glk_") && key.out.trim().lines().count() == 1, "{}", key.err);
-    let id = galley.json(&["keys", "list"]).await["api_keys"][0]["id"].as_str().expect("an id").to_owned();
+    let id = galley.json(&["keys", "list"]).await["items"][0]["id"].as_str().expect("an id").to_owned();
     assert!(galley.run(&["keys", "rotate", &id]).await.done().starts_with("glk_"));
     let asked = galley.run(&["keys", "revoke", &id]).await;
     assert!(asked.code != 0, "{}", asked.err);

@@ -42,6 +42,7 @@ mod galley;
 mod galley_channels;
 mod galley_dev;
 mod galley_logs;
+mod galley_operations;
 mod galley_refused;
 mod galley_search;
 mod galley_terminal;

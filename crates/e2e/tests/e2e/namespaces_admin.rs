@@ -46,5 +46,6 @@ pub(crate) fn admin_attempts(waiting: &str, dead: &str) -> Vec<(&'static str, Me
         ("subscriptionAttempts", get.clone(), "/v1/subscriptions/other.sub/attempts".into(), null.clone()),
         ("resendAttempt", post.clone(), "/v1/subscriptions/other.sub/attempts/1-0-0/resend".into(), null.clone()),
         ("pushRuleAttempts", get.clone(), "/v1/push-rules/other/attempts".into(), null.clone()),
+        ("resendPushRuleAttempt", post.clone(), "/v1/push-rules/other/attempts/f1-1/resend".into(), null.clone()),
     ]
 }

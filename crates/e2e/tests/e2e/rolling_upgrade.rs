@@ -100,7 +100,7 @@ impl Load {
         }
         eventually("every workflow is completed", || async {
             let shown: Value = self.http.get(gateway.url("/ojs/v1/workflows")).send().await.ok()?.json().await.ok()?;
-            let workflows = shown["workflows"].as_array()?;
+            let workflows = shown["items"].as_array()?;
             workflows.iter().all(|workflow| workflow["state"] == "completed").then_some(())
         })
         .await;

@@ -276,7 +276,7 @@ async fn there_are_no_more_than_there_may_be_and_lists_go_page_by_page() {
     let (mut path, mut names) = ("/v1/subscriptions?limit=2".to_owned(), Vec::new());
     loop {
         let page: Value = kit.get(&path).await.json().await.expect("JSON");
-        for subscription in page["subscriptions"].as_array().expect("subscriptions") {
+        for subscription in page["items"].as_array().expect("subscriptions") {
             assert_eq!(
                 (&subscription["progress"]["lag"], &subscription["progress"]["channels"]),
                 (&json!(2), &Value::Null)
@@ -316,7 +316,7 @@ async fn a_channel_shows_the_subscriptions_that_have_it() {
         (&expected, &json!(3))
     );
     let list: Value = kit.get("/v1/channels").await.json().await.expect("JSON");
-    assert_eq!(list["channels"][0]["subscriptions"], Value::Null, "the list stays cheap");
+    assert_eq!(list["items"][0]["subscriptions"], Value::Null, "the list stays cheap");
 }
 
 #[tokio::test]
@@ -381,7 +381,7 @@ async fn a_list_asks_redis_a_bounded_number_of_questions() {
         let (status, page) = answer(&kit, Method::GET, &format!("?limit=100{after}"), &Value::Null).await;
         let asked = commands().await - before;
         assert!(status == 200 && asked < 8000, "{asked} commands for {page}");
-        names.extend(page["subscriptions"].as_array().expect("a list").iter().map(|one| one["name"].clone()));
+        names.extend(page["items"].as_array().expect("a list").iter().map(|one| one["name"].clone()));
         let Some(next) = page["next"].as_str() else { break };
         after = format!("&after={next}");
     }

@@ -12,7 +12,7 @@ const QUICK: (&str, &str) = ("GALLEY__QUEUE_WORKER__HEARTBEAT_MS", "100");
 
 async fn workers(kit: &GalleyKit) -> Vec<Value> {
     let answer: Value = kit.get("/ojs/v1/workers").await.json().await.expect("JSON");
-    answer["workers"].as_array().expect("an array").clone()
+    answer["items"].as_array().expect("an array").clone()
 }
 
 async fn worker(kit: &GalleyKit, id: &str) -> Value {
@@ -167,12 +167,9 @@ async fn workers_of_the_same_name_are_told_apart_by_their_ids_and_listed_page_by
     is(&kit, second, "quiet").await;
     assert_eq!(worker(&kit, first).await["state"], "running");
     let page: Value = kit.get("/ojs/v1/workers?limit=1").await.json().await.expect("JSON");
-    assert_eq!(
-        (&page["workers"][0]["id"], &page["pagination"]),
-        (&json!(first), &json!({ "total": 2, "next": first }))
-    );
+    assert_eq!((&page["items"][0]["id"], &page["total"], &page["next"]), (&json!(first), &json!(2), &json!(first)));
     let page: Value = kit.get(&format!("/ojs/v1/workers?after={first}")).await.json().await.expect("JSON");
-    assert_eq!((&page["workers"][0]["id"], &page["pagination"]["next"]), (&json!(second), &Value::Null));
+    assert_eq!((&page["items"][0]["id"], &page["next"]), (&json!(second), &Value::Null));
     for (path, status) in [("?limit=0", 400), ("?limit=501", 400), ("?after=a%20b", 400), ("/nobody", 404)] {
         assert_eq!(kit.get(&format!("/ojs/v1/workers{path}")).await.status(), status, "{path}");
     }

@@ -98,7 +98,7 @@ async fn a_program_that_pulls_is_given_the_results_and_one_call_tells_the_status
     let states: Vec<&Value> = running["members"].as_array().expect("an array").iter().map(|m| &m["state"]).collect();
     assert_eq!(states, ["completed", "active", "waiting"]);
     let listed: Value = kit.get("/ojs/v1/workflows?state=running&limit=5").await.json().await.expect("JSON");
-    assert_eq!(listed["workflows"][0]["id"], started["id"]);
+    assert_eq!(listed["items"][0]["id"], started["id"]);
 
     let error = json!({ "code": "handler_error", "message": "no", "retryable": false });
     let nack = json!({ "job_id": second["id"], "token": second["token"], "error": error });
@@ -110,7 +110,7 @@ async fn a_program_that_pulls_is_given_the_results_and_one_call_tells_the_status
     );
     assert_eq!(kit.cancel_workflow(&started["id"]).await.0, 409);
     let listed: Value = kit.get("/ojs/v1/workflows").await.json().await.expect("JSON");
-    assert_eq!(listed["workflows"], json!([]));
+    assert_eq!(listed["items"], json!([]));
 }
 
 #[tokio::test]

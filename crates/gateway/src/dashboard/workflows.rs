@@ -53,11 +53,7 @@ fn name_of(view: &WorkflowView) -> String {
 }
 
 pub(crate) async fn page(request: HttpRequest, caller: Caller, services: web::Data<Services>) -> ApiResult {
-    let rows = if caller.has_every_queue() {
-        services.workflows.running_workflows(MAX_LISTED).await?
-    } else {
-        services.workflows.running_workflows_of(MAX_LISTED, |queue| caller.has_queue(queue)).await?
-    };
+    let rows = services.workflows.running_workflows(None, MAX_LISTED, caller.limited().as_deref()).await?.workflows;
     let page = Page::of(&request, "/ui/workflows");
     let template = WorkflowsPage { page, rows };
     template.page.render(&template)

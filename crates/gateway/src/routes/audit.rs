@@ -1,11 +1,11 @@
 //! The audit: who administered what.
 
-use actix_web::{HttpResponse, web};
+use actix_web::web;
 use serde::Deserialize;
 use store::audit::AuditPosition;
 
 use crate::{
-    routes::{ApiResult, parse_bounded},
+    routes::{ApiResult, json_response, list_answer::list_answer, parse_bounded},
     services::Services,
 };
 
@@ -16,14 +16,14 @@ const MAX_PAGE_SIZE: usize = 1000;
 
 #[derive(Deserialize)]
 pub(crate) struct AuditQuery {
-    before: Option<String>,
+    after: Option<String>,
     limit: Option<String>,
 }
 
 /// The newest entries first.
 pub(crate) async fn list(services: web::Data<Services>, query: web::Query<AuditQuery>) -> ApiResult {
     let limit = parse_bounded("limit", query.limit.as_deref(), DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
-    let before: Option<AuditPosition> = query.before.as_deref().map(str::parse).transpose()?;
+    let before: Option<AuditPosition> = query.after.as_deref().map(str::parse).transpose()?;
     let entries = services.redis.read_audit(before, limit).await?;
     let next = entries.last().filter(|_| entries.len() == limit).map(|entry| entry.position.to_string());
     let entries: Vec<String> = entries
@@ -33,7 +33,5 @@ pub(crate) async fn list(services: web::Data<Services>, query: web::Query<AuditQ
             None => entry.json.clone(),
         })
         .collect();
-    let next = serde_json::to_string(&next).unwrap_or_default();
-    let answer = format!("{{\"entries\":[{}],\"next\":{next}}}", entries.join(","));
-    Ok(HttpResponse::Ok().content_type("application/json").body(answer))
+    Ok(json_response(list_answer(&entries, next.as_deref())))
 }

@@ -11,7 +11,7 @@ use common::{
 };
 use model::{access::Scope, job::JobState};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use store::jobs::{DiscardedCursor, DiscardedFilter, DiscardedList};
 
 use super::{
@@ -120,12 +120,18 @@ fn parse_cursor(after: Option<String>) -> Result<Option<DiscardedCursor>, ApiErr
 
 pub(super) async fn stats(caller: Caller, services: web::Data<Services>) -> ApiResult {
     let stats = services.jobs.dead_letter_stats(|queue| caller.has_queue(queue)).await?;
+    let errors = services.jobs.dead_letter_errors(&stats).await?;
+    let by_error_type: Map<String, Value> =
+        errors.by_type.into_iter().map(|(error_type, count)| (error_type, count.into())).collect();
     let settings = &services.settings.jobs;
     let by_queue: BTreeMap<String, u64> =
         stats.by_queue.into_iter().map(|(queue, count)| (queue.to_string(), count)).collect();
     let answer = json!({
         "total": by_queue.values().sum::<u64>(),
         "by_queue": by_queue,
+        "by_error_type": by_error_type,
+        "examined": errors.examined,
+        "complete": errors.complete,
         "oldest_at": stats.oldest_at.map(time::format),
         "newest_at": stats.newest_at.map(time::format),
         "retention": {

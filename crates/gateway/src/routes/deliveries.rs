@@ -2,7 +2,7 @@
 
 use actix_web::{HttpResponse, http::StatusCode, web};
 use common::{
-    json::ObjectWriter,
+    id::JobId,
     name::{ChannelName, SubscriptionName, quoted},
 };
 use model::{
@@ -13,7 +13,11 @@ use serde::Deserialize;
 use store::deliveries::{DeliveryId, DeliveryOutcome, DeliveryOwner};
 
 use super::{
-    ApiResult, job_json, parse_bounded,
+    ApiResult, job_json,
+    jobs::state_change_response,
+    json_response,
+    list_answer::list_answer,
+    parse_bounded,
     subscriptions::{parse_subscription_name, subscription_not_found},
 };
 use crate::{
@@ -28,7 +32,7 @@ const MAX_PAGE_SIZE: usize = 1000;
 #[derive(Deserialize)]
 pub(super) struct AttemptsQuery {
     outcome: Option<String>,
-    before: Option<String>,
+    after: Option<String>,
     limit: Option<String>,
 }
 
@@ -38,6 +42,12 @@ struct LoggedMessage {
     channel: ChannelName,
     message_id: String,
     subscription_created_ms: i64,
+}
+
+/// What is stored of an attempt of a rule.
+#[derive(Deserialize)]
+struct LoggedJob {
+    job_id: JobId,
 }
 
 /// The newest attempts of a subscription first.
@@ -56,16 +66,20 @@ pub(super) async fn of_rule(
     rule: web::Path<String>,
     query: web::Query<AttemptsQuery>,
 ) -> ApiResult {
+    list(&services, &parse_rule(rule.into_inner())?, &query).await
+}
+
+fn parse_rule(rule: String) -> Result<DeliveryOwner, ApiError> {
     let is_pattern = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-*".contains(&byte);
     if !(1..=255).contains(&rule.len()) || !rule.bytes().all(is_pattern) {
         return Err(ApiError::not_found(format_args!("rule {}", quoted(&rule))));
     }
-    list(&services, &DeliveryOwner::Rule(rule.into_inner()), &query).await
+    Ok(DeliveryOwner::Rule(rule))
 }
 
 async fn list(services: &Services, owner: &DeliveryOwner, query: &AttemptsQuery) -> ApiResult {
     let limit = parse_bounded("limit", query.limit.as_deref(), DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
-    let before: Option<DeliveryId> = query.before.as_deref().map(str::parse).transpose()?;
+    let before: Option<DeliveryId> = query.after.as_deref().map(str::parse).transpose()?;
     let outcomes = match query.outcome.as_deref() {
         None => DeliveryOutcome::ALL.to_vec(),
         Some(word) => {
@@ -80,10 +94,7 @@ async fn list(services: &Services, owner: &DeliveryOwner, query: &AttemptsQuery)
         .iter()
         .map(|(id, json)| format!("{{\"id\":\"{id}\",{}", json.strip_prefix('{').unwrap_or("}")))
         .collect();
-    let mut answer = ObjectWriter::default();
-    answer.raw("items", &format!("[{}]", items.join(",")));
-    answer.raw("next", &serde_json::to_string(&next).unwrap_or_default());
-    Ok(HttpResponse::Ok().content_type("application/json").body(answer.finish()))
+    Ok(json_response(list_answer(&items, next.as_deref())))
 }
 
 /// Sends the message of an attempt again: as a job of the subscription's queue, which a pubsub-worker delivers like a retry,
@@ -116,6 +127,24 @@ pub(super) async fn resend(services: web::Data<Services>, path: web::Path<(Strin
     })?;
     let answer = job_json(&enqueued.job.view(enqueued.state).to_json());
     Ok(HttpResponse::build(StatusCode::ACCEPTED).content_type("application/json").body(answer))
+}
+
+/// Sends the job of an attempt again, which is to retry it: now, whatever it waited for.
+pub(super) async fn resend_job(services: web::Data<Services>, path: web::Path<(String, String)>) -> ApiResult {
+    let (rule, id) = path.into_inner();
+    let owner = parse_rule(rule)?;
+    let not_found = || ApiError::not_found(format_args!("attempt {}", quoted(&id)));
+    let attempt: DeliveryId = id.parse().map_err(|_| not_found())?;
+    let logged = services.redis.find_delivery(&owner, attempt).await?.ok_or_else(not_found)?;
+    let logged: LoggedJob = serde_json::from_str(&logged).map_err(|error| ApiError::internal(error.to_string()))?;
+    let job_id = logged.job_id.to_string();
+    match services.jobs.retry_now(logged.job_id).await? {
+        Ok(job) => {
+            let answer = job_json(&job);
+            Ok(HttpResponse::build(StatusCode::ACCEPTED).content_type("application/json").body(answer))
+        }
+        refused => state_change_response(&job_id, refused),
+    }
 }
 
 async fn find_subscription(services: &Services, name: &str) -> Result<Subscription, ApiError> {

@@ -10,6 +10,7 @@ use store::jobs::{Attempt, LocatedJob, LogPosition};
 use super::{
     ApiResult,
     jobs::{job_not_found, parse_job_id},
+    list_answer::list_answer,
     ojs_response, parse_bounded,
     workers::{has_job, is_reportable, parse_body_job_id, parse_fence, stale_attempt},
 };
@@ -79,9 +80,8 @@ pub(super) async fn read(
         .iter()
         .map(|(place, line)| format!("{{\"id\":\"{place}\",{}", line.strip_prefix('{').unwrap_or("}")))
         .collect();
-    let next = page.lines.last().filter(|_| page.lines.len() == limit).map(|(place, _)| place);
-    let mut answer = ObjectWriter::default();
-    answer.raw("items", &format!("[{}]", items.join(",")));
-    answer.raw("next", &serde_json::to_string(&next).unwrap_or_default()).number("dropped", page.dropped);
+    let next = page.lines.last().filter(|_| page.lines.len() == limit).map(|(place, _)| place.as_str());
+    let mut answer = list_answer(&items, next);
+    answer.number("dropped", page.dropped);
     Ok(ojs_response(StatusCode::OK, answer.finish()))
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use store::api_keys::{ListedKey, MAX_API_KEYS, TooManyApiKeys, key_json};
 
-use super::{ApiResult, parse_bounded};
+use super::{ApiResult, json_response, list_answer::list_answer, parse_bounded};
 use crate::{
     auth::Caller,
     body::JsonBody,
@@ -106,9 +106,9 @@ pub(super) async fn list(caller: Caller, services: web::Data<Services>, query: w
     let limit = parse_bounded("limit", query.limit.as_deref(), DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
     let after: Option<KeyId> = query.after.as_deref().map(str::parse).transpose()?;
     let page = services.auth.keys().list(after.as_ref(), limit, |record| caller.sees(&record.access)).await?;
-    let keys: Vec<serde_json::Value> = page.keys.iter().map(key_json).collect();
+    let keys: Vec<String> = page.keys.iter().map(|key| key_json(key).to_string()).collect();
     let next = page.next.map(|next| next.to_string());
-    Ok(HttpResponse::Ok().json(json!({ "api_keys": keys, "next": next })))
+    Ok(json_response(list_answer(&keys, next.as_deref())))
 }
 
 /// One key, without its secret.

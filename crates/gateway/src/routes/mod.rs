@@ -15,6 +15,7 @@ mod events;
 mod job_logs;
 mod jobs;
 mod keys;
+mod list_answer;
 mod ndjson;
 mod openapi;
 mod progress;
@@ -32,7 +33,7 @@ mod workflows;
 
 use actix_web::{HttpResponse, HttpResponseBuilder, guard, http::StatusCode, web};
 
-use common::name::Origin;
+use common::{json::ObjectWriter, name::Origin};
 use model::access::Scope::{
     AdminRead, AdminWrite, ChannelsPublish, ChannelsSubscribe, JobsRead, JobsWrite, Subscriptions, Work,
 };
@@ -254,6 +255,7 @@ routes! {
         POST deliveries::resend => Need::Has(Subscriptions), Subscription;
     }
     "/v1/push-rules/{rule}/attempts" { GET deliveries::of_rule => Need::Has(AdminRead), Everything; }
+    "/v1/push-rules/{rule}/attempts/{id}/resend" { POST deliveries::resend_job => Need::Has(AdminWrite), Everything; }
     "/v1/subscriptions/{name}/pause" { POST subscriptions::pause => Need::Has(Subscriptions), Subscription; }
     "/v1/subscriptions/{name}/resume" { POST subscriptions::resume => Need::Has(Subscriptions), Subscription; }
     "/v1/admin/keys" {
@@ -267,6 +269,11 @@ routes! {
     }
     "/v1/admin/keys/{id}/rotate" { POST keys::rotate => Need::Has(AdminWrite), Key; }
     "/v1/subscriptions/{name}/seek" { POST subscriptions::seek => Need::Has(Subscriptions), Subscription; }
+}
+
+/// A response in plain JSON.
+fn json_response(answer: ObjectWriter) -> HttpResponse {
+    HttpResponse::Ok().content_type("application/json").body(answer.finish())
 }
 
 /// A response of the Open Job Spec.

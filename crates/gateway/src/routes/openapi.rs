@@ -108,6 +108,80 @@ mod tests {
         }
     }
 
+    /// Lists of the Open Job Spec have its shapes: `items` with `pagination` in its admin API, a name of their own in the
+    /// core.
+    const LISTS_OF_THE_SPECIFICATION: [(&str, &str); 12] = [
+        ("adminListDeadLetters", "items"),
+        ("adminListQueues", "items"),
+        ("adminListWorkers", "items"),
+        ("listCron", "crons"),
+        ("listDeadLetters", "jobs"),
+        ("listEvents", "events"),
+        ("listJobs", "items"),
+        ("listQueues", "queues"),
+        ("statsHistory", "data"),
+        ("streamJobEvents", "events"),
+        ("streamQueueEvents", "events"),
+        ("streamEvents", "events"),
+    ];
+    /// One thing that has lists, which are neither paged nor filtered.
+    const ONE_THING: [&str; 5] = ["adminDeadLetter", "adminWorker", "checkQueue", "jobDetail", "nextRuns"];
+
+    fn resolved<'a>(document: &'a Value, part: &'a Value) -> &'a Value {
+        let reference = part["$ref"].as_str().and_then(|text| text.strip_prefix('#'));
+        reference.and_then(|target| document.pointer(target)).unwrap_or(part)
+    }
+
+    /// What a list that is not Galley's own shape lacks; none if the operation is no list.
+    fn fault_of_list(document: &Value, operation: &Value) -> Option<String> {
+        let name = operation["operationId"].as_str().expect("a name");
+        let parameters: BTreeSet<&str> = operation["parameters"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|parameter| resolved(document, parameter)["name"].as_str())
+            .collect();
+        let answer = operation["responses"]["200"]["content"].as_object()?.iter();
+        let answer =
+            answer.filter(|(media_type, _)| media_type.ends_with("json")).map(|(_, content)| content).next()?;
+        let schema = resolved(document, &answer["schema"]);
+        let members = schema["properties"].as_object().into_iter().flatten();
+        let lists: Vec<&str> = members
+            .filter(|(member, value)| *member != "warnings" && resolved(document, value)["type"] == "array")
+            .map(|(member, _)| member.as_str())
+            .collect();
+        if lists.is_empty() && !parameters.contains("limit") || ONE_THING.contains(&name) {
+            return None;
+        }
+        if let Some((_, list)) = LISTS_OF_THE_SPECIFICATION.iter().find(|(listed, _)| *listed == name) {
+            return (lists != [*list]).then(|| format!("{name}: {lists:?} instead of {list}"));
+        }
+        let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let required: BTreeSet<&str> = required.collect();
+        let is_own = lists == ["items"]
+            && required.is_superset(&BTreeSet::from(["items", "next"]))
+            && schema["properties"]["next"]["type"] == serde_json::json!(["string", "null"])
+            && parameters.is_superset(&BTreeSet::from(["after", "limit"]));
+        (!is_own).then(|| format!("{name}: lists {lists:?}, required {required:?}, parameters {parameters:?}"))
+    }
+
+    #[test]
+    fn every_list_of_galley_itself_has_items_and_next_and_is_paged_with_after_and_limit() {
+        let document = document();
+        let paths = document["paths"].as_object().expect("paths").values();
+        let operations: Vec<&Value> = paths.filter_map(|operations| operations.get("get")).collect();
+        let faults: Vec<String> =
+            operations.iter().filter_map(|operation| fault_of_list(&document, operation)).collect();
+        assert_eq!(faults, Vec::<String>::new());
+        // The rule finds what it is for
+        let own = operations.iter().find(|operation| operation["operationId"] == "listChannels").expect("described");
+        let mut broken = (*own).clone();
+        let content = &mut broken["responses"]["200"]["content"]["application/json"]["schema"];
+        let items = content["properties"]["items"].take();
+        content["properties"] = serde_json::json!({ "channels": items, "next": { "type": ["string", "null"] } });
+        assert!(fault_of_list(&document, &broken).is_some_and(|fault| fault.starts_with("listChannels")));
+    }
+
     #[test]
     fn the_error_codes_are_those_of_the_table_each_with_its_status() {
         let document = document();

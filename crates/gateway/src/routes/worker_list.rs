@@ -2,10 +2,9 @@
 
 use actix_web::{http::StatusCode, web};
 use serde::Deserialize;
-use serde_json::json;
 use store::workers::{Directive, ListedWorker, WorkerKey, WorkerLookup};
 
-use super::{ApiResult, ojs_response, parse_bounded};
+use super::{ApiResult, list_answer::list_answer, ojs_response, parse_bounded};
 use crate::{
     error::{ApiError, ErrorCode},
     services::Services,
@@ -26,9 +25,9 @@ pub(super) async fn list(services: web::Data<Services>, query: web::Query<ListWo
     let page: Vec<WorkerKey> = keys.by_ref().take(limit).collect();
     let next = keys.next().and(page.last()).map(|key| key.as_str().to_owned());
     let workers: Vec<String> = services.workers.workers(&page).await?.iter().map(ListedWorker::to_json).collect();
-    let more = json!({ "total": all.len(), "next": next });
-    let json = format!("{{\"workers\":[{}],\"pagination\":{more}}}", workers.join(","));
-    Ok(ojs_response(StatusCode::OK, json))
+    let mut answer = list_answer(&workers, next.as_deref());
+    answer.number("total", all.len() as u64);
+    Ok(ojs_response(StatusCode::OK, answer.finish()))
 }
 
 pub(super) async fn show(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {

@@ -11,9 +11,9 @@ use model::{
     workflow::{NewWorkflow, WorkflowView},
 };
 use serde::Deserialize;
-use store::workflows::{CancelWorkflowError, CreateWorkflowError};
+use store::workflows::{CancelWorkflowError, CreateWorkflowError, WorkflowCursor};
 
-use super::{ApiResult, ojs_response, ojs_response_builder, parse_bounded, with_warnings};
+use super::{ApiResult, list_answer::list_answer, ojs_response, ojs_response_builder, parse_bounded, with_warnings};
 use crate::{
     auth::Caller,
     body::JsonBody,
@@ -76,10 +76,11 @@ pub(super) async fn show(services: web::Data<Services>, id: web::Path<String>) -
 #[derive(Deserialize)]
 pub(super) struct ListWorkflowsQuery {
     state: Option<String>,
+    after: Option<String>,
     limit: Option<String>,
 }
 
-/// Running workflows. Others are found by their ids.
+/// Running workflows, those first that are checked next. Others are found by their ids.
 pub(super) async fn list(
     caller: Caller,
     services: web::Data<Services>,
@@ -92,13 +93,11 @@ pub(super) async fn list(
         )));
     }
     let limit = parse_bounded("limit", query.limit.as_deref(), 50, 100)?;
-    let workflows = if caller.has_every_queue() {
-        services.workflows.running_workflows(limit).await?
-    } else {
-        services.workflows.running_workflows_of(limit, |queue| caller.has_queue(queue)).await?
-    };
-    let workflows: Vec<String> = workflows.iter().map(WorkflowView::to_json).collect();
-    Ok(ojs_response(StatusCode::OK, format!("{{\"workflows\":[{}]}}", workflows.join(","))))
+    let after: Option<WorkflowCursor> = query.after.as_deref().map(str::parse).transpose()?;
+    let page = services.workflows.running_workflows(after, limit, caller.limited().as_deref()).await?;
+    let workflows: Vec<String> = page.workflows.iter().map(WorkflowView::to_json).collect();
+    let next = page.next.map(|next| next.to_string());
+    Ok(ojs_response(StatusCode::OK, list_answer(&workflows, next.as_deref()).finish()))
 }
 
 pub(super) async fn cancel(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {

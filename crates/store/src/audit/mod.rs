@@ -31,7 +31,7 @@ impl FromStr for AuditPosition {
             is_number.then(|| text.parse::<u64>().ok()).flatten()
         };
         let parts = text.split_once('-').and_then(|(time, sequence)| Some((number(time)?, number(sequence)?)));
-        let refused = || NameError::new("before", "be the id of an entry of the audit, such as 1700000000000-0", text);
+        let refused = || NameError::new("after", "be the id of an entry of the audit, such as 1700000000000-0", text);
         parts.map(|(milliseconds, sequence)| Self { milliseconds, sequence }).ok_or_else(refused)
     }
 }

@@ -33,6 +33,7 @@
 //! | `follow_up` | what follows the end of a job |
 //! | `redrive` | runs ended jobs again, and waiting ones now |
 //! | `dead_letter`, `dead_letters` | one dead letter; many at once |
+//! | `dead_letter_errors` | what went wrong with them |
 //! | `discarded_jobs` | lists of discarded jobs, dead letters among them |
 //! | `edit` | changes waiting jobs and ended ones, deletes ended ones |
 //! | `search` | lists and searches jobs in all states |
@@ -51,6 +52,7 @@ mod complete_batch;
 pub(crate) mod consumer;
 mod create;
 mod dead_letter;
+mod dead_letter_errors;
 mod dead_letter_limits;
 mod dead_letters;
 mod discarded_jobs;
@@ -105,6 +107,7 @@ pub use claimed_job::ClaimedJob;
 pub use compact_result::JobResult;
 pub use complete_batch::{Completion, FollowUps};
 pub use consumer::{Consumer, PULL_CONSUMER};
+pub use dead_letter_errors::DeadLetterErrors;
 pub use dead_letters::DeadLetterStats;
 pub use discarded_jobs::{DiscardedCursor, DiscardedFilter, DiscardedList, DiscardedPage};
 pub use edit::{EditRefusal, JobChanges};

@@ -12,16 +12,18 @@
 //! | `record` | reads a stored workflow |
 //! | `advance` | advances a workflow as far as possible |
 //! | `cancel` | cancels workflows |
+//! | `list` | lists those that run |
 
 mod advance;
 mod cancel;
+mod list;
 mod record;
 
 pub(crate) use advance::member_ended;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{TryStreamExt, stream};
 
 use crate::{
     StoreError, StoreResult,
@@ -37,13 +39,12 @@ use model::workflow::{
 };
 
 pub use cancel::CancelWorkflowError;
+pub use list::{RunningWorkflows, WorkflowCursor};
 
 use record::{WorkflowMember, WorkflowRecord};
 
 /// Maximum number of concurrent commands for the jobs of one workflow.
 const MAX_CONCURRENT_COMMANDS: usize = 32;
-/// Among how many workflows those of some queues are looked for.
-const MAX_SCANNED_WORKFLOWS: usize = 1000;
 
 /// Why a workflow was refused; nothing was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,25 +187,6 @@ impl Workflows {
         let (job_type, queue) = (new.summary.job_type.to_string(), new.queue.to_string());
         Ok(WorkflowJobView { index, callback, id, job_type, queue, state, result, blocked_by: None })
     }
-
-    /// At most `limit` running workflows, without their jobs, in no particular order.
-    ///
-    /// # Errors
-    /// Redis is unavailable.
-    pub async fn running_workflows(&self, limit: usize) -> StoreResult<Vec<WorkflowView>> {
-        let mut command = redis::cmd("ZRANGE");
-        command.arg(keys::WORKFLOWS).arg(0).arg(limit.saturating_sub(1));
-        let ids: Vec<String> = command.query_async(&mut self.jobs.store.redis.clone()).await?;
-        let ids = ids.into_iter().filter_map(|id| id.parse::<WorkflowId>().ok());
-        let read = stream::iter(ids).map(|id| self.read_workflow(id)).buffered(MAX_CONCURRENT_COMMANDS);
-        let records: Vec<Option<WorkflowRecord>> = read.try_collect().await?;
-        Ok(records
-            .into_iter()
-            .flatten()
-            .filter(|record| record.ended.is_none())
-            .map(|record| to_view(&record, Vec::new()))
-            .collect())
-    }
 }
 
 impl Workflows {
@@ -216,28 +198,6 @@ impl Workflows {
         let Some(record) = self.read_workflow(id).await? else { return Ok(None) };
         let members = self.read_members(&record, record.job_indexes()).await?;
         Ok(Some(members.into_iter().map(|member| member.new_job.queue).collect()))
-    }
-
-    /// Running workflows whose jobs are all of queues that are wanted, among the first 1,000.
-    ///
-    /// # Errors
-    /// Redis is unavailable or a workflow is damaged.
-    pub async fn running_workflows_of(
-        &self,
-        limit: usize,
-        is_wanted: impl Fn(&QueueName) -> bool,
-    ) -> StoreResult<Vec<WorkflowView>> {
-        let mut found = Vec::new();
-        for view in self.running_workflows(MAX_SCANNED_WORKFLOWS).await? {
-            let queues = self.workflow_queues(view.id).await?;
-            if queues.is_some_and(|queues| queues.iter().all(&is_wanted)) {
-                found.push(view);
-            }
-            if found.len() == limit {
-                break;
-            }
-        }
-        Ok(found)
     }
 }
 

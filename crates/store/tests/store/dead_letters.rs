@@ -49,6 +49,10 @@ async fn dead_letters_are_found_by_what_they_have_in_common() {
     let before = DiscardedFilter { until: Some(local_now() + 60_000), ..DiscardedFilter::default() };
     assert_eq!(found(&kit, before).await, [mail, other_mail, bill]);
     let stats = kit.jobs.dead_letter_stats(|_| true).await.expect("redis runs");
+    let errors = kit.jobs.dead_letter_errors(&stats).await.expect("redis runs");
+    assert_eq!((errors.examined, errors.complete), (3, true));
+    assert_eq!(errors.by_type.iter().map(|(_, count)| count).sum::<u64>(), 3);
+    assert!(errors.by_type.is_sorted_by(|(_, a), (_, b)| a >= b), "the most frequent first: {:?}", errors.by_type);
     assert_eq!(stats.by_queue.into_values().collect::<Vec<_>>(), [1, 2]);
     assert!(stats.oldest_at <= stats.newest_at && stats.oldest_at.is_some());
 }

@@ -52,4 +52,5 @@ mod thread_connection;
 mod unique;
 mod workflow_duplicates;
 mod workflow_faults;
+mod workflow_list;
 mod workflows;

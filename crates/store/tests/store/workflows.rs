@@ -382,15 +382,3 @@ async fn a_job_was_made_when_it_was_made_whatever_the_id_of_its_workflow_says() 
     let job = kit.job(step.job.id).await;
     assert!(job["created_at"].as_str() >= workflow["created_at"].as_str(), "{job} {workflow}");
 }
-
-#[tokio::test]
-async fn running_workflows_are_listed_and_those_that_are_over_are_not() {
-    let kit = StoreKit::start();
-    let (first, second) = (start(&kit, &chain(1)).await, start(&kit, &group(2)).await);
-    let list = || async { kit.workflows.running_workflows(10).await.expect("redis runs") };
-    assert_eq!(list().await.len(), 2);
-    assert_eq!(kit.workflows.running_workflows(1).await.expect("redis runs").len(), 1);
-    succeed(&kit, &pull(&kit, "default").await.expect("a step"), "1").await;
-    assert_eq!(list().await.iter().map(|view| view.id).collect::<Vec<_>>(), [second]);
-    assert_eq!(state(&kit, first).await, "completed");
-}

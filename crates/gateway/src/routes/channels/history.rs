@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use actix_web::{HttpResponse, web};
-use common::{
-    json::ObjectWriter,
-    name::{ChannelName, quoted},
-};
+use common::name::{ChannelName, quoted};
 use model::message::{
     Position,
     continuity::{Continuity, Gap},
@@ -18,7 +15,7 @@ use super::{list::channel_not_found, parse_since, unknown_position};
 use crate::{
     auth::Caller,
     error::ApiError,
-    routes::{ApiResult, parse_bounded, parse_flag},
+    routes::{ApiResult, json_response, list_answer::list_answer, parse_bounded, parse_flag},
     services::Services,
 };
 
@@ -129,11 +126,11 @@ async fn start_position(
 
 fn page_response(channel: &ChannelName, page: &ChannelPage, gap: Option<Gap>) -> HttpResponse {
     let messages: Vec<String> = page.messages.iter().map(|message| message.to_json(channel)).collect();
-    let mut json = ObjectWriter::with_capacity(messages.iter().map(String::len).sum::<usize>() + 256);
-    json.raw("messages", &format!("[{}]", messages.join(",")));
-    json.text("next", &page.read_up_to.to_string()).raw("more", if page.has_more { "true" } else { "false" });
+    let read_up_to = page.read_up_to.to_string();
+    let mut answer = list_answer(&messages, page.has_more.then_some(read_up_to.as_str()));
+    answer.text("last_id", &read_up_to);
     if let Some(gap) = gap {
-        json.raw("gap", &gap.to_json());
+        answer.raw("gap", &gap.to_json());
     }
-    HttpResponse::Ok().content_type("application/json").body(json.finish())
+    json_response(answer)
 }

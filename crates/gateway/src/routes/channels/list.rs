@@ -9,7 +9,10 @@ use store::channels::ChannelInfo;
 use crate::{
     auth::Caller,
     error::ApiError,
-    routes::{ApiResult, MAX_COMPARED_NAMES, parse_bounded, subscriptions::channel_subscriptions},
+    routes::{
+        ApiResult, MAX_COMPARED_NAMES, json_response, list_answer::list_answer, parse_bounded,
+        subscriptions::channel_subscriptions,
+    },
     services::Services,
 };
 
@@ -45,11 +48,11 @@ pub(crate) async fn list(
     let mut channels = Vec::with_capacity(names.len());
     for (name, readers) in names.iter().zip(readers) {
         if let Some(info) = services.channels.channel_info(name).await? {
-            channels.push(channel_json(&services, name, &info, readers));
+            channels.push(channel_json(&services, name, &info, readers).to_string());
         }
     }
     let next = names.last().filter(|_| names.len() == limit);
-    Ok(HttpResponse::Ok().json(json!({ "channels": channels, "next": next })))
+    Ok(json_response(list_answer(&channels, next.map(ChannelName::as_str))))
 }
 
 /// One channel, with its subscriptions.

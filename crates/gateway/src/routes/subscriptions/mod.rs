@@ -27,7 +27,7 @@ use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use store::subscriptions::{PutSubscriptionError, PutSubscriptionResult};
 
-use super::{ApiResult, channels::unknown_position, parse_bounded};
+use super::{ApiResult, channels::unknown_position, json_response, list_answer::list_answer, parse_bounded};
 use crate::{
     auth::Caller,
     body::JsonBody,
@@ -156,9 +156,7 @@ pub(super) async fn list(
         shown.push(subscription_json(&services, subscription, &channels, ProgressDetail::Totals).await?);
     }
     let next = all.last().filter(|_| is_more).map(|(subscription, _)| &subscription.name);
-    let mut answer = ObjectWriter::default();
-    answer.raw("subscriptions", &format!("[{}]", shown.join(","))).raw("next", &json!(next).to_string());
-    Ok(json_response(answer))
+    Ok(json_response(list_answer(&shown, next.map(SubscriptionName::as_str))))
 }
 
 /// One subscription.
@@ -210,8 +208,4 @@ fn subscription_response(subscription: &Subscription) -> HttpResponse {
     let mut answer = ObjectWriter::default();
     answer.raw("subscription", &subscription.to_json());
     json_response(answer)
-}
-
-fn json_response(answer: ObjectWriter) -> HttpResponse {
-    HttpResponse::Ok().content_type("application/json").body(answer.finish())
 }
