@@ -8,6 +8,30 @@
 
   // --- live parts: the server sends those that changed, as HTML it has escaped
   const UNDO_MS = 5000;
+  // What something is: a node becomes another only if both are the same thing, so that a click never means something else
+  const identity = (node) => {
+    if (node.nodeType !== Node.ELEMENT_NODE) return String(node.nodeType);
+    const what = node.id || node.getAttribute("href") || node.getAttribute("action") || (node.localName === "details" && node.firstElementChild.textContent) || "";
+    return `${node.nodeName} ${what}`;
+  };
+  // Changes what differs and keeps the rest: focus, selection and what is about to be clicked stay where they are
+  const morph = (old, next) => {
+    const before = [...old.childNodes];
+    const after = [...next.childNodes];
+    after.forEach((wanted, index) => {
+      const known = before[index];
+      if (!known) old.append(wanted);
+      else if (identity(known) !== identity(wanted)) known.replaceWith(wanted);
+      else if (known.nodeType !== Node.ELEMENT_NODE) {
+        if (known.data !== wanted.data) known.data = wanted.data;
+      } else {
+        for (const { name, value } of wanted.attributes) if (known.getAttribute(name) !== value) known.setAttribute(name, value);
+        for (const { name } of [...known.attributes]) if (!wanted.hasAttribute(name) && name !== "open") known.removeAttribute(name);
+        morph(known, wanted);
+      }
+    });
+    before.slice(after.length).forEach((node) => node.remove());
+  };
   const lost = one(".lost");
   const follow = (box) => {
     const source = new EventSource(box.dataset.follow);
@@ -28,14 +52,18 @@
       for (const [name, html] of Object.entries(parts)) {
         const part = one(`[data-live="${CSS.escape(name)}"]`);
         // Somebody who is in the middle of a form or a menu keeps it
-        const isBusy = part && (part.contains(document.activeElement) || one("details[open]", part));
-        if (part && !isBusy) part.innerHTML = html;
+        const isBusy = part && (one("details[open]", part) || one("input:focus, textarea:focus", part));
+        if (!part || isBusy) continue;
+        const box = document.createElement("template");
+        box.innerHTML = html;
+        morph(part, box.content);
       }
       box.dataset.moved = String(Number(box.dataset.moved || 0) + 1);
     });
     source.addEventListener("append", (event) => {
       const list = one("[data-live-list]");
       if (!list) return;
+      one("[data-empty]")?.remove();
       list.insertAdjacentHTML("afterbegin", JSON.parse(event.data).html);
       while (list.children.length > 200) list.lastElementChild.remove();
     });
@@ -48,6 +76,10 @@
     addEventListener("pagehide", () => source.close());
   };
   all("[data-follow]").forEach(follow);
+
+  // --- on a phone the sections are in a row that scrolls: the current one is in view
+  const current = one(".sections a[aria-current]");
+  if (current) one(".sections").scrollLeft = current.offsetLeft - 60;
 
   // --- menus: one at a time, closed by Escape and by a click elsewhere
   const closeMenus = (except) => all("details.confirm[open]").forEach((menu) => menu !== except && !menu.contains(except) && menu.removeAttribute("open"));

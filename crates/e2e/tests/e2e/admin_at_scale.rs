@@ -6,11 +6,11 @@ use testkit::{eventually, redis};
 
 use crate::kit::GalleyKit;
 
-const QUEUES: usize = 10;
+pub(crate) const QUEUES: usize = 10;
 const COMPLETED: usize = 99_000;
-const DISCARDED: usize = 1000;
+pub(crate) const DISCARDED: usize = 1000;
 /// One discarded job in this number has the error that is looked for.
-const TIMED_OUT_EVERY: usize = 20;
+pub(crate) const TIMED_OUT_EVERY: usize = 20;
 
 /// Stores ended jobs of one queue as the scripts do that end jobs: results, the index of completed jobs, the list of discarded ones.
 const FILL: &str = r#"
@@ -44,7 +44,7 @@ end
 redis.call('HINCRBY', prefix .. 'stats', state, count)
 "#;
 
-async fn fill(kit: &GalleyKit) {
+pub(crate) async fn fill(kit: &GalleyKit) {
     let script = redis::Script::new(FILL);
     let mut connection = kit.redis.connection().await;
     for number in 0..QUEUES {

@@ -17,7 +17,7 @@ const HTML: &str = "text/html,application/xhtml+xml,*/*;q=0.8";
 pub(crate) struct Visitor {
     client: Client,
     base: String,
-    cookie: Option<String>,
+    pub(crate) cookie: Option<String>,
 }
 
 impl Visitor {
@@ -26,7 +26,7 @@ impl Visitor {
         Self { client, base: gateway.url("").trim_end_matches('/').to_owned(), cookie: None }
     }
 
-    async fn send(&mut self, method: Method, path: &str, body: Option<String>) -> Response {
+    pub(crate) async fn send(&mut self, method: Method, path: &str, body: Option<String>) -> Response {
         let mut request = self.client.request(method, format!("{}{path}", self.base)).header("accept", HTML);
         if let Some(cookie) = &self.cookie {
             request = request.header("cookie", cookie);
@@ -62,7 +62,7 @@ impl Visitor {
     }
 }
 
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 12] = [
     "/ui/jobs",
     "/ui/queues",
     "/ui/dead-letters",
@@ -71,6 +71,7 @@ const PAGES: [&str; 11] = [
     "/ui/workers",
     "/ui/channels",
     "/ui/subscriptions",
+    "/ui/push-rules",
     "/ui/try",
     "/ui/keys",
     "/ui/audit",

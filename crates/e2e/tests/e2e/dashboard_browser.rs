@@ -20,7 +20,7 @@ fn hostile() -> Vec<String> {
     ]
 }
 
-async fn fail(kit: &GalleyKit, queue: &str, job: &Value, message: &str) -> String {
+pub(crate) async fn fail(kit: &GalleyKit, queue: &str, job: &Value, message: &str) -> String {
     let id = kit.enqueue(job).await;
     let claimed = kit.fetch(queue).await.expect("the job");
     let error = json!({ "code": "e", "type": "mail.timeout", "message": message, "retryable": false });
@@ -223,6 +223,8 @@ async fn hostile_text_is_inert_in_every_field_and_a_phone_needs_no_sideways_scro
         "/ui/channels/news".to_owned(),
         "/ui/subscriptions".to_owned(),
         "/ui/subscriptions/s".to_owned(),
+        "/ui/queues/mails".to_owned(),
+        "/ui/push-rules".to_owned(),
         format!("/ui/try?from={last}"),
         "/ui/keys".to_owned(),
         "/ui/audit".to_owned(),
@@ -294,6 +296,11 @@ async fn axe_finds_no_serious_barrier_on_any_page() {
     let job = json!({ "type": "invoice.send", "args": [1], "options": { "queue": "mails" } });
     let id = fail(&kit, "mails", &job, "timed out").await;
     kit.post("/ojs/v1/cron", &json!({ "name": "nightly", "cron": "0 3 * * *", "type": "report" })).await;
+    let hook = json!({ "channels": ["news"], "deliver": { "queue": { "queue": "mails", "type": "m" } } });
+    let put = kit.http.put(kit.gateway.url("/v1/subscriptions/hook")).header("content-type", "application/json");
+    assert_eq!(put.body(hook.to_string()).send().await.expect("an answer").status(), 201);
+    let mode = json!({ "enabled": true, "reason": "new disks" });
+    assert_eq!(kit.post("/ojs/v1/admin/system/maintenance", &mode).await.status(), 200);
     let _worker = kit.start_worker(&[]).await;
     let Some(browser) = Browser::start(&kit.gateway.url(""), BrowserOptions::default()).await else { return };
     for theme in ["light", "dark"] {
@@ -309,6 +316,9 @@ async fn axe_finds_no_serious_barrier_on_any_page() {
             "/ui/channels",
             "/ui/channels/news",
             "/ui/subscriptions",
+            "/ui/subscriptions/hook",
+            "/ui/push-rules",
+            "/ui/queues/mails",
             "/ui/try",
             "/ui/keys",
             "/ui/audit",

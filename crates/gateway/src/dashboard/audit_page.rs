@@ -39,7 +39,7 @@ pub(crate) async fn page(request: HttpRequest, services: web::Data<Services>) ->
     let entries = services.redis.read_audit(before.transpose()?, PAGE_SIZE).await?;
     let next = entries.last().filter(|_| entries.len() == PAGE_SIZE).map(|entry| entry.position.to_string());
     let rows = entries.iter().filter_map(|entry| serde_json::from_str(&entry.json).ok()).collect();
-    let page = Page::of(&request, "/ui/audit");
+    let page = Page::open(&request, "/ui/audit").await;
     let template = AuditPage { page, rows, next };
     template.page.render(&template)
 }

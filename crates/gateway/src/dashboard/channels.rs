@@ -11,7 +11,7 @@ use serde_json::Value;
 use store::channels::{ChannelReader, ReaderEvent, ReaderStart};
 
 use super::{
-    job::ShownValue,
+    job_sheet::ShownValue,
     page::{Page, redirect},
     plain::encode,
     session::Form,
@@ -79,6 +79,11 @@ impl MessageRow {
         Self { id: text("id"), at: text("time"), kind: text("content_type"), body }
     }
 
+    /// The time without its day, which the hover text has.
+    fn clock(&self) -> &str {
+        self.at.get(11..19).unwrap_or(&self.at)
+    }
+
     fn html(json: &str) -> String {
         Self::of(json).render().unwrap_or_default()
     }
@@ -111,7 +116,7 @@ pub(crate) async fn page(request: HttpRequest, caller: Caller, services: web::Da
             rows.push(ChannelRow { name, length, bytes, per_minute, readers, last_at });
         }
     }
-    let page = Page::of(&request, "/ui/channels");
+    let page = Page::open(&request, "/ui/channels").await;
     let template = ChannelsPage { page, rows, next };
     template.page.render(&template)
 }
@@ -128,7 +133,7 @@ pub(crate) async fn show(request: HttpRequest, services: web::Data<Services>, na
         messages = found.messages.iter().rev().map(|message| MessageRow::html(&message.to_json(&name))).collect();
     }
     let readers = services.channel_hub.count_readers(std::slice::from_ref(&name)).await?.iter().sum();
-    let page = Page::of(&request, "/ui/channels");
+    let page = Page::open(&request, "/ui/channels").await;
     let template = OneChannelPage { page, name, readers, messages };
     template.page.render(&template)
 }

@@ -70,7 +70,7 @@ pub(crate) async fn page(request: HttpRequest, caller: Caller, services: web::Da
     let after = pairs.iter().find(|(name, _)| name == "after").map(|(_, value)| value.as_str());
     let cron = services.jobs.cron();
     let stored: CronPage = cron.page(after, PAGE_SIZE, |entry| caller.has_cron_entry(entry)).await?;
-    let page = Page::of(&request, "/ui/cron");
+    let page = Page::open(&request, "/ui/cron").await;
     let rows = stored.entries.into_iter().map(|entry| CronRow::new(&page, entry)).collect();
     let template = CronListPage { page, rows, next: stored.next };
     template.page.render(&template)

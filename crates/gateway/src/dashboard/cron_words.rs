@@ -33,6 +33,12 @@ fn step(field: &str) -> Option<u32> {
     field.strip_prefix("*/")?.parse().ok()
 }
 
+/// `9-17` as 9 and 17.
+fn hour_range(field: &str) -> Option<(u32, u32)> {
+    let (first, last) = field.split_once('-')?;
+    Some((number(first)?, number(last)?)).filter(|(first, last)| first < last)
+}
+
 fn number(field: &str) -> Option<u32> {
     field.parse().ok()
 }
@@ -45,6 +51,10 @@ fn time_words(language: Language, minute: &str, hour: &str) -> Option<String> {
         (minute, "*") => language.fill("cron.every_hour_at", &[&format!("{:02}", number(minute)?)]),
         (minute, hour) if step(hour).is_some() => {
             language.fill("cron.every_hours_at", &[&step(hour)?, &format!("{:02}", number(minute)?)])
+        }
+        (minute, hours) if hour_range(hours).is_some() => {
+            let (minute, (first, last)) = (number(minute)?, hour_range(hours)?);
+            language.fill("cron.hourly_from", &[&format!("{first:02}:{minute:02}"), &format!("{last:02}:{minute:02}")])
         }
         (minute, hours) => {
             let minute = number(minute)?;
@@ -92,6 +102,7 @@ mod tests {
             ("15 * * * *", "every hour at :15"),
             ("0 9 * * MON-FRI", "at 09:00, Monday to Friday"),
             ("30 8,20 * * *", "at 08:30 and 20:30"),
+            ("0 9-17 * * 1-5", "every hour from 09:00 to 17:00, Monday to Friday"),
             ("0 0 * * 7", "at 00:00, on Sunday"),
             ("0 3 1 * *", "at 03:00, on day 1 of the month"),
             ("@every 1h30m", "every 1h30m"),

@@ -41,6 +41,13 @@ struct DeadLettersPage {
     error: String,
 }
 
+impl DeadLettersPage {
+    /// Whether there are more than those that were looked at.
+    fn is_partial(&self) -> bool {
+        self.queue.is_empty() && (self.seen as u64) < self.total
+    }
+}
+
 /// Dead letters with the same type, queue and kind of error.
 struct LetterGroup {
     queue: String,
@@ -116,7 +123,7 @@ pub(crate) async fn page(request: HttpRequest, caller: Caller, services: web::Da
     let filter = filter_of(&caller, &services, &queue, &error, "").await?;
     let found = services.jobs.list_discarded(DiscardedList::DeadLetters, &filter, None, MAX_LOOKED_AT).await?;
     let stats = services.jobs.dead_letter_stats(|name| caller.has_queue(name)).await?;
-    let page = Page::of(&request, "/ui/dead-letters");
+    let page = Page::open(&request, "/ui/dead-letters").await;
     let seen = found.jobs.len();
     let groups = group(found.jobs.iter().map(|(_, json)| json.as_str()));
     let total = stats.by_queue.values().sum();

@@ -69,9 +69,43 @@ impl Page {
         self.f(key, millis / unit)
     }
 
+    /// A period that something is counted in: "second" rather than "1 s".
+    pub(super) fn period(&self, millis: Millis) -> String {
+        match millis {
+            1000 => self.t("period.second").to_owned(),
+            60_000 => self.t("period.minute").to_owned(),
+            3_600_000 => self.t("period.hour").to_owned(),
+            86_400_000 => self.t("period.day").to_owned(),
+            other => self.long_exact(other),
+        }
+    }
+
+    /// How long something took: with tenths where they count.
+    pub(super) fn took(&self, millis: impl Number) -> String {
+        match millis.value() {
+            millis @ 1000..60_000 => self.f("long.seconds", format!("{}.{}", millis / 1000, millis % 1000 / 100)),
+            millis => self.long(millis),
+        }
+    }
+
+    /// A length of time in the largest unit that leaves no rest.
+    fn long_exact(&self, millis: Millis) -> String {
+        let units =
+            [(86_400_000, "long.days"), (3_600_000, "long.hours"), (60_000, "long.minutes"), (1000, "long.seconds")];
+        let unit = units.into_iter().find(|(unit, _)| millis % unit == 0);
+        let (unit, key) = unit.unwrap_or((1, "long.millis"));
+        self.f(key, millis / unit)
+    }
+
     /// A time for programs and for hovering over.
     pub(super) fn moment(&self, at: impl Number) -> String {
         time::format(at.value())
+    }
+
+    /// Day, hour and minute of a time.
+    pub(super) fn minute_of(&self, at: impl Number) -> String {
+        let text = time::format(at.value());
+        format!("{} UTC", text.get(..16).unwrap_or(&text).replace('T', " "))
     }
 
     /// A number of bytes.

@@ -2,38 +2,62 @@
 
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use askama::Template;
-use common::{id::JobId, name::QueueName};
+use common::{
+    id::JobId,
+    name::Priority,
+    time::{self, ParsedTime},
+};
 use model::access::Scope;
-use serde_json::Value;
-use store::jobs::LocatedJob;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use store::jobs::{JobChanges, LocatedJob, LogPosition};
 
 use super::{
+    job_sheet::JobSheet,
+    json_text,
     live::known::Parts,
-    page::{Page, redirect},
-    plain::parse_moment,
+    page::{Page, fingerprint, redirect},
     session::Form,
-    unknown_action,
+    unknown_action, workflows,
 };
 use crate::{
     auth::Caller,
     error::ApiError,
-    routes::{ApiResult, job_not_found, parse_job_id, state_change_response},
+    request_check::query_pairs,
+    routes::{ApiResult, edit_refusal, job_not_found, parse_job_id, state_change_response},
     services::Services,
 };
-
-/// How much of a value is shown.
-const MAX_SHOWN_BYTES: usize = 4096;
-/// Log lines that are shown.
-const MAX_LOG_LINES: usize = 500;
 
 #[derive(Template)]
 #[template(path = "job.html")]
 struct JobPage {
     page: Page,
     view: JobSheet,
-    body: String,
+    /// The parts that move.
+    parts: Parts,
     /// Where the trace of the job is shown.
     trace_url: Option<String>,
+    /// The workflow that it belongs to, as SVG.
+    graph: Option<String>,
+    /// What its log is before, if not the newest lines.
+    log: String,
+}
+
+impl JobPage {
+    fn part(&self, name: &str) -> &str {
+        self.parts.get(name).map_or("", String::as_str)
+    }
+
+    fn follow(&self) -> String {
+        format!("/ui/live?page=job&id={}&have={}", self.view.id, fingerprint(&self.parts))
+    }
+}
+
+#[derive(Template)]
+#[template(path = "job_head.html")]
+struct JobHead<'a> {
+    page: &'a Page,
+    view: &'a JobSheet,
 }
 
 #[derive(Template)]
@@ -43,229 +67,64 @@ struct JobBody<'a> {
     view: &'a JobSheet,
 }
 
-/// A job as its page shows it.
-pub(super) struct JobSheet {
-    id: String,
-    state: String,
-    queue: String,
-    job_type: String,
-    attempt: u64,
-    max_attempts: u64,
-    priority: i64,
-    worker: String,
-    tags: Vec<String>,
-    workflow: Option<String>,
-    progress: Option<f64>,
-    progress_data: Option<ShownValue>,
-    args: ShownValue,
-    result: Option<ShownValue>,
-    meta: Option<ShownValue>,
-    errors: Vec<FailedAttempt>,
-    steps: Vec<TimelineStep>,
-    curl: String,
-    logs: Vec<LogRow>,
-    pub(super) is_over: bool,
+#[derive(Template)]
+#[template(path = "job_side.html")]
+struct JobSide<'a> {
+    page: &'a Page,
+    view: &'a JobSheet,
 }
 
-/// A value as JSON, as much of it as is shown.
-pub(super) struct ShownValue {
-    pub(super) text: String,
-    pub(super) is_cut: bool,
-}
-
-/// A line that a handler logged.
-#[derive(serde::Deserialize, Default)]
-#[serde(default)]
-struct LogRow {
-    #[serde(alias = "time", alias = "timestamp")]
-    at: String,
-    level: String,
-    message: String,
-}
-
-struct FailedAttempt {
-    attempt: u64,
-    at: String,
-    kind: String,
-    message: String,
-    more: Option<ShownValue>,
-}
-
-struct TimelineStep {
-    /// The key of its text.
-    text: &'static str,
-    attempt: u64,
-    at: String,
-    message: String,
-    class: &'static str,
-}
-
-impl ShownValue {
-    pub(super) fn of(value: &Value) -> Self {
-        let text = match value {
-            Value::String(text) if text.contains('\n') => text.clone(),
-            other => serde_json::to_string_pretty(other).unwrap_or_default(),
-        };
-        Self::of_text(text)
-    }
-
-    pub(super) fn of_text(mut text: String) -> Self {
-        let is_cut = text.len() > MAX_SHOWN_BYTES;
-        if is_cut {
-            let end = (0..=MAX_SHOWN_BYTES).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
-            text.truncate(end);
-        }
-        Self { text, is_cut }
-    }
-}
-
-fn text(job: &Value, name: &str) -> String {
-    job[name].as_str().unwrap_or_default().to_owned()
-}
-
-impl JobSheet {
-    fn of(located: &LocatedJob) -> Self {
-        let job: Value = serde_json::from_str(&located.to_json()).unwrap_or_default();
-        let optional = |name: &str| job.get(name).filter(|value| !value.is_null()).map(ShownValue::of);
-        let errors: Vec<FailedAttempt> = job["errors"].as_array().into_iter().flatten().map(failed_attempt).collect();
-        let tags = job["tags"].as_array().into_iter().flatten().filter_map(|tag| tag.as_str());
-        Self {
-            id: text(&job, "id"),
-            state: text(&job, "state"),
-            queue: text(&job, "queue"),
-            job_type: text(&job, "type"),
-            attempt: job["attempt"].as_u64().unwrap_or_default(),
-            max_attempts: job["max_attempts"].as_u64().unwrap_or_default(),
-            priority: job["priority"].as_i64().unwrap_or_default(),
-            worker: text(&job, "worker_id"),
-            tags: tags.map(ToOwned::to_owned).collect(),
-            workflow: job["workflow_id"].as_str().map(ToOwned::to_owned),
-            progress: job["progress"].as_f64(),
-            progress_data: optional("progress_data").or_else(|| optional("data")),
-            args: ShownValue::of(&job["args"]),
-            result: optional("result"),
-            meta: optional("meta"),
-            steps: steps(&job, &errors),
-            errors,
-            curl: curl(&job),
-            logs: Vec::new(),
-            is_over: located.state().is_terminal(),
-        }
-    }
-
-    /// A job with what its handlers logged.
-    pub(super) async fn read(
-        services: &Services,
-        located: &LocatedJob,
-        queue: &QueueName,
-        id: JobId,
-    ) -> Result<Self, ApiError> {
-        let mut view = Self::of(located);
-        let page = services.jobs.read_log(queue, id, None, MAX_LOG_LINES).await?;
-        view.logs = page.lines.iter().filter_map(|(_, line)| serde_json::from_str(line).ok()).collect();
-        Ok(view)
-    }
-
-    fn may_retry(&self) -> bool {
-        ["discarded", "cancelled", "retryable", "scheduled"].contains(&self.state.as_str())
-    }
-
-    /// Progress in percent.
-    fn percent(&self) -> Option<String> {
-        self.progress.map(|progress| format!("{:.0}", if progress <= 1.0 { progress * 100.0 } else { progress }))
-    }
-
-    fn has_cut(&self) -> bool {
-        let shown = [Some(&self.args), self.result.as_ref(), self.meta.as_ref()];
-        shown.into_iter().flatten().any(|value| value.is_cut)
-    }
-}
-
-fn failed_attempt(error: &Value) -> FailedAttempt {
-    let more: Vec<String> =
-        ["stack", "output"].iter().filter_map(|name| error[*name].as_str().map(ToOwned::to_owned)).collect();
-    let details = error.get("details").filter(|details| !details.is_null()).map(ToString::to_string);
-    let more = more.into_iter().chain(details).collect::<Vec<_>>().join("\n\n");
-    FailedAttempt {
-        attempt: error["attempt"].as_u64().unwrap_or_default(),
-        at: text(error, "occurred_at"),
-        kind: text(error, "type"),
-        message: text(error, "message"),
-        more: Some(more).filter(|more| !more.is_empty()).map(ShownValue::of_text),
-    }
-}
-
-/// What happened, in the order of time.
-fn steps(job: &Value, errors: &[FailedAttempt]) -> Vec<TimelineStep> {
-    let mut steps = Vec::new();
-    let mut add = |name: &str, text: &'static str, class: &'static str| {
-        if let Some(at) = job[name].as_str() {
-            steps.push(TimelineStep { text, attempt: 0, at: at.to_owned(), message: String::new(), class });
-        }
-    };
-    add("created_at", "step.created", "");
-    if job["enqueued_at"] != job["created_at"] {
-        add("enqueued_at", "step.enqueued", "");
-    }
-    add("started_at", "step.started", "");
-    let end = match job["state"].as_str() {
-        Some("completed") => ("completed_at", "step.completed", ""),
-        Some("cancelled") => ("cancelled_at", "step.cancelled", "failed"),
-        Some("discarded") => ("discarded_at", "step.discarded", "failed"),
-        Some("scheduled") => ("scheduled_at", "step.scheduled", "later"),
-        _ => ("next_attempt_at", "step.next", "later"),
-    };
-    add(end.0, end.1, end.2);
-    steps.extend(errors.iter().map(|error| TimelineStep {
-        text: "step.failed",
-        attempt: error.attempt,
-        at: error.at.clone(),
-        message: error.message.clone(),
-        class: "failed",
-    }));
-    steps.sort_by_key(|step| (parse_moment(&step.at), step.text == "step.discarded"));
-    steps
-}
-
-/// The request that makes the same job again, for a shell.
-fn curl(job: &Value) -> String {
-    let mut body =
-        serde_json::json!({ "type": job["type"], "args": job["args"], "options": { "queue": job["queue"] } });
-    if let Some(meta) = job.get("meta") {
-        body["meta"] = meta.clone();
-    }
-    let quoted = body.to_string().replace('\'', r"'\''");
-    format!(
-        "curl -s \"$GALLEY_URL/ojs/v1/jobs\" -H \"Authorization: Bearer $GALLEY_KEY\" -H 'Content-Type: application/json' -d '{quoted}'"
-    )
+#[derive(Template)]
+#[template(path = "job_log.html")]
+struct JobLog<'a> {
+    page: &'a Page,
+    view: &'a JobSheet,
 }
 
 pub(crate) async fn page(request: HttpRequest, services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
     let parsed = parse_job_id(&id)?;
     let (located, queue) = services.jobs.locate_with_queue(parsed).await?.ok_or_else(|| job_not_found(&id))?;
-    let page = Page::of(&request, "/ui/jobs");
-    let view = JobSheet::read(&services, &located, &queue, parsed).await?;
-    let body = render_body(&page, &view)?;
-    let trace_url = trace_url(&services, &located);
-    let template = JobPage { page, view, body, trace_url };
+    let pairs = query_pairs(request.query_string());
+    let before = pairs.iter().find(|(name, _)| name == "log_before").map(|(_, value)| value.parse::<LogPosition>());
+    let before = before.transpose()?;
+    let page = Page::open(&request, "/ui/jobs").await;
+    let view = JobSheet::read(&services, &located, &queue, parsed, before).await?;
+    let trace_url = trace_url(&services, &view);
+    let graph = match view.workflow.as_deref().and_then(|workflow| workflow.parse().ok()) {
+        Some(workflow) => {
+            services.workflows.workflow(workflow).await?.map(|view| workflows::graph(&view, Some(parsed)))
+        }
+        None => None,
+    };
+    let log = render(JobLog { page: &page, view: &view }.render())?;
+    let parts = live_parts(&page, &view)?;
+    let template = JobPage { page, view, parts, trace_url, graph, log };
     template.page.render(&template)
 }
 
-/// Where the trace is shown that a job belongs to. A finished job keeps none.
-fn trace_url(services: &Services, located: &LocatedJob) -> Option<String> {
+/// Where the trace is shown that a job belongs to.
+fn trace_url(services: &Services, view: &JobSheet) -> Option<String> {
     let template = services.settings.dashboard.trace_url.as_ref()?;
-    let (LocatedJob::InRecord { job, .. } | LocatedJob::InStream { job, .. }) = located else { return None };
-    let trace = job.traceparent.as_deref()?.split('-').nth(1)?.to_owned();
-    Some(template.replace("{trace_id}", &trace))
+    Some(template.replace("{trace_id}", view.trace_id.as_ref()?))
 }
 
-fn render_body(page: &Page, view: &JobSheet) -> Result<String, ApiError> {
-    JobBody { page, view }.render().map_err(ApiError::internal)
+fn render(html: Result<String, askama::Error>) -> Result<String, ApiError> {
+    html.map_err(ApiError::internal)
 }
 
-/// The part of the page that moves.
+/// The parts of the page that move.
 pub(super) fn live_parts(page: &Page, view: &JobSheet) -> Result<Parts, ApiError> {
-    Ok(Parts::from([("job", render_body(page, view)?), ("said", page.state(&view.state).to_owned())]))
+    let mut parts = Parts::from([
+        ("head", render(JobHead { page, view }.render())?),
+        ("job", render(JobBody { page, view }.render())?),
+        ("side", render(JobSide { page, view }.render())?),
+        ("said", page.state(&view.state).to_owned()),
+    ]);
+    // A page with older lines stays as it is
+    if !view.log.is_older {
+        parts.insert("log", render(JobLog { page, view }.render())?);
+    }
+    Ok(parts)
 }
 
 /// The job as it is stored, however large.
@@ -276,16 +135,16 @@ pub(crate) async fn raw(services: web::Data<Services>, id: web::Path<String>) ->
     Ok(response.body(located.to_json()))
 }
 
-/// Cancels, retries or deletes a job.
+/// Cancels, retries, changes or deletes a job.
 pub(crate) async fn act(
     caller: Caller,
     services: web::Data<Services>,
     path: web::Path<(String, String)>,
-    _: Form,
+    form: Form,
 ) -> ApiResult {
     let (id, action) = path.into_inner();
     let parsed = parse_job_id(&id)?;
-    let (_, queue) = services.jobs.locate_with_queue(parsed).await?.ok_or_else(|| job_not_found(&id))?;
+    let (located, queue) = services.jobs.locate_with_queue(parsed).await?.ok_or_else(|| job_not_found(&id))?;
     caller.check_queue(Scope::JobsWrite, &queue)?;
     let note = match action.as_str() {
         "cancel" => {
@@ -296,13 +155,57 @@ pub(crate) async fn act(
             state_change_response(&id, services.jobs.retry_now(parsed).await?)?;
             "job_retried"
         }
-        "delete" => {
-            if !services.jobs.delete_dead_letter(parsed).await? {
-                return Err(ApiError::not_found(format_args!("dead letter {parsed}")));
+        "change" => {
+            change(&services, &located, parsed, &form).await?;
+            if form.given("then").is_some() {
+                state_change_response(&id, services.jobs.retry_now(parsed).await?)?;
+                "job_retried"
+            } else {
+                "job_changed"
             }
-            return Ok(redirect("/ui/dead-letters", "letters_deleted", "1"));
+        }
+        "delete" => {
+            services.jobs.delete_ended(parsed).await?.map_err(|refused| edit_refusal(parsed, refused, "deleted"))?;
+            return Ok(redirect("/ui/jobs", "job_deleted", &id));
         }
         other => return Err(unknown_action(other)),
     };
     Ok(redirect(&format!("/ui/jobs/{parsed}"), note, &id))
+}
+
+/// Changes the arguments, the priority or the time of a job. Fields that the form does not have stay as they are.
+async fn change(services: &Services, located: &LocatedJob, id: JobId, form: &Form) -> Result<(), ApiError> {
+    let mut args = form.given("args").map(ToOwned::to_owned);
+    if let Some(given) = &args {
+        let parsed: Result<Vec<serde::de::IgnoredAny>, _> = serde_json::from_str(given);
+        parsed.map_err(|error| ApiError::invalid(format!("args must be a JSON array: {error}")))?;
+    }
+    // As its client sent them, without the blanks that the field shows
+    args = args.map(|args| json_text::compact(&args)).filter(|args| !has_args(located, args));
+    let priority = form.number::<i64>("priority")?.map(Priority::try_from).transpose();
+    let priority = priority.map_err(|error| ApiError::invalid(error.to_string()))?;
+    let scheduled_at: Option<ParsedTime> = match form.given("scheduled_at") {
+        Some(text) => {
+            let now = services.jobs.now().await?;
+            Some(time::parse_time(text, now).map_err(|error| ApiError::invalid(format!("scheduled_at {error}")))?)
+        }
+        None => None,
+    };
+    if args.is_none() && priority.is_none() && scheduled_at.is_none() {
+        return Ok(());
+    }
+    let changes = JobChanges { args, priority, scheduled_at };
+    services.jobs.edit(id, &changes).await?.map_err(|refused| edit_refusal(id, refused, "changed so"))?;
+    Ok(())
+}
+
+/// Whether a job has these arguments already.
+fn has_args(located: &LocatedJob, args: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Known<'j> {
+        #[serde(borrow)]
+        args: &'j RawValue,
+    }
+    let json = located.to_json();
+    serde_json::from_str::<Known<'_>>(&json).is_ok_and(|known| json_text::compact(known.args.get()) == args)
 }

@@ -9,6 +9,7 @@ use model::{
     job::{JobFilter, JobState},
 };
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use store::jobs::{FoundJob, SearchCursor};
 
 use super::{
@@ -19,10 +20,14 @@ use super::{
 };
 use crate::{auth::Caller, error::ApiError, request_check::query_pairs, routes::ApiResult, services::Services};
 
+/// Letters of an error or of arguments that a row shows.
+const EXCERPT_LENGTH: usize = 120;
 /// Jobs on a page.
 const PAGE_SIZE: usize = 50;
 /// The most jobs that one click changes.
 const MAX_CHANGED: usize = 1000;
+/// Searches for one click: each examines a bounded number of jobs.
+const MAX_SEARCHES: usize = 20;
 /// Jobs that are changed at the same time.
 const CONCURRENCY: usize = 16;
 
@@ -49,11 +54,15 @@ struct JobRow {
     job_type: String,
     at: i64,
     attempt: u64,
-    error: String,
+    /// The beginning of its last error, or of its arguments.
+    excerpt: String,
+    has_failed: bool,
 }
 
 #[derive(Deserialize, Default)]
-struct ShownJob {
+struct ShownJob<'j> {
+    #[serde(borrow, default)]
+    args: Option<&'j RawValue>,
     #[serde(rename = "type", default)]
     job_type: String,
     #[serde(default)]
@@ -70,7 +79,9 @@ struct ShownError {
 
 impl JobRow {
     fn new(found: &FoundJob) -> Self {
-        let shown: ShownJob = serde_json::from_str(&found.json).unwrap_or_default();
+        let shown: ShownJob<'_> = serde_json::from_str(&found.json).unwrap_or_default();
+        let error = shown.error.map(|error| error.message).filter(|message| !message.is_empty());
+        let args = || shown.args.map(|args| args.get().chars().take(EXCERPT_LENGTH + 1).collect()).unwrap_or_default();
         Self {
             id: found.id.to_string(),
             queue: found.queue.to_string(),
@@ -78,7 +89,8 @@ impl JobRow {
             job_type: shown.job_type,
             at: found.at,
             attempt: shown.attempt,
-            error: shown.error.map(|error| error.message).unwrap_or_default(),
+            has_failed: error.is_some(),
+            excerpt: error.unwrap_or_else(args),
         }
     }
 }
@@ -88,9 +100,14 @@ const STATES: [&str; 8] =
     ["available", "active", "scheduled", "retryable", "pending", "completed", "discarded", "cancelled"];
 
 impl JobsPage {
-    #[expect(clippy::unused_self, reason = "templates call methods")]
-    fn states(&self) -> [(&'static str, String); 8] {
-        STATES.map(|state| (state, format!("/ui/jobs?q={}", encode(&format!("state:{state}")))))
+    fn states(&self) -> [(&'static str, String, bool); 8] {
+        let rest = self.query.split(' ').filter(|word| !word.starts_with("state:")).collect::<Vec<_>>().join(" ");
+        STATES.map(|state| {
+            let is_chosen = self.query.split(' ').any(|word| word == format!("state:{state}"));
+            // A second click takes it away again
+            let query = if is_chosen { rest.clone() } else { format!("state:{state} {rest}").trim().to_owned() };
+            (state, format!("/ui/jobs?q={}", encode(&query)), is_chosen)
+        })
     }
 
     /// What a search may be completed with, one a line.
@@ -121,7 +138,7 @@ pub(crate) async fn page(request: HttpRequest, caller: Caller, services: web::Da
     let value = |name: &str| pairs.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str());
     let query = value("q").trim().to_owned();
     let after: Option<SearchCursor> = value("after").parse().ok();
-    let page = Page::of(&request, "/ui/jobs");
+    let page = Page::open(&request, "/ui/jobs").await;
     let mut queues = services.jobs.list_some_queues(200).await?;
     queues.retain(|queue| caller.has_queue(queue));
     let queues = queues.iter().map(ToString::to_string).collect();
@@ -192,6 +209,14 @@ impl ManyJobsAction {
         }
     }
 
+    /// The states that are meant when a search names none: nobody means to run what is planned for later at once.
+    fn default_states(self) -> Vec<JobState> {
+        if self == Self::Retry {
+            return vec![JobState::Discarded];
+        }
+        JobState::ALL.into_iter().filter(|state| self.fits(*state)).collect()
+    }
+
     /// Whether a job in that state can be changed like this.
     fn fits(self, state: JobState) -> bool {
         match self {
@@ -199,7 +224,7 @@ impl ManyJobsAction {
                 matches!(state, JobState::Discarded | JobState::Cancelled | JobState::Retryable | JobState::Scheduled)
             }
             Self::Cancel => !state.is_terminal(),
-            Self::Delete => state == JobState::Discarded,
+            Self::Delete => state.is_terminal(),
         }
     }
 
@@ -207,7 +232,7 @@ impl ManyJobsAction {
         match self {
             Self::Retry => services.jobs.retry_now(id).await.is_ok_and(|outcome| outcome.is_ok()),
             Self::Cancel => services.jobs.cancel(id).await.is_ok_and(|outcome| outcome.is_ok()),
-            Self::Delete => services.jobs.delete_dead_letter(id).await.unwrap_or(false),
+            Self::Delete => services.jobs.delete_ended(id).await.is_ok_and(|outcome| outcome.is_ok()),
         }
     }
 }
@@ -222,7 +247,7 @@ pub(crate) async fn act(
 ) -> ApiResult {
     let action = ManyJobsAction::of(&action).ok_or_else(|| unknown_action(&action))?;
     let query = form.get("q").trim().to_owned();
-    let (ids, has_more) = match form.get("everything") {
+    let (mut ids, has_more) = match form.get("everything") {
         "" => (chosen_jobs(&caller, &services, &form, action).await?, false),
         _ => matching_jobs(&caller, &services, &query, action).await?,
     };
@@ -232,7 +257,7 @@ pub(crate) async fn act(
         return Ok(redirect(&back, "jobs_none", ""));
     }
     if form.get("sure").is_empty() {
-        let page = Page::of(&request, "/ui/jobs");
+        let page = Page::open(&request, "/ui/jobs").await;
         let count = ids.len();
         let what = if query.is_empty() { page.t("jobs.any").to_owned() } else { query.clone() };
         let template = ConfirmPage {
@@ -251,6 +276,10 @@ pub(crate) async fn act(
             has_more,
         };
         return template.page.render(&template);
+    }
+    // Never more than was confirmed
+    if let Some(confirmed) = form.number::<usize>("sure")? {
+        ids.truncate(confirmed);
     }
     let done = stream::iter(ids).map(|id| action.run(&services, id)).buffer_unordered(CONCURRENCY);
     let done = done.filter(|done| std::future::ready(*done)).count().await;
@@ -281,18 +310,24 @@ async fn matching_jobs(
     query: &str,
     action: ManyJobsAction,
 ) -> Result<(Vec<JobId>, bool), ApiError> {
-    let filter = read_filter(caller, query, services.redis.estimated_now())?;
-    let (mut ids, mut cursor) = (Vec::new(), None);
-    loop {
-        let found = services.jobs.search(&filter, cursor.as_ref(), MAX_CHANGED).await?;
-        let fitting = found.jobs.iter().filter(|job| action.fits(job.state)).map(|job| job.id);
-        ids.extend(fitting);
-        let is_over = ids.len() >= MAX_CHANGED || !found.complete;
-        cursor = found.cursor;
-        if is_over || cursor.is_none() {
-            let has_more = ids.len() > MAX_CHANGED || cursor.is_some();
-            ids.truncate(MAX_CHANGED);
-            return Ok((ids, has_more));
+    let mut filter = read_filter(caller, query, services.redis.estimated_now())?;
+    // Only states in which it can be done: what it cannot be done to is not even read
+    if filter.states.is_empty() {
+        filter.states = action.default_states();
+    } else {
+        filter.states.retain(|state| action.fits(*state));
+        if filter.states.is_empty() {
+            return Ok((Vec::new(), false));
         }
     }
+    let (mut ids, mut cursor) = (Vec::new(), None);
+    for _ in 0..MAX_SEARCHES {
+        let found = services.jobs.search_ids(&filter, cursor.as_ref(), MAX_CHANGED - ids.len()).await?;
+        ids.extend(found.jobs.iter().filter(|job| action.fits(job.state)).map(|job| job.id));
+        cursor = found.cursor;
+        if ids.len() >= MAX_CHANGED || cursor.is_none() {
+            break;
+        }
+    }
+    Ok((ids, cursor.is_some()))
 }

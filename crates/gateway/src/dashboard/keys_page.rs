@@ -67,7 +67,7 @@ async fn render(request: &HttpRequest, caller: &Caller, services: &Services, mad
     let after: Option<KeyId> = pairs.iter().find(|(name, _)| name == "after").and_then(|(_, id)| id.parse().ok());
     let found = services.auth.keys().list(after.as_ref(), PAGE_SIZE, |record| caller.sees(&record.access)).await?;
     let template = KeysPage {
-        page: Page::of(request, "/ui/keys"),
+        page: Page::open(request, "/ui/keys").await,
         rows: found.keys.into_iter().map(KeyRow::new).collect(),
         next: found.next.map(|next| next.to_string()),
         scopes: Scope::ALL.into_iter().filter(|scope| caller.may(*scope)).map(Scope::name).collect(),

@@ -12,7 +12,10 @@
 //! | `access` | login, logout, language and theme, pages about errors |
 //! | `overview` | how all is |
 //! | `queues`, `workers`, `cron`, `dead_letters`, `keys_page`, `audit_page` | one page each |
-//! | `jobs`, `job` | search and many jobs at once; one job |
+//! | `jobs`, `job`, `job_sheet` | search and many jobs at once; one job; what its page shows |
+//! | `maintenance` | switches maintenance mode on and off |
+//! | `attempts`, `push_rules` | attempts to deliver; rules that send jobs to endpoints |
+//! | `json_text` | JSON as text |
 //! | `try_it` | enqueues any job |
 //! | `workflows`, `channels`, `subscriptions` | lists, and a page for each |
 //! | `cron_words` | schedules in plain words |
@@ -20,6 +23,7 @@
 
 mod access;
 mod assets;
+mod attempts;
 mod audit_page;
 mod channels;
 mod cron;
@@ -27,12 +31,16 @@ mod cron_words;
 mod dead_letters;
 mod formats;
 mod job;
+mod job_sheet;
 mod jobs;
+mod json_text;
 mod keys_page;
 pub(crate) mod live;
+mod maintenance;
 mod overview;
 mod page;
 mod plain;
+mod push_rules;
 mod queues;
 pub(crate) mod session;
 mod subscriptions;
@@ -52,8 +60,10 @@ pub(crate) use dead_letters::{act as dead_letter_act, page as dead_letters_page}
 pub(crate) use job::{act as job_act, page as job_page, raw as raw_job};
 pub(crate) use jobs::{act as jobs_act, page as jobs_page};
 pub(crate) use keys_page::{act as key_act, make as make_key, page as keys_page};
+pub(crate) use maintenance::act as maintenance_act;
 pub(crate) use overview::page as overview_page;
-pub(crate) use queues::{act as queue_act, page as queues_page};
+pub(crate) use push_rules::{act as push_rule_act, page as push_rules_page, show as push_rule_page};
+pub(crate) use queues::{act as queue_act, page as queues_page, show as queue_page};
 pub(crate) use subscriptions::{act as subscription_act, page as subscriptions_page, show as subscription_page};
 pub(crate) use try_it::{enqueue as try_enqueue, page as try_page};
 pub(crate) use workers::{act as worker_act, page as workers_page};

@@ -7,7 +7,7 @@ use askama::Template;
 
 use super::{
     live::known::{Overview, Parts},
-    page::Page,
+    page::{Page, fingerprint},
 };
 use crate::{error::ApiError, routes::ApiResult, services::Services};
 
@@ -23,6 +23,15 @@ struct OverviewPage {
 }
 
 impl OverviewPage {
+    fn follow(&self) -> String {
+        format!("/ui/live?page=overview&have={}", self.parts.as_ref().map(fingerprint).unwrap_or_default())
+    }
+
+    /// The plots of the last hour and day.
+    fn history(&self) -> [&str; 4] {
+        ["hour_rates", "hour_latency", "day_rates", "day_latency"].map(|name| self.part(name))
+    }
+
     fn part(&self, name: &str) -> &str {
         self.parts.as_ref().and_then(|parts| parts.get(name)).map_or("", String::as_str)
     }
@@ -50,7 +59,7 @@ struct Busiest<'a> {
 }
 
 pub(crate) async fn page(request: HttpRequest, services: web::Data<Services>) -> ApiResult {
-    let mut page = Page::of(&request, "/");
+    let mut page = Page::open(&request, "/").await;
     let (mut parts, mut is_away) = (None, false);
     if page.sees_all() {
         match services.dashboard.overview(&services).await {

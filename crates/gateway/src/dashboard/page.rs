@@ -1,6 +1,9 @@
 //! What every page has: language, theme, navigation, the rights of its reader, the token of its forms.
 
-use std::fmt::Display;
+use std::{
+    fmt::{Display, Write},
+    time::Instant,
+};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -13,10 +16,12 @@ use actix_web::{
 use askama::Template;
 use common::time::Millis;
 use model::access::Scope;
+use sha2::{Digest, Sha256};
+use store::jobs::MaintenanceMode;
 
 use super::{
     assets,
-    live::known::Problem,
+    live::known::{Parts, Problem},
     plain::{Number, encode},
     session::{SessionCookie, cookie as read_cookie},
     texts::Language,
@@ -50,7 +55,10 @@ pub(crate) struct Page {
     /// A client that does not ask for HTML by name gets no script, which it could not run.
     has_script: bool,
     note: Option<(String, String)>,
+    /// Maintenance mode, if it is on: every page says so.
+    maintenance: Option<MaintenanceMode>,
     pub(super) now: Millis,
+    began_at: Instant,
 }
 
 /// An entry of the navigation.
@@ -63,7 +71,7 @@ pub(crate) struct NavigationItem {
 }
 
 /// Sections: path, key of its text, letter of its shortcut, and what a key needs to see it.
-const SECTIONS: [(&str, &str, &str, Scope); 12] = [
+const SECTIONS: [(&str, &str, &str, Scope); 13] = [
     ("/", "nav.overview", "o", Scope::AdminRead),
     ("/ui/jobs", "nav.jobs", "j", Scope::JobsRead),
     ("/ui/queues", "nav.queues", "q", Scope::AdminRead),
@@ -73,6 +81,7 @@ const SECTIONS: [(&str, &str, &str, Scope); 12] = [
     ("/ui/workers", "nav.workers", "w", Scope::AdminRead),
     ("/ui/channels", "nav.channels", "n", Scope::ChannelsSubscribe),
     ("/ui/subscriptions", "nav.subscriptions", "s", Scope::Subscriptions),
+    ("/ui/push-rules", "nav.push", "p", Scope::AdminRead),
     ("/ui/try", "nav.try", "t", Scope::JobsRead),
     ("/ui/keys", "nav.keys", "k", Scope::AdminRead),
     ("/ui/audit", "nav.audit", "a", Scope::AdminRead),
@@ -109,8 +118,20 @@ impl Page {
             is_keyed: services.is_some_and(|services| services.auth.is_demanded()),
             has_script: accepts_html(headers),
             note: note.map(|note| (note, value("of").unwrap_or_default())),
+            maintenance: None,
             now: services.map_or_else(store::local_now, |services| services.redis.estimated_now()),
+            began_at: Instant::now(),
         }
+    }
+
+    /// The same, with what every page of a section says.
+    pub(super) async fn open(request: &HttpRequest, section: &'static str) -> Self {
+        let mut page = Self::of(request, section);
+        if let Some(services) = request.app_data::<Data<Services>>().filter(|_| !page.is_anonymous()) {
+            // A page that needs Redis says itself that it is away
+            page.maintenance = services.jobs.maintenance_mode().await.ok().flatten();
+        }
+        page
     }
 
     /// The answer with a page.
@@ -127,7 +148,8 @@ impl Page {
             .insert_header((header::CACHE_CONTROL, "no-store"))
             .insert_header((header::REFERRER_POLICY, "same-origin"))
             .insert_header((header::CROSS_ORIGIN_OPENER_POLICY, "same-origin"))
-            .insert_header((header::VARY, "Accept, Accept-Language, Cookie"));
+            .insert_header((header::VARY, "Accept, Accept-Language, Cookie"))
+            .insert_header(("server-timing", format!("page;dur={:.1}", self.began_at.elapsed().as_secs_f64() * 1e3)));
         if let Some(cookie) = self.new_cookie.as_deref().filter(|_| self.has_script) {
             response.insert_header((header::SET_COOKIE, cookie));
         }
@@ -247,6 +269,17 @@ impl Page {
         self.note.as_ref().map(|(note, of)| self.f(&format!("note.{note}"), of))
     }
 
+    /// The search for jobs with a tag.
+    #[expect(clippy::unused_self, reason = "templates call methods")]
+    pub(super) fn tag_search(&self, tag: &str) -> String {
+        if tag.contains([' ', '"']) { format!("tag:\"{}\"", tag.replace('"', "")) } else { format!("tag:{tag}") }
+    }
+
+    /// Maintenance mode, if it is on.
+    pub(super) fn maintenance(&self) -> Option<&MaintenanceMode> {
+        self.maintenance.as_ref()
+    }
+
     /// A word for the state of a job.
     pub(super) fn state(&self, state: &str) -> &'static str {
         let key = format!("state.{state}");
@@ -258,6 +291,19 @@ impl Page {
         [("undo", "script.undo"), ("undone", "script.undone"), ("copied", "script.copied"), ("lost", "script.lost")]
             .map(|(name, key)| (name, self.t(key)))
     }
+}
+
+/// What tells a stream which parts a page has: a few digits for each.
+pub(super) fn fingerprint(parts: &Parts) -> String {
+    parts.iter().map(|(name, html)| format!("{name}-{}", digest(html))).collect::<Vec<_>>().join(".")
+}
+
+/// A few digits that stand for the HTML of a part.
+pub(super) fn digest(html: &str) -> String {
+    Sha256::digest(html)[..6].iter().fold(String::with_capacity(12), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Whether the browser reached us, or the proxy in front, with TLS.

@@ -1,16 +1,23 @@
-//! The page of queues: how full each is, and its controls.
+//! The pages of queues: how full each is, and its controls.
 
 use std::time::Duration;
 
 use actix_web::{HttpRequest, web};
 use askama::Template;
-use common::{name::QueueName, rate::Rate, time};
+use common::{
+    name::QueueName,
+    rate::Rate,
+    time::{self, Millis},
+};
 use model::access::Scope;
 use serde_json::value::RawValue;
-use store::jobs::{PurgeRequest, QueueControl, QueueStats};
+use store::{
+    jobs::{PurgeRequest, QueueControl, QueueStats},
+    statistics::{Series, Statistics},
+};
 
 use super::{
-    live::{known::QueueLook, sparkline},
+    live::{history_plots, sparkline},
     page::{Page, redirect},
     session::Form,
     unknown_action,
@@ -25,6 +32,11 @@ use crate::{
 
 /// Queues on a page.
 const PAGE_SIZE: usize = 50;
+/// Minutes of a sparkline.
+const SPARKLINE_MINUTES: usize = 60;
+const MINUTE_MS: Millis = 60_000;
+/// Workers that are looked through for those of a queue.
+const MAX_WORKERS: usize = 500;
 /// How many waiting jobs one click cancels.
 const MAX_PURGED: usize = 10_000;
 
@@ -38,33 +50,56 @@ struct QueuesPage {
     next: Option<String>,
 }
 
-/// A queue as the page shows it.
+/// A queue as a page shows it.
 pub(super) struct QueueRow {
     pub(super) name: QueueName,
-    stats: QueueStats,
-    control: QueueControl,
-    /// Jobs of the kinds that wait, run and failed, to draw their shares.
+    pub(super) stats: QueueStats,
+    pub(super) control: QueueControl,
+    /// Jobs that ended in each minute of the last hour.
     sparkline: String,
-    rate: Option<RateText>,
+    pub(super) rate: Option<RateText>,
+    /// The upper end of its gauge: how many may wait, or else what the fullest of the page has.
+    gauge_max: u64,
 }
 
-struct RateText {
-    limit: u32,
-    period: String,
+pub(super) struct RateText {
+    pub(super) limit: u32,
+    /// As the field has it, such as `PT1S`.
+    pub(super) period: String,
+    period_ms: Millis,
 }
 
 impl QueueRow {
-    fn new(name: QueueName, stats: QueueStats, control: QueueControl, look: Option<&QueueLook>) -> Self {
+    pub(super) fn new(name: QueueName, (stats, control): (QueueStats, QueueControl), ended: &[u64]) -> Self {
         let rate = control.rate.map(|rate: Rate| RateText {
             limit: rate.limit,
             period: time::format_duration(Duration::from_millis(rate.period_ms)),
+            period_ms: Millis::try_from(rate.period_ms).unwrap_or(Millis::MAX),
         });
-        Self { name, stats, control, sparkline: look.map(sparkline).unwrap_or_default(), rate }
+        let gauge_max = control.max_depth.unwrap_or(0);
+        Self { name, stats, control, sparkline: sparkline(ended), rate, gauge_max }
     }
 
-    /// How full it is: the upper end of its gauge.
-    fn gauge_max(&self) -> u64 {
-        self.control.max_depth.unwrap_or_else(|| (self.stats.available + self.stats.active).max(1))
+    /// Its limits, in words; empty without any.
+    pub(super) fn limits(&self, page: &Page) -> String {
+        let concurrency = self.control.concurrency.map(|number| page.n("queue.at_a_time", number));
+        let rate =
+            self.rate.as_ref().map(|rate| page.f2("queue.rate_of", page.num(rate.limit), page.period(rate.period_ms)));
+        let depth = self.control.max_depth.map(|depth| page.n("queue.at_most", depth));
+        concurrency.into_iter().chain(rate).chain(depth).collect::<Vec<_>>().join(", ")
+    }
+
+    fn path(&self) -> String {
+        format!("/ui/queues/{}", self.name)
+    }
+
+    pub(super) fn scheduled(&self) -> u64 {
+        self.stats.delayed.saturating_sub(self.stats.retryable)
+    }
+
+    /// Jobs that a purge cancels.
+    pub(super) fn purgeable(&self) -> u64 {
+        self.stats.available + self.stats.delayed + self.stats.pending
     }
 }
 
@@ -80,16 +115,62 @@ pub(crate) async fn page(request: HttpRequest, caller: Caller, services: web::Da
     names.retain(|name| name.as_str() > after.as_str());
     let has_more = names.len() > PAGE_SIZE;
     names.truncate(PAGE_SIZE);
-    let looks = services.dashboard.looks();
-    let mut rows = Vec::with_capacity(names.len());
-    for name in names {
-        let (stats, control) = (services.jobs.queue_stats(&name).await?, services.jobs.queue_control(&name).await?);
-        let look = looks.get(&name);
-        rows.push(QueueRow::new(name, stats, control, look));
+    let overviews = services.jobs.queue_overviews(&names).await?;
+    let ended = Statistics::new(&services.jobs).ended_by_minute(&names, SPARKLINE_MINUTES).await?;
+    let mut rows: Vec<QueueRow> = names
+        .into_iter()
+        .zip(overviews)
+        .zip(&ended)
+        .map(|((name, look), ended)| QueueRow::new(name, look, ended))
+        .collect();
+    let fullest = rows.iter().map(|row| row.stats.available).max().unwrap_or(0).max(10);
+    for row in rows.iter_mut().filter(|row| row.gauge_max == 0) {
+        row.gauge_max = fullest;
     }
     let next = rows.last().filter(|_| has_more).map(|row| row.name.to_string());
-    let page = Page::of(&request, "/ui/queues");
+    let page = Page::open(&request, "/ui/queues").await;
     let template = QueuesPage { page, rows, filter, total, next };
+    template.page.render(&template)
+}
+
+#[derive(Template)]
+#[template(path = "queue.html")]
+struct QueuePage {
+    page: Page,
+    row: QueueRow,
+    oldest_at: Option<Millis>,
+    workers: Vec<String>,
+    plots: [String; 4],
+}
+
+/// One queue: its numbers, limits, workers, and the last hour and day.
+pub(crate) async fn show(
+    request: HttpRequest,
+    caller: Caller,
+    services: web::Data<Services>,
+    queue: web::Path<String>,
+) -> ApiResult {
+    let queue = known_queue(&caller, &services, &queue).await?;
+    let names = [queue.clone()];
+    let look = services.jobs.queue_overviews(&names).await?.pop().unwrap_or_default();
+    let oldest_at = services.jobs.oldest_waiting_at(&queue).await?;
+    let (statistics, now) = (Statistics::new(&services.jobs), services.redis.estimated_now());
+    let series = Series::Queues(names.to_vec());
+    let hour = statistics.history(&series, MINUTE_MS, now - 60 * MINUTE_MS, now).await?;
+    let day = statistics.history(&series, 10 * MINUTE_MS, now - 1440 * MINUTE_MS, now).await?;
+    let ((hour_rates, hour_latency), (day_rates, day_latency)) = (history_plots(&hour), history_plots(&day));
+    let mut keys = services.workers.worker_keys().await?;
+    keys.truncate(MAX_WORKERS);
+    let workers = services.workers.workers(&keys).await?.into_iter().map(|worker| worker.record);
+    let workers = workers.filter(|record| record.queues.iter().any(|served| *served == *queue.as_str()));
+    let workers = workers.map(|record| record.name).collect();
+    let template = QueuePage {
+        page: Page::open(&request, "/ui/queues").await,
+        row: QueueRow::new(queue, look, &[]),
+        oldest_at,
+        workers,
+        plots: [hour_rates, hour_latency, day_rates, day_latency],
+    };
     template.page.render(&template)
 }
 
@@ -168,6 +249,12 @@ async fn set_limits(services: &Services, queue: &QueueName, form: &Form) -> Resu
             Some(model::job::limit::parse_rate(&raw(json)?, "rate").map_err(ApiError::invalid)?)
         }
         None => None,
+    };
+    // What the form does not show stays: how much may start at once, and whether it is strict
+    let known = services.jobs.queue_control(queue).await?.rate;
+    let rate = match (rate, known) {
+        (Some(rate), Some(known)) if (rate.limit, rate.period_ms) == (known.limit, known.period_ms) => Some(known),
+        (rate, _) => rate,
     };
     Ok(services.jobs.set_queue_limits(queue, concurrency, rate).await??)
 }

@@ -3,10 +3,13 @@
 use actix_web::{HttpRequest, web};
 use askama::Template;
 use model::subscription::{Subscription, SubscriptionState};
+use serde::Deserialize;
 use serde_json::Value;
+use store::deliveries::DeliveryOwner;
 
 use super::{
-    job::ShownValue,
+    attempts::{self, AttemptsTableQuery},
+    job_sheet::ShownValue,
     page::{Page, redirect},
     session::Form,
     unknown_action,
@@ -15,7 +18,8 @@ use crate::{
     auth::Caller,
     request_check::query_pairs,
     routes::{
-        ApiResult, ProgressDetail, parse_subscription_name, progress_json, seek_subscription, subscription_not_found,
+        ApiResult, ProgressDetail, parse_subscription_name, progress_json, resend_message, seek_subscription,
+        subscription_not_found,
     },
     services::Services,
 };
@@ -50,8 +54,34 @@ struct SubscriptionPage {
     reason: String,
     description: String,
     numbers: Vec<(&'static str, u64)>,
-    progress: ShownValue,
+    /// Where it stands in each channel, and its workers if it is a broadcast.
+    channels: Vec<ChannelRowProgress>,
+    workers: Option<ShownValue>,
     definition: ShownValue,
+    /// Where its messages go, in a word or an address.
+    target: String,
+    attempts: String,
+}
+
+/// Where a subscription stands in a channel.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ChannelRowProgress {
+    channel: String,
+    position: String,
+    head: String,
+    lag: u64,
+    in_flight: u64,
+}
+
+/// Where messages go: the address of an endpoint, the name of a queue, or the kind of the target.
+fn target_of(definition: &Value) -> String {
+    let deliver = &definition["deliver"];
+    let known = deliver["http"]["url"].as_str().or_else(|| deliver["queue"]["queue"].as_str());
+    known.or_else(|| deliver["command"]["program"].as_str()).map_or_else(
+        || deliver.as_object().and_then(|kinds| kinds.keys().next().cloned()).unwrap_or_default(),
+        ToOwned::to_owned,
+    )
 }
 
 fn state_of(subscription: &Subscription) -> &'static str {
@@ -86,7 +116,7 @@ pub(crate) async fn page(request: HttpRequest, caller: Caller, services: web::Da
         });
     }
     let next = rows.last().filter(|_| has_more).map(|row| row.name.clone());
-    let page = Page::of(&request, "/ui/subscriptions");
+    let page = Page::open(&request, "/ui/subscriptions").await;
     let template = SubscriptionsPage { page, rows, total, next };
     template.page.render(&template)
 }
@@ -105,17 +135,30 @@ pub(crate) async fn show(request: HttpRequest, services: web::Data<Services>, na
         ("subscription.retrying", "retrying"),
         ("overview.dead", "dead"),
     ];
-    let details = progress.get("channels").or_else(|| progress.get("workers")).unwrap_or(&Value::Null);
     let definition: Value = serde_json::from_str(&subscription.to_json()).unwrap_or_default();
+    let page = Page::open(&request, "/ui/subscriptions").await;
+    let pairs = query_pairs(request.query_string());
+    let value = |name: &str| pairs.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str());
+    let query = AttemptsTableQuery {
+        owner: DeliveryOwner::Subscription(subscription.name.clone()),
+        path: format!("/ui/subscriptions/{}", subscription.name),
+        outcome: value("outcome"),
+        before: value("before"),
+        may_resend: page.may_subscriptions(),
+    };
+    let attempts = attempts::table(&page, &services, query).await?;
     let template = SubscriptionPage {
-        page: Page::of(&request, "/ui/subscriptions"),
+        page,
         name: subscription.name.to_string(),
         state: state_of(&subscription),
         reason: subscription.reason.clone().unwrap_or_default(),
         description: subscription.description.clone().unwrap_or_default(),
         numbers: numbers.map(|(key, name)| (key, number(name))).to_vec(),
-        progress: ShownValue::of(details),
+        channels: progress.get("channels").and_then(|list| Deserialize::deserialize(list).ok()).unwrap_or_default(),
+        workers: progress.get("workers").map(ShownValue::of),
+        target: target_of(&definition),
         definition: ShownValue::of(&definition),
+        attempts,
     };
     template.page.render(&template)
 }
@@ -140,6 +183,10 @@ pub(crate) async fn act(services: web::Data<Services>, path: web::Path<(String, 
         "seek" => {
             seek_subscription(&services, &name, form.get("to").trim(), None).await?;
             "subscription_sought"
+        }
+        "resend" => {
+            let sent = resend_message(&services, &name, form.get("attempt")).await?;
+            return Ok(redirect(&format!("/ui/jobs/{}", sent.job.id), "message_resent", &name));
         }
         "delete" => {
             if !services.subscriptions.delete(&parsed).await? {

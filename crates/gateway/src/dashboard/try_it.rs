@@ -1,12 +1,16 @@
 //! 'Try it': enqueues any job. The page of the job then shows how it ends.
 
+use std::{borrow::Cow, collections::HashMap};
+
 use actix_web::{HttpRequest, web};
 use askama::Template;
-use common::json::Object;
-use serde_json::{Value, json};
+use common::json::{Object, ObjectWriter};
+use serde::de::IgnoredAny;
+use serde_json::{json, value::RawValue};
 use store::jobs::RequestClock;
 
 use super::{
+    json_text,
     page::{Page, redirect},
     session::Form,
 };
@@ -38,22 +42,21 @@ struct TryPage {
 pub(crate) async fn page(request: HttpRequest, caller: Caller, services: web::Data<Services>) -> ApiResult {
     let pairs = query_pairs(request.query_string());
     let from = pairs.into_iter().find(|(name, _)| name == "from").and_then(|(_, id)| parse_job_id(&id).ok());
-    let mut job = json!({});
+    let mut json = "{}".to_owned();
     if let Some(id) = from
         && let Some((located, queue)) = services.jobs.locate_with_queue(id).await?
         && caller.has_queue(&queue)
     {
-        job = serde_json::from_str(&located.to_json()).unwrap_or_default();
+        json = located.to_json();
     }
-    let filled = |name: &str, default: &str| match job.get(name) {
-        Some(value) => Some(serde_json::to_string_pretty(value).unwrap_or_default())
-            .filter(|text| text.len() <= MAX_FILLED_BYTES)
-            .unwrap_or_else(|| default.to_owned()),
-        None => default.to_owned(),
+    let job: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_str(&json).unwrap_or_default();
+    let raw = |name: &str| job.get(name).map(|raw| raw.get()).filter(|raw| raw.len() <= MAX_FILLED_BYTES);
+    let filled = |name: &str, default: &str| raw(name).map_or_else(|| default.to_owned(), json_text::pretty);
+    let text = |name: &str, default: &str| {
+        raw(name).and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_else(|| default.to_owned())
     };
-    let text = |name: &str, default: &str| job[name].as_str().unwrap_or(default).to_owned();
     let template = TryPage {
-        page: Page::of(&request, "/ui/try"),
+        page: Page::open(&request, "/ui/try").await,
         queues: known_queues(&caller, &services).await?,
         job_type: text("type", ""),
         queue: text("queue", "default"),
@@ -70,24 +73,30 @@ async fn known_queues(caller: &Caller, services: &Services) -> Result<Vec<String
     Ok(queues.iter().map(ToString::to_string).collect())
 }
 
-/// The request that the form stands for.
-fn job_body(form: &Form) -> Result<Value, ApiError> {
-    let read = |name: &str, text: &str| -> Result<Value, ApiError> {
-        serde_json::from_str(text).map_err(|error| ApiError::invalid(format!("{name} is not valid JSON: {error}")))
+/// The request that the form stands for. What was typed goes into it as it is: numbers keep their digits.
+fn job_body(form: &Form) -> Result<String, ApiError> {
+    let check = |name: &str, text: &str| {
+        let parsed: Result<IgnoredAny, _> = serde_json::from_str(text);
+        parsed.map_err(|error| ApiError::invalid(format!("{name} is not valid JSON: {error}")))
     };
-    let mut body =
-        json!({ "type": form.get("type").trim(), "args": read("args", form.given("args").unwrap_or("[]"))? });
-    body["options"] = json!({ "queue": form.given("queue").unwrap_or("default") });
+    let args = form.given("args").unwrap_or("[]");
+    check("args", args)?;
+    let mut options = json!({ "queue": form.given("queue").unwrap_or("default") });
     if let Some(priority) = form.number::<i64>("priority")? {
-        body["options"]["priority"] = priority.into();
+        options["priority"] = priority.into();
     }
     if let Some(at) = form.given("scheduled_at") {
-        body["options"]["scheduled_at"] = at.into();
+        options["scheduled_at"] = at.into();
     }
+    let mut body = ObjectWriter::default();
+    body.text("type", form.get("type").trim())
+        .raw("args", &json_text::compact(args))
+        .raw("options", &options.to_string());
     if let Some(meta) = form.given("meta") {
-        body["meta"] = read("meta", meta)?;
+        check("meta", meta)?;
+        body.raw("meta", &json_text::compact(meta));
     }
-    Ok(body)
+    Ok(body.finish())
 }
 
 pub(crate) async fn enqueue(
@@ -102,7 +111,7 @@ pub(crate) async fn enqueue(
         Err(error) if error.code() == crate::error::ErrorCode::InvalidRequest => {
             let field = |name: &str| form.get(name).to_owned();
             let template = TryPage {
-                page: Page::of(&request, "/ui/try"),
+                page: Page::open(&request, "/ui/try").await,
                 queues: known_queues(&caller, &services).await?,
                 job_type: field("type"),
                 queue: field("queue"),
@@ -122,7 +131,7 @@ async fn try_to_enqueue(
     services: &Services,
     form: &Form,
 ) -> Result<String, ApiError> {
-    let body = job_body(form)?.to_string();
+    let body = job_body(form)?;
     let members: Object = common::json::parse(body.as_bytes(), services.settings.gateway.json_depth_limit)?;
     let mut clock = RequestClock::new(&services.jobs);
     let parsed = parse_job(caller, &mut clock, &members, None).await?;

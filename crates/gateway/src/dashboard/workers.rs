@@ -2,10 +2,11 @@
 
 use actix_web::{HttpRequest, web};
 use askama::Template;
-use store::workers::{Directive, ListedWorker, WorkerKey, WorkerState};
+use store::workers::{Directive, ListedWorker, RunningJob, WorkerKey, WorkerState};
 
 use super::{
     page::{Page, redirect},
+    plain::encode,
     session::Form,
     unknown_action,
 };
@@ -18,8 +19,9 @@ use crate::{
 
 /// Workers on a page.
 const PAGE_SIZE: usize = 100;
-/// Queues of a worker that are shown.
-const MAX_QUEUES: usize = 12;
+/// Queues and jobs of a worker that are shown.
+const MAX_QUEUES: usize = 8;
+const MAX_JOBS: usize = 5;
 
 #[derive(Template)]
 #[template(path = "workers.html")]
@@ -54,12 +56,32 @@ impl WorkerRow {
         Self { listed, state, queues, more_queues }
     }
 
+    /// Whether it fetches its jobs, and does not say which it has.
+    fn is_pull(&self) -> bool {
+        self.listed.key.is_pull()
+    }
+
     fn id(&self) -> &str {
         self.listed.key.as_str()
     }
 
+    /// The jobs that it reported, and how many it has beside.
+    fn jobs(&self) -> &[RunningJob] {
+        let jobs = &self.listed.record.jobs;
+        &jobs[..jobs.len().min(MAX_JOBS)]
+    }
+
+    fn more_jobs(&self) -> usize {
+        self.listed.record.active_jobs.saturating_sub(self.jobs().len())
+    }
+
+    /// Its running jobs, as a search.
+    fn search(&self) -> String {
+        format!("/ui/jobs?q={}", encode(&format!("state:active worker:{}", quoted(&self.listed.record.name))))
+    }
+
     fn path(&self) -> String {
-        format!("/ui/workers/{}", super::plain::encode(self.id()))
+        format!("/ui/workers/{}", encode(self.id()))
     }
 }
 
@@ -71,7 +93,7 @@ pub(crate) async fn page(request: HttpRequest, _: Caller, services: web::Data<Se
     let shown: Vec<WorkerKey> = keys.by_ref().take(PAGE_SIZE).collect();
     let next = keys.next().and(shown.last()).map(|key| key.as_str().to_owned());
     let rows = services.workers.workers(&shown).await?.into_iter().map(WorkerRow::new).collect();
-    let page = Page::of(&request, "/ui/workers");
+    let page = Page::open(&request, "/ui/workers").await;
     let template = WorkersPage { page, rows, total: all.len(), next };
     template.page.render(&template)
 }
@@ -87,4 +109,9 @@ pub(crate) async fn act(services: web::Data<Services>, path: web::Path<(String, 
     let listed = find_worker(&services, &id).await?;
     services.workers.set_directive(&listed.key, directive).await?;
     Ok(redirect("/ui/workers", note, &listed.record.name))
+}
+
+/// A name as a search has it.
+fn quoted(name: &str) -> String {
+    if name.contains([' ', '"']) { format!("\"{}\"", name.replace('"', "")) } else { name.to_owned() }
 }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use actix_web::{HttpRequest, web};
 use askama::Template;
+use common::id::JobId;
 use model::workflow::{WorkflowJobView, WorkflowKind, WorkflowView};
 use serde_json::Value;
 
@@ -54,7 +55,7 @@ fn name_of(view: &WorkflowView) -> String {
 
 pub(crate) async fn page(request: HttpRequest, caller: Caller, services: web::Data<Services>) -> ApiResult {
     let rows = services.workflows.running_workflows(None, MAX_LISTED, caller.limited().as_deref()).await?.workflows;
-    let page = Page::of(&request, "/ui/workflows");
+    let page = Page::open(&request, "/ui/workflows").await;
     let template = WorkflowsPage { page, rows };
     template.page.render(&template)
 }
@@ -66,8 +67,8 @@ fn not_found(id: &str) -> ApiError {
 pub(crate) async fn show(request: HttpRequest, services: web::Data<Services>, id: web::Path<String>) -> ApiResult {
     let parsed = id.parse().map_err(|_| not_found(&id))?;
     let view = services.workflows.workflow(parsed).await?.ok_or_else(|| not_found(&id))?;
-    let graph = graph(&view);
-    let page = Page::of(&request, "/ui/workflows");
+    let graph = graph(&view, None);
+    let page = Page::open(&request, "/ui/workflows").await;
     let template = WorkflowPage { page, view, graph };
     template.page.render(&template)
 }
@@ -92,12 +93,12 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-const BOX: (usize, usize) = (150, 40);
+const BOX: (usize, usize) = (170, 40);
 const GAP: (usize, usize) = (40, 14);
 
 /// The jobs as boxes with lines between: a chain in a row, the members of a group or batch below each other, with callbacks
 /// behind them.
-fn graph(view: &WorkflowView) -> String {
+pub(super) fn graph(view: &WorkflowView, current: Option<JobId>) -> String {
     let members: Vec<&WorkflowJobView> =
         view.jobs.iter().filter(|job| job.callback.is_none()).take(MAX_DRAWN).collect();
     let callbacks: Vec<&WorkflowJobView> = view.jobs.iter().filter(|job| job.callback.is_some()).collect();
@@ -108,11 +109,16 @@ fn graph(view: &WorkflowView) -> String {
         let (x, y) = (column * (BOX.0 + GAP.0), row * (BOX.1 + GAP.1));
         size = (size.0.max(x + BOX.0), size.1.max(y + BOX.1));
         let state = job.state.map_or("waiting", |state| state.as_str());
-        let label: String = job.job_type.chars().take(20).collect();
+        let is_current = if current == Some(job.id) { " current" } else { "" };
+        let mut label: String = job.job_type.chars().take(20).collect();
+        if job.job_type.chars().nth(20).is_some() {
+            label.push('…');
+        }
         let _ = write!(
             shapes,
-            r#"<a href="/ui/jobs/{}"><g class="state-{state}"><rect x="{x}" y="{y}" width="{}" height="{}" rx="6"/><text x="{}" y="{}">{}</text></g></a>"#,
+            r#"<a href="/ui/jobs/{}"><g class="state-{state}{is_current}"><title>{}: {state}</title><rect x="{x}" y="{y}" width="{}" height="{}" rx="6"/><text x="{}" y="{}">{}</text></g></a>"#,
             job.id,
+            escaped(&job.job_type),
             BOX.0,
             BOX.1,
             x + 10,

@@ -10,7 +10,10 @@ use model::{
     subscription::{Redelivery, Subscription},
 };
 use serde::Deserialize;
-use store::deliveries::{DeliveryId, DeliveryOutcome, DeliveryOwner};
+use store::{
+    deliveries::{DeliveryId, DeliveryOutcome, DeliveryOwner},
+    jobs::EnqueuedJob,
+};
 
 use super::{
     ApiResult, job_json,
@@ -70,11 +73,16 @@ pub(super) async fn of_rule(
 }
 
 fn parse_rule(rule: String) -> Result<DeliveryOwner, ApiError> {
-    let is_pattern = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-*".contains(&byte);
-    if !(1..=255).contains(&rule.len()) || !rule.bytes().all(is_pattern) {
+    if !is_rule_pattern(&rule) {
         return Err(ApiError::not_found(format_args!("rule {}", quoted(&rule))));
     }
     Ok(DeliveryOwner::Rule(rule))
+}
+
+/// Whether a rule may have that pattern of job types.
+pub(crate) fn is_rule_pattern(text: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-*".contains(&byte);
+    (1..=255).contains(&text.len()) && text.bytes().all(is_allowed)
 }
 
 async fn list(services: &Services, owner: &DeliveryOwner, query: &AttemptsQuery) -> ApiResult {
@@ -101,8 +109,15 @@ async fn list(services: &Services, owner: &DeliveryOwner, query: &AttemptsQuery)
 /// with the same `webhook-id`. Its attempt is logged as any other.
 pub(super) async fn resend(services: web::Data<Services>, path: web::Path<(String, String)>) -> ApiResult {
     let (name, id) = path.into_inner();
-    let subscription = find_subscription(&services, &name).await?;
-    let not_found = || ApiError::not_found(format_args!("attempt {}", quoted(&id)));
+    let enqueued = resend_message(&services, &name, &id).await?;
+    let answer = job_json(&enqueued.job.view(enqueued.state).to_json());
+    Ok(HttpResponse::build(StatusCode::ACCEPTED).content_type("application/json").body(answer))
+}
+
+/// The job that sends the message of an attempt again.
+pub(crate) async fn resend_message(services: &Services, name: &str, id: &str) -> Result<EnqueuedJob, ApiError> {
+    let subscription = find_subscription(services, name).await?;
+    let not_found = || ApiError::not_found(format_args!("attempt {}", quoted(id)));
     let attempt: DeliveryId = id.parse().map_err(|_| not_found())?;
     let owner = DeliveryOwner::Subscription(subscription.name.clone());
     let logged = services.redis.find_delivery(&owner, attempt).await?.ok_or_else(not_found)?;
@@ -122,11 +137,9 @@ pub(super) async fn resend(services: web::Data<Services>, path: web::Path<(Strin
     // Another job than that of the first delivery, which may be over or still retried
     (job.id, job.start_at) = (None, None);
     let enqueued = services.jobs.enqueue(job, None, now).await?;
-    let enqueued = enqueued.map_err(|refused| {
+    enqueued.map_err(|refused| {
         ApiError::new(ErrorCode::Conflict, format!("queue {} takes no job: {refused:?}", subscription.queue()))
-    })?;
-    let answer = job_json(&enqueued.job.view(enqueued.state).to_json());
-    Ok(HttpResponse::build(StatusCode::ACCEPTED).content_type("application/json").body(answer))
+    })
 }
 
 /// Sends the job of an attempt again, which is to retry it: now, whatever it waited for.

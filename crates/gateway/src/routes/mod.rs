@@ -38,8 +38,10 @@ use model::access::Scope::{
     AdminRead, AdminWrite, ChannelsPublish, ChannelsSubscribe, JobsRead, JobsWrite, Subscriptions, Work,
 };
 
+pub(crate) use admin::{job_actions::edit_refusal, system::MAX_REASON_BYTES};
 pub(crate) use channels::{open_reader, parse_since};
 pub(crate) use cron::{cron_not_found, parse_cron_name};
+pub(crate) use deliveries::{is_rule_pattern, resend_message};
 pub(crate) use jobs::{enqueue_parsed, job_not_found, parse_job, parse_job_id, state_change_response};
 pub(crate) use keys::{KeyRequest, make_key, revoke_key, rotate_key};
 pub(crate) use openapi::DOCUMENT as OPENAPI_DOCUMENT;
@@ -96,11 +98,18 @@ routes! {
     "/ui/keys/{id}/{action}" { POST dashboard::key_act => Need::Has(AdminWrite), Key; }
     "/ui/audit" { GET dashboard::audit_page => Need::Has(AdminRead), Everything; }
     "/ui/queues" { GET dashboard::queues_page => Need::Has(AdminRead), List; }
+    "/ui/queues/{queue}" { GET dashboard::queue_page => Need::Has(AdminRead), Queue; }
     "/ui/queues/{queue}/{action}" { POST dashboard::queue_act => Need::Has(AdminWrite), Queue; }
     "/ui/workers" { GET dashboard::workers_page => Need::Has(AdminRead), Everything; }
     "/ui/workers/{id}/{action}" { POST dashboard::worker_act => Need::Has(AdminWrite), Everything; }
     "/ui/cron" { GET dashboard::cron_page => Need::Has(JobsRead), List; }
     "/ui/cron/{name}/{action}" { POST dashboard::cron_act => Need::Both(AdminWrite, JobsWrite), Cron; }
+    "/ui/maintenance/{action}" { POST dashboard::maintenance_act => Need::Has(AdminWrite), Everything; }
+    "/ui/push-rules" { GET dashboard::push_rules_page => Need::Has(AdminRead), Everything; }
+    "/ui/push-rules/{rule}" { GET dashboard::push_rule_page => Need::Has(AdminRead), Everything; }
+    "/ui/push-rules/{rule}/{action}" {
+        POST dashboard::push_rule_act => Need::Both(AdminWrite, JobsWrite), Everything;
+    }
     "/ui/dead-letters" { GET dashboard::dead_letters_page => Need::Has(JobsRead), List; }
     "/ui/dead-letters/{action}" { POST dashboard::dead_letter_act => Need::Both(AdminWrite, JobsWrite), List; }
     // Without HEAD, because each visit changes something

@@ -52,7 +52,7 @@ pub struct JobView<'a> {
     pub progress: Option<&'a str>,
     /// The fencing token, shown only to the worker that claimed the job.
     pub token: Option<&'a str>,
-    /// The trace to continue, shown only to the worker that claimed the job.
+    /// The trace that it belongs to, as a W3C `traceparent`.
     pub traceparent: Option<&'a str>,
 }
 

@@ -241,6 +241,18 @@ impl Redis {
         stored.map(open).transpose()
     }
 
+    /// Rules with attempts, by their patterns, each with the time of its last attempt; the last one first.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn push_rules(&self) -> StoreResult<Vec<(String, Millis)>> {
+        let mut command = redis::cmd("ZREVRANGE");
+        command.arg(keys::PUSH_RULES).arg(0).arg(-1).arg("WITHSCORES");
+        let found: Vec<(String, f64)> = command.query_async(&mut self.clone()).await?;
+        #[expect(clippy::cast_possible_truncation, reason = "scores are milliseconds")]
+        Ok(found.into_iter().map(|(pattern, at)| (pattern, at as Millis)).collect())
+    }
+
     /// Removes the log of an owner that was deleted.
     pub(crate) async fn forget_deliveries(&self, owner: &DeliveryOwner) -> StoreResult<()> {
         let mut command = redis::cmd("DEL");

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{DeliveryOutcome, DeliveryOwner, DeliveryRecord};
-use crate::{Redis, StoreResult};
+use crate::{Redis, StoreResult, keys};
 
 /// How long attempts collect before they are written.
 const LINGER: Duration = Duration::from_millis(500);
@@ -21,6 +21,8 @@ const MAX_OWNERS: usize = 10_000;
 const MAX_PIPELINE: usize = 500;
 /// How long a log is kept after its last attempt.
 const LOG_TTL_MS: u64 = 30 * 86_400_000;
+/// Rules that are listed: those with the newest attempts.
+const MAX_LISTED_RULES: i64 = 1000;
 
 type Waiting = BTreeMap<(DeliveryOwner, DeliveryOutcome), VecDeque<DeliveryRecord>>;
 
@@ -109,10 +111,27 @@ impl DeliveryRecorder {
         for (owner, outcome) in waiting.keys() {
             pipeline.cmd("PEXPIRE").arg(owner.key(*outcome)).arg(LOG_TTL_MS).ignore();
         }
+        list_rules(&mut pipeline, waiting);
         if pipeline.is_empty() {
             return Ok(());
         }
         Ok(pipeline.exec_async(&mut redis.clone()).await?)
+    }
+}
+
+/// Adds the rules that have attempts to their list, and removes those whose log has expired.
+fn list_rules(pipeline: &mut redis::Pipeline, waiting: &Waiting) {
+    let mut newest = None;
+    for ((owner, _), records) in waiting {
+        let (DeliveryOwner::Rule(pattern), Some(last)) = (owner, records.back()) else { continue };
+        pipeline.cmd("ZADD").arg(keys::PUSH_RULES).arg("GT").arg(last.at).arg(pattern).ignore();
+        newest = newest.max(Some(last.at));
+    }
+    if let Some(newest) = newest {
+        let expired = newest.saturating_sub_unsigned(LOG_TTL_MS);
+        pipeline.cmd("ZREMRANGEBYSCORE").arg(keys::PUSH_RULES).arg("-inf").arg(format!("({expired}")).ignore();
+        pipeline.cmd("ZREMRANGEBYRANK").arg(keys::PUSH_RULES).arg(0).arg(-1 - MAX_LISTED_RULES).ignore();
+        pipeline.cmd("PEXPIRE").arg(keys::PUSH_RULES).arg(LOG_TTL_MS).ignore();
     }
 }
 

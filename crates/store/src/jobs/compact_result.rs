@@ -14,7 +14,7 @@ use model::job::{Envelope, JobHistory, JobState, view::JobView};
 
 /// The first word of the line. A whole job begins with a brace instead.
 const MARK: &str = "c";
-/// Words of the line.
+/// Words of the line, without the trace.
 const WORDS: usize = 10;
 
 /// What is kept of a job that succeeded.
@@ -30,6 +30,8 @@ pub(super) struct CompactResult<'a> {
     pub(super) started_at: Option<Millis>,
     pub(super) ended_at: Millis,
     pub(super) result: JobResult<'a>,
+    /// The trace that it belongs to.
+    pub(super) traceparent: Option<&'a str>,
 }
 
 /// The result of a job that succeeded.
@@ -44,8 +46,8 @@ pub enum JobResult<'a> {
 }
 
 impl<'a> CompactResult<'a> {
-    /// `c <type> <priority> <attempt> <most attempts> <created> <enqueued> <started> <ended> <kind>`, times in ms or `-`,
-    /// then a line feed and what the kind says: a result (`r`), why there is none (`d`), or nothing (`n`).
+    /// `c <type> <priority> <attempt> <most attempts> <created> <enqueued> <started> <ended> <kind>[ <traceparent>]`, times
+    /// in ms or `-`, then a line feed and what the kind says: a result (`r`), why there is none (`d`), or nothing (`n`).
     pub(super) fn to_text(&self) -> String {
         let (kind, rest) = match self.result {
             JobResult::None => ('n', ""),
@@ -61,8 +63,13 @@ impl<'a> CompactResult<'a> {
                 None => write!(text, " -"),
             };
         }
-        let _ = write!(text, " {} {kind}\n{rest}", self.ended_at);
-        text
+        let _ = write!(text, " {} {kind}", self.ended_at);
+        if let Some(traceparent) = self.traceparent {
+            text.push(' ');
+            text.push_str(traceparent);
+        }
+        text.push('\n');
+        text + rest
     }
 
     /// None if the text is a whole job.
@@ -78,7 +85,8 @@ impl<'a> CompactResult<'a> {
 
     fn parse_words(text: &'a str) -> Option<CompactResult<'a>> {
         let (line, rest) = text.split_once('\n')?;
-        let words: Vec<&str> = line.split(' ').collect();
+        let mut words: Vec<&str> = line.split(' ').collect();
+        let traceparent = if words.len() > WORDS { words.pop() } else { None };
         let words: [&str; WORDS] = words.try_into().ok()?;
         let [_, job_type, priority, attempt, max_attempts, created, enqueued, started, ended, kind] = words;
         let time = |word: &str| if word == "-" { Some(None) } else { word.parse().ok().map(Some) };
@@ -98,6 +106,7 @@ impl<'a> CompactResult<'a> {
             started_at: time(started)?,
             ended_at: ended.parse().ok()?,
             result,
+            traceparent,
         })
     }
 
@@ -113,6 +122,7 @@ impl<'a> CompactResult<'a> {
         view.enqueued_at = self.enqueued_at;
         view.started_at = self.started_at;
         view.ended_at = Some(self.ended_at);
+        view.traceparent = self.traceparent;
         match self.result {
             JobResult::None => {}
             JobResult::Json(json) => view.result = Some(json),
@@ -140,6 +150,7 @@ mod tests {
             priority in -100..=100_i64,
             numbers in any::<(u32, u32)>(),
             times in any::<(Option<Millis>, Option<Millis>, Option<Millis>, Millis)>(),
+            trace in proptest::option::of("00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]"),
         ) {
             let result = match kind {
                 0 => JobResult::None,
@@ -156,6 +167,7 @@ mod tests {
                 started_at: times.2,
                 ended_at: times.3,
                 result,
+                traceparent: trace.as_deref(),
             };
             let text = stored.to_text();
             prop_assert_eq!(CompactResult::parse(&text).expect("readable"), Some(stored));

@@ -45,7 +45,7 @@ impl fmt::Display for LogPosition {
     }
 }
 
-/// Lines of a log, the oldest first.
+/// Lines of a log.
 #[derive(Debug, Default)]
 pub struct LogPage {
     /// Each with its place, as a JSON object.
@@ -98,11 +98,38 @@ impl Jobs {
         after: Option<LogPosition>,
         limit: usize,
     ) -> StoreResult<LogPage> {
-        let key = QueueKeys::new(queue).log(&id);
-        let mut redis = self.store.redis.clone();
         let mut command = redis::cmd("XRANGE");
         let begin = after.map_or_else(|| "-".to_owned(), |after| format!("({after}"));
-        command.arg(&key).arg(begin).arg("+").arg("COUNT").arg(limit);
+        command.arg(QueueKeys::new(queue).log(&id)).arg(begin).arg("+").arg("COUNT").arg(limit);
+        self.read_log_page(queue, id, &command, after.is_some()).await
+    }
+
+    /// Lines of a job before a place, or its newest, at most `limit`, the newest first.
+    ///
+    /// # Errors
+    /// As [`Self::read_log`].
+    pub async fn read_newest_log(
+        &self,
+        queue: &QueueName,
+        id: JobId,
+        before: Option<LogPosition>,
+        limit: usize,
+    ) -> StoreResult<LogPage> {
+        let mut command = redis::cmd("XREVRANGE");
+        let end = before.map_or_else(|| "+".to_owned(), |before| format!("({before}"));
+        command.arg(QueueKeys::new(queue).log(&id)).arg(end).arg("-").arg("COUNT").arg(limit);
+        self.read_log_page(queue, id, &command, before.is_some()).await
+    }
+
+    async fn read_log_page(
+        &self,
+        queue: &QueueName,
+        id: JobId,
+        command: &redis::Cmd,
+        is_further: bool,
+    ) -> StoreResult<LogPage> {
+        let key = QueueKeys::new(queue).log(&id);
+        let mut redis = self.store.redis.clone();
         let found: Vec<(String, Vec<(String, String)>)> = command.query_async(&mut redis).await?;
         let id = id.to_string();
         let mut page = LogPage::default();
@@ -110,7 +137,7 @@ impl Jobs {
             let Some((_, stored)) = fields.into_iter().find(|(name, _)| name == "d") else { continue };
             page.lines.push((place, self.sealer().open(&["log", queue.as_str(), &id], stored)?));
         }
-        if page.lines.is_empty() && after.is_none() {
+        if page.lines.is_empty() && !is_further {
             return Ok(page);
         }
         let mut command = redis::cmd("XINFO");

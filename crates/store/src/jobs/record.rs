@@ -225,7 +225,7 @@ impl JobRecord {
 
     /// What is kept of it without its envelope.
     pub(super) fn compact<'a>(
-        &self,
+        &'a self,
         result: JobResult<'a>,
         started_at: Option<Millis>,
         ended_at: Millis,
@@ -240,6 +240,7 @@ impl JobRecord {
             started_at,
             ended_at,
             result,
+            traceparent: self.traceparent.as_deref(),
         }
     }
 
@@ -257,6 +258,7 @@ impl JobRecord {
         view.enqueued_at = self.enqueued_at;
         view.workflow = self.workflow;
         view.parent_results = self.parent_results.as_deref();
+        view.traceparent = self.traceparent.as_deref();
         view
     }
 

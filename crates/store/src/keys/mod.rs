@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 69] = [
+pub const KEY_PATTERNS: [&str; 70] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -65,6 +65,7 @@ pub const KEY_PATTERNS: [&str; 69] = [
     "galley:sub:<name>:workers",
     "galley:sub:<name>:attempts:<outcome>",
     "galley:push:<rule>:attempts:<outcome>",
+    "galley:push_rules",
     "galley:sub:<name>:at:<instance>",
     "galley:<db>:probe:<process>",
     "galley:readers",
@@ -129,6 +130,8 @@ pub const LEADER: &str = "galley:leader";
 pub const ENCRYPTION_KEYS: &str = "galley:encryption";
 /// Deleted to see whether Redis takes writes: it never exists.
 pub const WRITE_CHECK: &str = "galley:write_check";
+/// Rules that sent jobs to an endpoint: a sorted set of their patterns by the time of the last attempt.
+pub const PUSH_RULES: &str = "galley:push_rules";
 /// Sums of what processes counted: a capped stream, until the leader folds them.
 pub const STATISTICS_FLUSHES: &str = "galley:{statistics}:flushes";
 /// Queues whose statistics have a history: a sorted set by the time of the last change.
@@ -322,6 +325,7 @@ mod tests {
             subscription_workers(&subscription),
             subscription_attempts(&subscription, "failed"),
             rule_attempts("a.*", "failed"),
+            PUSH_RULES.to_owned(),
             broadcast_checkpoint(&subscription, &"i".parse().expect("an instance")),
             topics.probe(&uuid::Uuid::nil()),
             READER_GATEWAYS.to_owned(),

@@ -74,6 +74,39 @@ impl Statistics {
         (now.div_euclid(DAY_MS) - Millis::try_from(HOUR_DAYS).unwrap_or(30)) * DAY_MS
     }
 
+    /// Queues in whose history something was noted after a time, the newest first.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn changed_since(&self, since: Millis, limit: usize) -> StoreResult<Vec<QueueName>> {
+        let mut command = redis::cmd("ZREVRANGEBYSCORE");
+        command.arg(keys::STATISTICS_QUEUES).arg("+inf").arg(format!("({since}")).arg("LIMIT").arg(0).arg(limit);
+        let names: Vec<String> = command.query_async(&mut self.jobs.store.redis.clone()).await?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Jobs that ended in each of the last minutes, succeeded and failed ones together, of each of these queues.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn ended_by_minute(&self, queues: &[QueueName], minutes: usize) -> StoreResult<Vec<Vec<u64>>> {
+        let length = Millis::try_from(minutes).unwrap_or(0) * MINUTE_MS;
+        let until = (self.jobs.estimated_now().div_euclid(MINUTE_MS) + 1) * MINUTE_MS;
+        let mut ended = Vec::with_capacity(queues.len());
+        for some in queues.chunks(HISTORIES_PER_CALL) {
+            let names: Vec<&str> = some.iter().map(QueueName::as_str).collect();
+            let mut found = vec![vec![0; minutes]; names.len()];
+            for (index, at, tally) in self.read(&names, (until - length, until), false).await? {
+                let minute = usize::try_from((at - (until - length)) / MINUTE_MS).ok();
+                if let Some(count) = minute.and_then(|minute| found.get_mut(index)?.get_mut(minute)) {
+                    *count += tally.completed + tally.failed;
+                }
+            }
+            ended.append(&mut found);
+        }
+        Ok(ended)
+    }
+
     /// What happened in each period of that length, a divisor of a day in whole minutes, from the one that holds `since` to
     /// the one that holds `until`, also where nothing happened. The times are bounded by what is kept: see
     /// [`Self::kept_since`].
@@ -104,7 +137,7 @@ impl Statistics {
             Series::Queues(queues) => queues.iter().map(QueueName::as_str).collect(),
         };
         for some in names.chunks(HISTORIES_PER_CALL) {
-            for (at, tally) in self.read(some, (first, last + period), period >= HOUR_MS).await? {
+            for (_, at, tally) in self.read(some, (first, last + period), period >= HOUR_MS).await? {
                 if let Some(point) = points.get_mut(&begin_of(at)) {
                     point.merge(&tally);
                 }
@@ -113,13 +146,14 @@ impl Statistics {
         Ok(points.into_iter().map(|(at, tally)| StatisticsPoint { at, tally }).collect())
     }
 
-    /// What happened in a minute, or in an hour of those that have no minutes any more, from one time to before another.
+    /// What happened in a minute, or in an hour of those that have no minutes any more, from one time to before another: the
+    /// index of the series, the time, and what.
     async fn read(
         &self,
         series: &[&str],
         (since, until): (Millis, Millis),
         with_hours: bool,
-    ) -> StoreResult<Vec<(Millis, Tally)>> {
+    ) -> StoreResult<Vec<(usize, Millis, Tally)>> {
         let hour_of = |at: Millis| at.div_euclid(HOUR_MS).unsigned_abs();
         // Minutes may be there a while longer than they must
         let (first_hour, end_hour) = (hour_of(since), hour_of(until + HOUR_MS - 1));
@@ -143,21 +177,20 @@ impl Statistics {
             Vec::<FlushEntry>::from_redis_value(answer.next().unwrap_or_default()).map_err(malformed_reply)?;
         let mut found = Vec::new();
         let begin = |slot: u64, length: Millis| Millis::try_from(slot).unwrap_or(0).saturating_mul(length);
-        for (series, values) in series.iter().zip(answer) {
+        for ((index, series), values) in series.iter().enumerate().zip(answer) {
             let values = Vec::<Option<Vec<u8>>>::from_redis_value(values).map_err(malformed_reply)?;
             for ((_, first_slot, length), bytes) in fields.iter().zip(values) {
                 for (slot, tally) in decode(series, &bytes.unwrap_or_default()) {
-                    found.push((begin(first_slot.saturating_add(slot), *length), tally));
+                    found.push((index, begin(first_slot.saturating_add(slot), *length), tally));
                 }
             }
         }
         let mut seen = SeenFlushes::default();
         for flushed in entries.iter().flat_map(|entry| seen.read(entry)) {
-            if series.contains(&ALL) || series.contains(&flushed.queue.as_str()) {
-                found.push((begin(flushed.minute, MINUTE_MS), flushed.tally));
-            }
+            let index = series.iter().position(|name| *name == ALL || *name == flushed.queue);
+            found.extend(index.map(|index| (index, begin(flushed.minute, MINUTE_MS), flushed.tally)));
         }
-        found.retain(|(at, _)| (since..until).contains(at));
+        found.retain(|(_, at, _)| (since..until).contains(at));
         Ok(found)
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use common::{name::QueueName, rotation::Rotation, time::Millis};
 use store::{
-    jobs::{QueueControl, QueueStats},
+    jobs::{MaintenanceMode, QueueControl, QueueStats},
     workers::ListedWorker,
 };
 use tokio::sync::watch;
@@ -46,11 +46,6 @@ impl DashboardState {
         }))
     }
 
-    /// What is known of the queues.
-    pub(in crate::dashboard) fn looks(&self) -> BTreeMap<QueueName, QueueLook> {
-        self.locked().queues.clone()
-    }
-
     /// Looks at a queue with the next look: something was changed.
     pub(in crate::dashboard) fn look_soon(&self, queue: &QueueName) {
         self.locked().look_soon(queue);
@@ -72,14 +67,21 @@ pub(super) struct Looks {
     pub(super) overview: Arc<Overview>,
     pub(super) workers: Vec<ListedWorker>,
     pub(super) has_leader: bool,
+    pub(super) maintenance: Option<MaintenanceMode>,
     pub(super) subscriptions: BTreeMap<String, SubscriptionLook>,
     /// Totals over time: for the plot of the last minutes.
     pub(super) points: VecDeque<TotalsPoint>,
-    pub(super) number: u64,
+    /// When what changes slowly was read.
+    pub(super) slow_at: Option<Instant>,
     pub(super) rotation: Rotation,
     /// The name of the subscription that was looked at last.
     pub(super) last_subscription: String,
     pub(super) soon: Vec<QueueName>,
+    /// Up to when it is known which queues changed.
+    pub(super) changes_known_until: Millis,
+    /// Commands that looks at queues may still take, and when that was counted.
+    pub(super) saved_commands: f64,
+    pub(super) refilled_at: Option<Instant>,
     pub(super) history: HistoryPlots,
 }
 
@@ -114,9 +116,9 @@ pub(crate) struct QueueLook {
 
 impl Looks {
     pub(super) fn look_soon(&mut self, queue: &QueueName) {
-        if !self.soon.contains(queue) {
-            self.soon.push(queue.clone());
-        }
+        // Somebody waits for it, so it comes first
+        self.soon.retain(|known| known != queue);
+        self.soon.insert(0, queue.clone());
     }
 }
 
@@ -135,7 +137,8 @@ pub(in crate::dashboard) struct Overview {
     pub(in crate::dashboard) queues_seen: usize,
     pub(in crate::dashboard) waiting: u64,
     pub(in crate::dashboard) running: u64,
-    pub(in crate::dashboard) delayed: u64,
+    pub(in crate::dashboard) scheduled: u64,
+    pub(in crate::dashboard) retrying: u64,
     pub(in crate::dashboard) dead: u64,
     pub(in crate::dashboard) done_rate: f64,
     pub(in crate::dashboard) failed_rate: f64,
@@ -172,6 +175,9 @@ pub(in crate::dashboard) struct BusyQueue {
     pub(in crate::dashboard) dead: u64,
     pub(in crate::dashboard) is_paused: bool,
     pub(in crate::dashboard) is_closed: bool,
+    pub(in crate::dashboard) oldest_at: Option<Millis>,
+    /// Jobs that succeed in a second.
+    pub(in crate::dashboard) done: String,
     pub(in crate::dashboard) sparkline: String,
 }
 
@@ -194,7 +200,7 @@ impl Overview {
 }
 
 /// A rate as people read it.
-fn rate_text(rate: f64) -> String {
+pub(super) fn rate_text(rate: f64) -> String {
     if rate == 0.0 || rate >= 10.0 { format!("{rate:.0}") } else { format!("{rate:.1}") }
 }
 

@@ -3,13 +3,14 @@
 use std::{
     collections::{HashSet, VecDeque},
     sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use common::{name::QueueName, time::Millis};
 use model::subscription::{DeliveryMode, Subscription, SubscriptionState};
 use store::{
     StoreResult,
-    jobs::{QueueControl, QueueStats},
+    jobs::{MaintenanceMode, QueueControl, QueueStats},
     statistics::{Series, Statistics},
     workers::ListedWorker,
 };
@@ -20,12 +21,16 @@ use super::{
 };
 use crate::services::Services;
 
-/// Queues that one look reads. Each costs about ten commands.
-const QUEUES_PER_LOOK: usize = 3;
-/// Queues that the first look reads.
-const QUEUES_OF_FIRST_LOOK: usize = 40;
-/// A look in this many reads workers, leader and subscriptions too.
-const SLOW_EVERY: u64 = 5;
+/// About how many commands a look at a queue takes.
+const QUEUE_COST: f64 = 12.0;
+/// Commands for looks at queues that become available in a second, and the most that are saved up while nobody watches: so
+/// the first look knows some hundred queues or all, and an open dashboard stays cheap.
+const COMMANDS_PER_SECOND: f64 = 14.0;
+const MAX_SAVED_COMMANDS: f64 = 600.0;
+/// Queues that changed lately, as far as statistics know, are looked at first: that many.
+const MAX_CHANGED: usize = 200;
+/// How old may be what changes slowly: workers, leader, subscriptions, plots of the history.
+const SLOW_INTERVAL: Duration = Duration::from_secs(12);
 /// Reports of workers that are read.
 const MAX_WORKERS: usize = 200;
 /// Subscriptions that are looked at, one channel each.
@@ -89,28 +94,36 @@ impl QueueLook {
 }
 
 impl Looks {
-    /// The queues to read now: those that changed or are of interest, and the others in turn.
-    fn choose(&mut self, all: &[QueueName]) -> Vec<QueueName> {
+    /// How many queues may be read now.
+    fn spend(&mut self) -> usize {
+        let elapsed = self.refilled_at.map_or(f64::INFINITY, |at| at.elapsed().as_secs_f64());
+        self.refilled_at = Some(Instant::now());
+        self.saved_commands = (self.saved_commands + elapsed * COMMANDS_PER_SECOND).min(MAX_SAVED_COMMANDS);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
+        let queues = (self.saved_commands / QUEUE_COST).floor().max(1.0) as usize;
+        queues
+    }
+
+    /// The queues to read now: those that somebody changed here, some that are not known yet, those that change, and the
+    /// others in turn.
+    fn choose(&mut self, all: &[QueueName], max: usize) -> Vec<QueueName> {
         let known: HashSet<&QueueName> = all.iter().collect();
         self.queues.retain(|queue, _| known.contains(queue));
-        if self.number == 0 {
-            return all.iter().take(QUEUES_OF_FIRST_LOOK).cloned().collect();
-        }
-        let mut chosen: Vec<QueueName> = std::mem::take(&mut self.soon);
-        chosen.retain(|queue| known.contains(queue));
-        chosen.truncate(QUEUES_PER_LOOK);
+        self.soon.retain(|queue| known.contains(queue));
+        let half = max.div_ceil(2);
+        let mut chosen: Vec<QueueName> = self.soon.drain(..self.soon.len().min(half)).collect();
+        let unknown = all.iter().filter(|queue| !self.queues.contains_key(*queue));
         // The busy ones that were seen longest ago
         let mut busy: Vec<(&QueueName, Millis)> =
             self.queues.iter().filter(|(_, look)| look.is_busy).map(|(queue, look)| (queue, look.at)).collect();
         busy.sort_by_key(|(_, at)| *at);
-        let room = (QUEUES_PER_LOOK - 1).saturating_sub(chosen.len());
-        chosen.extend(busy.into_iter().map(|(queue, _)| queue.clone()).take(room));
-        let rest = QUEUES_PER_LOOK.saturating_sub(chosen.len());
-        for queue in self.rotation.next(all, rest) {
-            if !chosen.contains(&queue) {
-                chosen.push(queue);
-            }
-        }
+        // Both get their half while there are many of both
+        chosen.extend(unknown.take(max.saturating_sub(busy.len()).max(half)).cloned());
+        chosen.extend(busy.into_iter().map(|(queue, _)| queue.clone()));
+        let mut taken = HashSet::new();
+        chosen.retain(|queue| taken.len() + 1 < max && taken.insert(queue.clone()));
+        let rest = max.saturating_sub(chosen.len()).max(1);
+        chosen.extend(self.rotation.next(all, rest).into_iter().filter(|queue| !taken.contains(queue)));
         chosen
     }
 }
@@ -120,18 +133,27 @@ pub(super) async fn look(looks: &Mutex<Looks>, services: &Services) -> StoreResu
     let locked = || looks.lock().unwrap_or_else(PoisonError::into_inner);
     let mut all = services.jobs.list_queues().await?;
     all.sort_unstable();
-    let (chosen, is_slow) = {
-        let mut looks = locked();
-        (looks.choose(&all), looks.number.is_multiple_of(SLOW_EVERY))
+    let (is_slow, changed_since) = {
+        let looks = locked();
+        (looks.slow_at.is_none_or(|at| at.elapsed() >= SLOW_INTERVAL), looks.changes_known_until)
     };
-    let mut seen = Vec::with_capacity(chosen.len());
-    for queue in chosen {
-        let stats = services.jobs.queue_stats(&queue).await?;
-        let control = services.jobs.queue_control(&queue).await?;
-        let oldest_at = if stats.available > 0 { services.jobs.oldest_waiting_at(&queue).await? } else { None };
-        let at = services.redis.estimated_now();
-        seen.push((queue, SeenQueue { at, stats, control, oldest_at }));
+    if is_slow {
+        let now = services.redis.estimated_now();
+        let changed = Statistics::new(&services.jobs).changed_since(changed_since, MAX_CHANGED).await?;
+        let mut looks = locked();
+        let known_soon: HashSet<QueueName> = looks.soon.iter().cloned().collect();
+        // The clock of the leader may be behind
+        looks.changes_known_until = now - MINUTE_MS;
+        looks.soon.extend(changed.into_iter().filter(|queue| !known_soon.contains(queue)));
     }
+    let chosen = {
+        let mut looks = locked();
+        let max = looks.spend();
+        let chosen = looks.choose(&all, max);
+        looks.saved_commands -= QUEUE_COST * to_f64(chosen.len() as u64);
+        chosen
+    };
+    let seen = read_queues(services, chosen).await?;
     let slow = if is_slow { Some(look_slowly(looks, services).await?) } else { None };
     let mut looks = locked();
     for (queue, seen) in seen {
@@ -139,22 +161,36 @@ pub(super) async fn look(looks: &Mutex<Looks>, services: &Services) -> StoreResu
         looks.queues.insert(queue, look);
     }
     if let Some(slow) = slow {
+        looks.slow_at = Some(Instant::now());
         looks.workers = slow.workers;
         looks.has_leader = slow.has_leader;
+        looks.maintenance = slow.maintenance;
         looks.history = slow.history;
         looks.subscriptions.retain(|name, _| slow.subscription_names.contains(name));
         looks.subscriptions.extend(slow.subscriptions);
     }
-    looks.number += 1;
     let memory = services.redis.memory().used_and_max();
     overview_data::refresh(&mut looks, services.redis.estimated_now(), memory, all.len());
     Ok(())
+}
+
+/// Reads queues in a few round trips.
+async fn read_queues(services: &Services, queues: Vec<QueueName>) -> StoreResult<Vec<(QueueName, SeenQueue)>> {
+    let overviews = services.jobs.queue_overviews(&queues).await?;
+    let at = services.redis.estimated_now();
+    let mut seen = Vec::with_capacity(queues.len());
+    for (queue, (stats, control)) in queues.into_iter().zip(overviews) {
+        let oldest_at = if stats.available > 0 { services.jobs.oldest_waiting_at(&queue).await? } else { None };
+        seen.push((queue, SeenQueue { at, stats, control, oldest_at }));
+    }
+    Ok(seen)
 }
 
 /// What changes slowly.
 struct SlowLook {
     workers: Vec<ListedWorker>,
     has_leader: bool,
+    maintenance: Option<MaintenanceMode>,
     history: HistoryPlots,
     subscription_names: HashSet<String>,
     subscriptions: Vec<(String, SubscriptionLook)>,
@@ -165,6 +201,7 @@ async fn look_slowly(looks: &Mutex<Looks>, services: &Services) -> StoreResult<S
     keys.truncate(MAX_WORKERS);
     let workers = services.workers.workers(&keys).await?;
     let has_leader = services.redis.has_leader().await?;
+    let maintenance = services.jobs.maintenance_mode().await?;
     let history = look_at_history(services).await?;
     let all = services.subscriptions.list().await?.subscriptions;
     let last = looks.lock().unwrap_or_else(PoisonError::into_inner).last_subscription.clone();
@@ -178,7 +215,7 @@ async fn look_slowly(looks: &Mutex<Looks>, services: &Services) -> StoreResult<S
     if let Some((name, _)) = subscriptions.last() {
         looks.lock().unwrap_or_else(PoisonError::into_inner).last_subscription.clone_from(name);
     }
-    Ok(SlowLook { workers, has_leader, history, subscription_names, subscriptions })
+    Ok(SlowLook { workers, has_leader, maintenance, history, subscription_names, subscriptions })
 }
 
 async fn look_at_history(services: &Services) -> StoreResult<HistoryPlots> {

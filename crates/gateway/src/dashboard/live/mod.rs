@@ -27,8 +27,8 @@ use std::{
 use tokio::sync::watch;
 
 use self::known::{DashboardState, Overview};
-pub(super) use self::plot::sparkline;
 pub(crate) use self::stream::follow;
+pub(super) use self::{overview_data::history_plots, plot::sparkline};
 use crate::services::Services;
 
 /// How often the gateway looks while somebody watches.

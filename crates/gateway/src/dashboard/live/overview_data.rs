@@ -7,7 +7,7 @@ use model::statistics::{Histogram, Tally};
 use store::statistics::StatisticsPoint;
 
 use super::{
-    known::{BusyQueue, Looks, Overview, QueueLook, TotalsPoint, to_f64},
+    known::{BusyQueue, Looks, Overview, QueueLook, TotalsPoint, rate_text, to_f64},
     plot, problems,
 };
 
@@ -27,7 +27,8 @@ pub(super) fn refresh(looks: &mut Looks, now: Millis, (memory_used, memory_max):
         queues_seen: all.len(),
         waiting: sum(|look| look.stats.available),
         running: sum(|look| look.stats.active),
-        delayed: sum(|look| look.stats.delayed),
+        scheduled: sum(|look| look.stats.delayed.saturating_sub(look.stats.retryable)),
+        retrying: sum(|look| look.stats.retryable),
         dead: sum(|look| look.stats.dead),
         done_rate: rate(|look| look.done_rate),
         failed_rate: rate(|look| look.failed_rate),
@@ -65,36 +66,50 @@ fn busiest(looks: &Looks) -> Vec<BusyQueue> {
         dead: look.stats.dead,
         is_paused: look.control.is_paused,
         is_closed: look.control.is_closed,
-        sparkline: plot::sparkline(look),
+        oldest_at: look.oldest_at,
+        done: rate_text(look.done_rate),
+        sparkline: plot::sparkline(&look.waiting.iter().copied().collect::<Vec<_>>()),
     });
     shown.collect()
 }
 
 fn plots(points: &VecDeque<TotalsPoint>) -> (String, String) {
     let line = |of: fn(&TotalsPoint) -> f64| points.iter().map(|point| (point.at, of(point))).collect::<Vec<_>>();
-    let rates =
-        plot::lines(&[("plot-done", line(|point| point.done_rate)), ("plot-failed", line(|point| point.failed_rate))]);
-    let waiting = plot::lines(&[
-        ("plot-waiting", line(|point| to_f64(point.waiting))),
-        ("plot-running", line(|point| to_f64(point.running))),
-    ]);
+    let rates = plot::lines(
+        "",
+        None,
+        &[("plot-done", line(|point| point.done_rate)), ("plot-failed", line(|point| point.failed_rate))],
+    );
+    let waiting = plot::lines(
+        "",
+        None,
+        &[("plot-waiting", line(|point| to_f64(point.waiting))), ("plot-running", line(|point| to_f64(point.running)))],
+    );
     (rates, waiting)
 }
 
 /// Ended and failed attempts in a period, and how long attempts took.
-pub(super) fn history_plots(points: &[StatisticsPoint]) -> (String, String) {
+pub(in crate::dashboard) fn history_plots(points: &[StatisticsPoint]) -> (String, String) {
     let line =
         |of: fn(&Tally) -> u64| points.iter().map(|point| (point.at, to_f64(of(&point.tally)))).collect::<Vec<_>>();
     let percentile = |histogram: fn(&Tally) -> &Histogram, percent| {
         let points = points.iter().filter_map(|point| Some((point.at, histogram(&point.tally).percentile(percent)?)));
         points.map(|(at, millis)| (at, to_f64(millis))).collect::<Vec<_>>()
     };
-    let rates =
-        plot::lines(&[("plot-done", line(|tally| tally.completed)), ("plot-failed", line(|tally| tally.failed))]);
-    let latency = plot::lines(&[
-        ("plot-done", percentile(|tally| &tally.run, 50)),
-        ("plot-p99", percentile(|tally| &tally.run, 99)),
-        ("plot-failed", percentile(|tally| &tally.wait, 99)),
-    ]);
+    let domain = points.first().zip(points.last()).map(|(first, last)| (first.at, last.at));
+    let rates = plot::lines(
+        "",
+        domain,
+        &[("plot-done", line(|tally| tally.completed)), ("plot-failed", line(|tally| tally.failed))],
+    );
+    let latency = plot::lines(
+        " ms",
+        domain,
+        &[
+            ("plot-done", percentile(|tally| &tally.run, 50)),
+            ("plot-p99", percentile(|tally| &tally.run, 99)),
+            ("plot-wait", percentile(|tally| &tally.wait, 99)),
+        ],
+    );
     (rates, latency)
 }

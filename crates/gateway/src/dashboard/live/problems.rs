@@ -25,6 +25,11 @@ impl Problem {
 /// Everything that is wrong, the worst first.
 pub(super) fn find(looks: &Looks, now: Millis, (used, max): (u64, u64)) -> Vec<Problem> {
     let mut found = Vec::new();
+    if let Some(mode) = &looks.maintenance {
+        let reason = mode.reason.as_deref().unwrap_or_default();
+        let path = ("/ui/maintenance/off".to_owned(), "maintenance.end");
+        found.push(Problem { is_form: true, ..Problem::of("problem.maintenance", reason, 0, path) });
+    }
     if !looks.has_leader {
         found.push(Problem::of("problem.no_leader", "", 0, ("/ui/workers".to_owned(), "problem.see_workers")));
     }

@@ -1,5 +1,7 @@
 //! The stream that pages follow: parts of the page that changed, as HTML.
 
+use std::collections::BTreeMap;
+
 use actix_web::{HttpRequest, web, web::Bytes};
 use common::{id::JobId, name::ChannelName};
 use model::access::Scope;
@@ -13,9 +15,10 @@ use crate::{
     auth::{Caller, StreamSession},
     dashboard::{
         channels::ChannelSource,
-        job::{self, JobSheet},
+        job,
+        job_sheet::JobSheet,
         overview::live_parts,
-        page::Page,
+        page::{Page, digest},
     },
     error::{ApiError, ErrorCode},
     request_check::query_pairs,
@@ -29,8 +32,7 @@ struct OverviewSource {
     page: Page,
     watcher: Watcher,
     services: Services,
-    /// What the page has: only what changed is sent.
-    sent: Parts,
+    sent: SentParts,
 }
 
 /// Follows a job until it ends.
@@ -39,13 +41,15 @@ struct JobSource {
     services: Services,
     job: JobId,
     reader: EventReader,
-    sent: Parts,
+    sent: SentParts,
+    has_looked: bool,
 }
 
 /// Follows what `page` names.
 pub(crate) async fn follow(request: HttpRequest, caller: Caller, services: web::Data<Services>) -> ApiResult {
     let pairs = query_pairs(request.query_string());
     let value = |name: &str| pairs.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str());
+    let sent = SentParts::of(value("have"));
     let keep_alive = services.settings.gateway.event_keep_alive;
     match value("page") {
         "overview" => {
@@ -55,7 +59,7 @@ pub(crate) async fn follow(request: HttpRequest, caller: Caller, services: web::
             }
             let session = StreamSession::open(&request)?;
             let watcher = services.dashboard.watch(&services);
-            let source = OverviewSource { page, watcher, services: services.get_ref().clone(), sent: Parts::new() };
+            let source = OverviewSource { page, watcher, services: services.get_ref().clone(), sent };
             Ok(sse::stream_response(AwaitedSource::new(source), session, keep_alive))
         }
         "job" => {
@@ -68,7 +72,7 @@ pub(crate) async fn follow(request: HttpRequest, caller: Caller, services: web::
                 ApiError::new(ErrorCode::TooManyEventStreams, message)
             })?;
             let page = Page::of(&request, "/ui/jobs");
-            let source = JobSource { page, services: services.get_ref().clone(), job, reader, sent: Parts::new() };
+            let source = JobSource { page, services: services.get_ref().clone(), job, reader, sent, has_looked: false };
             Ok(sse::stream_response(AwaitedSource::new(source), session, keep_alive))
         }
         "channel" => {
@@ -92,7 +96,7 @@ impl JobSource {
             return SseFrames::Last(Bytes::new());
         };
         self.page.now = self.services.redis.estimated_now();
-        let Ok(view) = JobSheet::read(&self.services, &located, &queue, self.job).await else {
+        let Ok(view) = JobSheet::read(&self.services, &located, &queue, self.job, None).await else {
             return SseFrames::Last(Bytes::new());
         };
         let Ok(parts) = job::live_parts(&self.page, &view) else { return SseFrames::Last(Bytes::new()) };
@@ -113,7 +117,7 @@ impl AwaitedSse for JobSource {
 
     async fn next(&mut self) -> SseFrames {
         // The job may have moved between the page and the stream
-        if self.sent.is_empty() {
+        if !std::mem::replace(&mut self.has_looked, true) {
             return self.frames().await;
         }
         loop {
@@ -138,13 +142,25 @@ impl AwaitedSse for JobSource {
     }
 }
 
+/// What the page has, by the name of each part: only what differs is sent.
+pub(in crate::dashboard) struct SentParts(BTreeMap<String, String>);
+
+impl SentParts {
+    /// Those that a page says it has: see [`fingerprint`](crate::dashboard::page::fingerprint).
+    fn of(have: &str) -> Self {
+        let pairs = have.split('.').filter_map(|part| part.split_once('-'));
+        Self(pairs.map(|(name, digest)| (name.to_owned(), digest.to_owned())).collect())
+    }
+}
+
 /// An event with those parts that differ from what was sent.
-pub(in crate::dashboard) fn changed_parts(sent: &mut Parts, parts: Parts) -> Bytes {
+pub(in crate::dashboard) fn changed_parts(sent: &mut SentParts, parts: Parts) -> Bytes {
     let mut changed = serde_json::Map::new();
     for (name, html) in parts {
-        if sent.get(name) != Some(&html) {
-            changed.insert(name.to_owned(), html.clone().into());
-            sent.insert(name, html);
+        let digest = digest(&html);
+        if sent.0.get(name) != Some(&digest) {
+            changed.insert(name.to_owned(), html.into());
+            sent.0.insert(name.to_owned(), digest);
         }
     }
     let mut frames = String::new();

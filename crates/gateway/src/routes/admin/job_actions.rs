@@ -50,7 +50,7 @@ pub(in crate::routes) async fn delete(
 }
 
 /// Why a job is not changed or deleted.
-pub(super) fn edit_refusal(id: JobId, refused: EditRefusal, what: &str) -> ApiError {
+pub(crate) fn edit_refusal(id: JobId, refused: EditRefusal, what: &str) -> ApiError {
     match refused {
         EditRefusal::NotFound => job_not_found(&id.to_string()),
         EditRefusal::State(state) => {

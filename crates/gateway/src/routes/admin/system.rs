@@ -10,7 +10,7 @@ use super::{ApiResult, ojs_response};
 use crate::{body::JsonBody, error::ApiError, services::Services};
 
 /// The longest reason, in bytes.
-const MAX_REASON_BYTES: usize = 1000;
+pub(crate) const MAX_REASON_BYTES: usize = 1000;
 
 #[derive(Deserialize)]
 struct MaintenanceRequest {
