@@ -34,6 +34,7 @@ mod dashboard;
 mod dashboard_actions;
 mod dashboard_attacks;
 mod dashboard_browser;
+mod dashboard_buttons;
 mod dashboard_keyboard;
 mod dashboard_scale;
 mod delivery_log;

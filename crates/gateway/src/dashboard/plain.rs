@@ -1,6 +1,10 @@
 //! Numbers, times and parts of addresses, as plain values.
 
 use common::time::{self, Millis};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// All but what an address never needs to escape, so that people can read it.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// A number that a template shows. Templates hand on references.
 pub(super) trait Number {
@@ -31,5 +35,5 @@ pub(super) fn parse_moment(text: &str) -> Option<Millis> {
 
 /// A text as a part of an address.
 pub(super) fn encode(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+    utf8_percent_encode(text, ESCAPED).to_string()
 }
