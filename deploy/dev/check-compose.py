@@ -17,7 +17,7 @@ import yaml
 
 BASE = "docker-compose.yml"
 IMAGES = "deploy/compose/images.yml"
-OVERLAYS = ("deploy/compose/observability.yml", "deploy/compose/tls.yml")
+OVERLAYS = ("deploy/observability/compose.yml", "deploy/compose/tls.yml")
 GALLEY = {"gateway": 8080, "queue-worker": 8081, "pubsub-worker": 8082}
 IMAGES_HEADER = """\
 # Galley from published images: builds nothing, and needs no other file of the repository.
@@ -131,10 +131,10 @@ def problems_of_variables(document):
 
 
 def problems_of_prometheus():
-    jobs = yaml.safe_load(read("deploy/compose/prometheus.yml"))["scrape_configs"]
+    jobs = yaml.safe_load(read("deploy/observability/prometheus.yml"))["scrape_configs"]
     found = {job["job_name"]: job["dns_sd_configs"][0]["port"] for job in jobs}
     if found != GALLEY:
-        yield f"deploy/compose/prometheus.yml: it asks {found}"
+        yield f"deploy/observability/prometheus.yml: it asks {found}"
 
 
 def main():

@@ -3,7 +3,7 @@
 //! Live means that the process answers. Ready means that it can do its work now: Redis answers, and the service's own
 //! checks pass. An orchestrator restarts a process that is not live and sends no requests to one that is not ready.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
 use actix_server::ServerBuilder;
 use actix_web::{
@@ -14,18 +14,11 @@ use serde_json::json;
 
 use crate::{
     http_server::{ConnectionLimits, HttpListener, follow_exchange},
-    telemetry::MetricsHandle,
+    prometheus::MetricsHandle,
 };
 
 /// Answers whether the service can work; the error says why not, for people.
 pub type ReadinessCheck = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
-
-/// Brings metrics up to date that are read from elsewhere, each time before they are shown: so reading them costs nothing
-/// while nobody asks.
-pub type MetricsRefresh = Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>;
-
-/// Metrics are shown as they are if they cannot be brought up to date in this time.
-const REFRESH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Adds the three routes to an application.
 pub fn routes(config: &mut web::ServiceConfig, readiness: &ReadinessCheck, metrics: &MetricsHandle) {
@@ -66,10 +59,7 @@ async fn ready(readiness: web::Data<ReadinessCheck>) -> HttpResponse {
     }
 }
 
-async fn render(metrics: web::Data<MetricsHandle>, refresh: Option<web::Data<MetricsRefresh>>) -> HttpResponse {
-    if let Some(refresh) = refresh {
-        let _ = tokio::time::timeout(REFRESH_TIMEOUT, (refresh.as_ref())()).await;
-    }
+async fn render(metrics: web::Data<MetricsHandle>) -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(metrics.render())
 }
 
@@ -82,20 +72,11 @@ pub fn serve(
     listen: SocketAddr,
     readiness: ReadinessCheck,
     metrics: MetricsHandle,
-    refresh: Option<MetricsRefresh>,
 ) -> std::io::Result<(Server, SocketAddr)> {
     let listener = HttpListener::bind(listen)?;
     let address = listener.address();
     let app = move || {
-        let refresh = refresh.clone().map(web::Data::new);
-        App::new()
-            .configure(|config| routes(config, &readiness, &metrics))
-            .configure(|config| {
-                if let Some(refresh) = refresh {
-                    config.app_data(refresh);
-                }
-            })
-            .wrap(middleware::from_fn(follow_exchange))
+        App::new().configure(|config| routes(config, &readiness, &metrics)).wrap(middleware::from_fn(follow_exchange))
     };
     let builder = ServerBuilder::new().workers(1);
     Ok((listener.serve(builder, ConnectionLimits::default(), |_| None, app)?, address))

@@ -10,7 +10,8 @@
 //! | [`reloadable`] | the content of such a file that is in use, read again on SIGHUP |
 //! | [`http_server`], [`health`] | connections with deadlines and limits; health routes |
 //! | [`tls`], [`client_limiter`] | certificates; how much one client may use |
-//! | [`telemetry`], [`shutdown`], [`cli`] | logs, traces, metrics; stopping; command line |
+//! | [`telemetry`], [`prometheus`] | logs and traces; metrics |
+//! | [`shutdown`], [`cli`] | stopping; command line |
 //!
 //! The last rows from [`reloadable`] on are behind the feature `service`. Without it the crate has no async or network dependency, which
 //! is what `model` needs.
@@ -30,8 +31,9 @@ pub mod json;
 pub mod json_members;
 pub mod json_repair;
 pub mod known_names;
-mod metric_help;
 pub mod name;
+#[cfg(feature = "service")]
+pub mod prometheus;
 pub mod rate;
 #[cfg(feature = "service")]
 pub mod reloadable;

@@ -1,4 +1,4 @@
-//! Logs, traces and metrics of a process.
+//! Logs and traces of a process.
 //!
 //! Logs go to stdout through a separate thread, so a slow reader of stdout delays nothing. Spans go to an OTLP receiver
 //! if one is set. Drop the guard that [`start`] returns last: it sends the remaining spans and lines.
@@ -8,8 +8,6 @@ mod otlp;
 use std::{fmt, io::IsTerminal, sync::OnceLock, time::Duration};
 
 use anyhow::Context as _;
-use metrics_exporter_prometheus::PrometheusBuilder;
-pub use metrics_exporter_prometheus::PrometheusHandle as MetricsHandle;
 use opentelemetry::{
     propagation::{Extractor, Injector, TextMapPropagator},
     trace::TracerProvider,
@@ -30,7 +28,6 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    metric_help,
     settings::{LogFormat, LogSettings, TelemetrySettings},
     text::{LineFormat, LineWriter},
 };
@@ -192,27 +189,8 @@ pub fn traceparent_of(span: &Span) -> Option<String> {
     carrier.0
 }
 
-/// Upper bounds of the buckets of every duration, in seconds.
-const DURATION_BUCKETS: [f64; 14] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
-
-/// Starts collecting metrics; the handle renders them as Prometheus text.
-///
-/// # Errors
-/// Metrics are set up already.
-pub fn start_metrics() -> anyhow::Result<MetricsHandle> {
-    let handle = PrometheusBuilder::new().set_buckets(&DURATION_BUCKETS)?.install_recorder()?;
-    metric_help::describe_all();
-    let recorder = handle.clone();
-    tokio::spawn(async move {
-        // Histograms keep their samples until they are drained here
-        let mut ticks = tokio::time::interval(Duration::from_secs(5));
-        loop {
-            ticks.tick().await;
-            recorder.run_upkeep();
-            let lost = LOST_LINE_COUNTER.get().map_or(0, ErrorCounter::dropped_lines);
-            metrics::counter!("galley_log_lines_lost_total").absolute(u64::try_from(lost).unwrap_or(u64::MAX));
-        }
-    });
-    Ok(handle)
+/// Brings the count of lost lines up to date.
+pub(crate) fn count_lost_lines() {
+    let lost = LOST_LINE_COUNTER.get().map_or(0, ErrorCounter::dropped_lines);
+    metrics::counter!("galley_log_lines_lost_total").absolute(u64::try_from(lost).unwrap_or(u64::MAX));
 }

@@ -16,6 +16,7 @@ use actix_web::{
 };
 use common::{
     health::is_probe,
+    prometheus::handles_epoch,
     settings::GatewaySettings,
     telemetry::{continue_trace, traceparent_of},
 };
@@ -253,9 +254,13 @@ impl RequestMetrics {
 
     fn with(route: &'static str, method: &'static str, status: u16, record: impl FnOnce(&Self)) {
         thread_local! {
-            static BY_ROUTE: RefCell<HashMap<&'static str, Vec<RequestMetrics>>> = RefCell::default();
+            static BY_ROUTE: RefCell<(u64, HashMap<&'static str, Vec<RequestMetrics>>)> = RefCell::default();
         }
-        BY_ROUTE.with_borrow_mut(|by_route| {
+        BY_ROUTE.with_borrow_mut(|(epoch, by_route)| {
+            let current = handles_epoch();
+            if std::mem::replace(epoch, current) != current {
+                by_route.clear();
+            }
             if let Some(kept) = by_route.get(route).into_iter().flatten().find(|kept| kept.is_of(method, status)) {
                 return record(kept);
             }

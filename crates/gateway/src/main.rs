@@ -42,5 +42,5 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    cli::exit_code("gateway", command_line::run().await)
+    cli::exit_code("gateway", Box::pin(command_line::run()).await)
 }

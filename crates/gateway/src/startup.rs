@@ -13,9 +13,9 @@ use common::{
     cli,
     health::{self, ReadinessCheck},
     http_server::{ConnectionLimits, HttpListener, follow_exchange},
+    prometheus,
     settings::Settings,
     shutdown::{StopSignals, supervise},
-    telemetry,
     tls::ServerCertificate,
 };
 use store::{
@@ -61,7 +61,7 @@ impl GatewayServer {
     /// Binds the address and prepares everything. Redis may be away, but a Redis that would lose jobs is refused.
     pub(crate) async fn build(settings: Settings) -> anyhow::Result<Self> {
         auth::check_listen_address(&settings.gateway, &settings.auth)?;
-        let metrics = telemetry::start_metrics()?;
+        let metrics = prometheus::start("gateway", &settings.metrics)?;
         let redis = Redis::from_settings(&settings)?;
         redis.check_at_start(&[]).await?;
         let stop_events = CancellationToken::new();

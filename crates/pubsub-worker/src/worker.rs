@@ -6,10 +6,10 @@ use anyhow::Context;
 use common::{
     health::{self, ReadinessCheck},
     name::{ChannelName, WorkerId},
+    prometheus,
     reloadable::Reloadable,
     settings::Settings,
     shutdown::{StopSignals, supervise},
-    telemetry,
     time::Millis,
 };
 use delivery::{command::Commands, http::Network};
@@ -32,7 +32,7 @@ pub(crate) async fn run(settings: Settings, signals: StopSignals) -> anyhow::Res
     let stop = signals.stop.clone();
     let worker = &settings.pubsub_worker;
     let commands = Arc::new(commands::load(worker.commands.as_deref())?);
-    let metrics = telemetry::start_metrics()?;
+    let metrics = prometheus::start("pubsub-worker", &settings.metrics)?;
     let redis = Redis::from_settings(&settings)?;
     redis
         .check_at_start(&worker.channels.iter().map(|channel| format!("SUBSCRIBE {channel}")).collect::<Vec<_>>())
@@ -42,7 +42,7 @@ pub(crate) async fn run(settings: Settings, signals: StopSignals) -> anyhow::Res
     let channel_logger = ChannelLogger::start(&notifier, &settings);
     // Without channels there is nothing that could fail
     let logger_health = channel_logger.as_ref().map(ChannelLogger::health);
-    let (server, address) = health::serve(worker.listen, readiness_check(&redis, logger_health), metrics, None)
+    let (server, address) = health::serve(worker.listen, readiness_check(&redis, logger_health), metrics)
         .with_context(|| format!("pubsub_worker.listen: cannot listen on {}", worker.listen))?;
     let (health, serving) = (server.handle(), supervise("HTTP server", tokio::spawn(server), &stop));
     let names: Vec<&str> = worker.channels.iter().map(ChannelName::as_str).collect();

@@ -17,6 +17,7 @@
 //! | [`key_usage`] | what keys use, shared by all gateways |
 //! | [`deliveries`] | the newest attempts to deliver, with what was answered |
 //! | [`events`] | what happened to jobs, for observers |
+//! | `command_times` | how many commands this process sends to Redis, and how long their answers take |
 //! | `reader_limiter` | bounds how many readers read a page at a time |
 //! | [`workers`] | the list of workers, and directives for them |
 //! | [`maintenance`] | leader election, and the services that the leader runs |
@@ -29,6 +30,7 @@
 pub mod api_keys;
 pub mod audit;
 pub mod channels;
+mod command_times;
 pub mod connection;
 pub mod cron;
 pub mod deliveries;

@@ -29,7 +29,9 @@ const COUNTERS: &str = include_str!("lua/counters.lua");
 macro_rules! script {
     ($name:ident, $file:literal $(, with $($shared:ident),+)?) => {
         pub(crate) static $name: LazyLock<Script> = LazyLock::new(|| {
-            Script::new(&with_preludes(&[$($($shared),+)?], include_str!($file)))
+            let script = Script::new(&with_preludes(&[$($($shared),+)?], include_str!($file)));
+            crate::command_times::note_script($file, script.get_hash());
+            script
         });
     };
 }

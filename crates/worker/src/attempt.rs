@@ -15,13 +15,13 @@ use std::{
 
 use common::{telemetry::continue_trace, time::Millis};
 use futures_util::FutureExt;
-use store::jobs::{ClaimedJob, Completion, Fence, JobResult};
+use store::jobs::{AttemptMetrics, ClaimedJob, Completion, Fence, JobResult};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, field::Empty};
 
 use crate::{
     handlers::{Context, HandlerError, HandlerOutcome, HandlerResult},
-    results::{AttemptMetrics, CompletionSender},
+    results::CompletionSender,
     rules::Dispatcher,
     settlement::{Settlement, settle},
     settlement_report::{log_settlement, outcome_name},
@@ -333,7 +333,7 @@ fn failed(claimed: &ClaimedJob, error: &HandlerError, now: Millis) -> Settlement
 }
 
 fn count_attempt(claimed: &ClaimedJob, outcome: &'static str, now: Millis) {
-    AttemptMetrics::new(&claimed.job.queue, outcome).count(now - claimed.started_at);
+    AttemptMetrics::new(&claimed.job.queue, outcome).count(claimed, now);
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@
 //! | `claim` | permits first, then jobs; blocks on all streams when there is no work |
 //! | `queue_selector` | the order in which queues are asked, strict or by weight |
 //! | `queue_states` | what the claim loop knows of its queues: which may have jobs, which fail |
-//! | `queue_load` | how much waits in the queues, for metrics |
 //! | `slots` | permits: the maximum number of jobs at a time, in total and per queue |
 //! | `wakeup` | ends a blocked claim early and stops cancelled jobs |
 //! | `attempt` | one attempt: handler, time limit, panic, stop |
@@ -58,7 +57,6 @@ mod in_flight;
 mod lease_renewal;
 mod list_bridge;
 pub mod pulled_queue;
-mod queue_load;
 mod queue_selector;
 mod queue_states;
 mod results;

@@ -11,12 +11,12 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use common::{name::QueueName, time::Millis};
+use common::name::QueueName;
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use store::{
     StoreError, StoreResult,
     events::JobEvent,
-    jobs::{Completion, FollowUps, Settled},
+    jobs::{AttemptMetrics, Completion, FollowUps, Settled},
     next_reconnect_delay, reconnect_delays,
     statistics::AttemptEnd,
 };
@@ -181,43 +181,17 @@ fn finish_completions(shared: &WorkerShared, queue: &QueueName, completions: &[C
     shared.attempt_times.observe(completions.iter().map(duration));
     // One look-up of each metric for the whole batch
     let (mut completed, mut stale) = (AttemptMetrics::new(queue, "completed"), AttemptMetrics::new(queue, "stale"));
-    let tally = shared.jobs.queue_tally(queue);
+    let (tally, mut bytes) = (shared.jobs.queue_tally(queue), 0);
     for (completion, settled) in completions.iter().zip(settled) {
         let is_completed = finish_completion(shared, completion, settled);
         if is_completed {
             tally.count_attempt(AttemptEnd::Completed, completion.claimed.waited_ms(), duration(completion));
         }
         let metrics = if is_completed { &mut completed } else { &mut stale };
-        metrics.count(duration(completion));
+        metrics.count(&completion.claimed, completion.ended_at);
+        bytes += if is_completed { completion.finished.size() } else { 0 };
     }
-}
-
-/// Counts attempts of a queue with one outcome, and how long they took. It registers them with the first one.
-pub(crate) struct AttemptMetrics<'a> {
-    queue: &'a QueueName,
-    outcome: &'static str,
-    metrics: Option<(metrics::Counter, metrics::Histogram)>,
-}
-
-impl<'a> AttemptMetrics<'a> {
-    pub(crate) fn new(queue: &'a QueueName, outcome: &'static str) -> Self {
-        Self { queue, outcome, metrics: None }
-    }
-
-    /// Counts one that took this many milliseconds from its claim.
-    pub(crate) fn count(&mut self, millis: Millis) {
-        let Self { queue, outcome, metrics } = self;
-        let (attempts, seconds) = metrics.get_or_insert_with(|| {
-            let labels = [("queue", queue.to_string()), ("outcome", (*outcome).to_owned())];
-            (
-                metrics::counter!("galley_attempts_total", &labels),
-                metrics::histogram!("galley_attempt_seconds", &labels),
-            )
-        });
-        attempts.increment(1);
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run are far below 2^52")]
-        seconds.record(millis.max(0) as f64 / 1000.0);
-    }
+    completed.add_result_bytes(bytes);
 }
 
 /// Removes a job and logs and counts its end; false if it was too late to record it.

@@ -17,9 +17,9 @@ use std::{
 use anyhow::Context;
 use common::{
     health,
+    prometheus::{self, MetricsHandle},
     settings::Settings,
     shutdown::{self, DrainOutcome, StopSignals, supervise},
-    telemetry::{self, MetricsHandle},
 };
 use store::{
     Redis, Store,
@@ -41,7 +41,7 @@ use crate::{
     heartbeat,
     heartbeat_state::HeartbeatState,
     in_flight::InFlightJobs,
-    lease_renewal, list_bridge, queue_load, results,
+    lease_renewal, list_bridge, results,
     rules::{self, Dispatcher},
     shared::{RunMode, WorkerShared},
     slots::Slots,
@@ -65,7 +65,7 @@ impl Worker {
     pub(crate) async fn build(settings: Settings, handlers: Handlers, until: RunMode) -> anyhow::Result<Self> {
         let rules = rules::load(settings.queue_worker.rules.as_deref(), &handlers)?;
         let dispatch = Arc::new(Dispatcher { handlers, rules });
-        let metrics = telemetry::start_metrics()?;
+        let metrics = prometheus::start("queue-worker", &settings.metrics)?;
         let redis = Redis::from_settings(&settings)?;
         redis.check_at_start(&calls_of_bridge(&settings)).await?;
         // Redis may be away: then it is read later
@@ -101,9 +101,8 @@ impl Worker {
         // A directive cancels only this token, so the next signal still counts as the first one
         let StopSignals { stop, end_grace } = signals.child();
         let worker = &shared.settings.queue_worker;
-        let (server, address) =
-            health::serve(worker.listen, self.redis.readiness(), self.metrics, Some(queue_load::refresh(shared)))
-                .with_context(|| format!("queue_worker.listen: cannot listen on {}", worker.listen))?;
+        let (server, address) = health::serve(worker.listen, self.redis.readiness(), self.metrics)
+            .with_context(|| format!("queue_worker.listen: cannot listen on {}", worker.listen))?;
         let (health, serving) = (server.handle(), supervise("HTTP server", tokio::spawn(server), &stop));
         let queues: Vec<&str> = worker.queues.iter().map(common::name::QueueName::as_str).collect();
         let (name, concurrency) = (&worker.name, worker.concurrency);

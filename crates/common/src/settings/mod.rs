@@ -41,8 +41,8 @@ pub use jobs::{
     WorkflowSettings,
 };
 pub use process::{
-    EncryptionSettings, LogFormat, LogSettings, MaintenanceSettings, ReloadSettings, StatisticsSettings,
-    TelemetrySettings,
+    EncryptionSettings, LogFormat, LogSettings, MaintenanceSettings, MetricsSettings, ReloadSettings,
+    StatisticsSettings, TelemetrySettings,
 };
 pub use redis::{RedisSettings, RedisUrl};
 pub use render::{default_toml, reference};
@@ -78,6 +78,7 @@ pub struct Settings {
     pub subscriptions: SubscriptionSettings,
     pub maintenance: MaintenanceSettings,
     pub statistics: StatisticsSettings,
+    pub metrics: MetricsSettings,
     pub telemetry: TelemetrySettings,
     pub log: LogSettings,
 }
@@ -124,6 +125,7 @@ impl Settings {
             subscriptions: root.section("subscriptions", SubscriptionSettings::read)?,
             maintenance: root.section("maintenance", MaintenanceSettings::read)?,
             statistics: root.section("statistics", StatisticsSettings::read)?,
+            metrics: root.section("metrics", MetricsSettings::read)?,
             telemetry: root.section("telemetry", TelemetrySettings::read)?,
             log: root.section("log", LogSettings::read)?,
         };

@@ -52,6 +52,18 @@ section! {
 }
 
 section! {
+    /// Metrics for Prometheus.
+    pub struct MetricsSettings = "metrics" {
+        /// How often the leader reads queues, lags of subscriptions and the state of Redis for its metrics.
+        "interval_ms" => interval: Duration = millis(100..=3_600_000, 15_000);
+        /// Queues that have series of their own, and subscriptions, and channels. The others are counted together as `_other`.
+        "max_label_values" => max_label_values: usize = number(1..=100_000, 200);
+        /// A series that does not change for so long is dropped until it counts again.
+        "idle_timeout_ms" => idle_timeout: Duration = millis(1000..=604_800_000, 900_000);
+    }
+}
+
+section! {
     /// Traces.
     pub struct TelemetrySettings = "telemetry" {
         /// Where to send spans. Empty: where OpenTelemetry's variables say (`OTEL_EXPORTER_OTLP_ENDPOINT` and its like), else

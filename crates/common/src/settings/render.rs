@@ -10,7 +10,8 @@ use super::{
     jobs::{BridgeSettings, CronSettings, JobSettings, QueueSection, WorkflowSettings},
     kinds::shown,
     process::{
-        EncryptionSettings, LogSettings, MaintenanceSettings, ReloadSettings, StatisticsSettings, TelemetrySettings,
+        EncryptionSettings, LogSettings, MaintenanceSettings, MetricsSettings, ReloadSettings, StatisticsSettings,
+        TelemetrySettings,
     },
     redis::RedisSettings,
     services::{DashboardSettings, GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings},
@@ -42,6 +43,7 @@ pub(super) fn sections() -> Vec<SectionText> {
         SubscriptionSettings::describe(),
         MaintenanceSettings::describe(),
         StatisticsSettings::describe(),
+        MetricsSettings::describe(),
         TelemetrySettings::describe(),
         LogSettings::describe(),
     ]

@@ -70,6 +70,7 @@ mod limits;
 mod log_events;
 mod logs;
 mod manifests;
+mod metrics;
 mod namespaces;
 mod namespaces_admin;
 mod notifications;

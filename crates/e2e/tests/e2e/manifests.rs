@@ -10,6 +10,7 @@ use testkit::skip;
 
 const MANIFESTS: &str = "deploy/dev/check-manifests.py";
 const COMPOSE: &str = "deploy/dev/check-compose.py";
+const OBSERVABILITY: &str = "deploy/dev/check-observability.py";
 /// What the two read.
 const READ: &[&str] =
     &["k8s", "deploy", "docker-compose.yml", "docs/reference/settings.md", "docs/reference/metrics.md"];
@@ -65,6 +66,15 @@ fn the_compose_files_fit_their_schema_and_the_settings() {
 }
 
 #[test]
+fn rules_dashboards_and_runbook_fit_each_other_and_the_metrics() {
+    if Command::new("promtool").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+        return skip("there is no promtool, which Debian's package prometheus has; `.ci/run` installs it");
+    }
+    let Some((is_content, said)) = check(OBSERVABILITY, None) else { return };
+    assert!(is_content, "{said}");
+}
+
+#[test]
 fn what_is_broken_in_manifests_is_found() {
     const GATEWAY: &str = "k8s/base/gateway.yaml";
     let changes = [
@@ -91,8 +101,8 @@ fn what_is_broken_in_manifests_is_found() {
         ("k8s/components/monitoring/prometheus-rule.yaml", "galley_leases_lost_total", "galley_leases_gone_total"),
         (
             "k8s/components/monitoring/prometheus-rule.yaml",
-            "summary: Redis is nearly full",
-            "summary: Redis, nearly full",
+            "record: queue:galley_dead_letters:max",
+            "record: queue:galley_dead_letters:sum",
         ),
         ("k8s/components/redis/redis.conf", "appendonly yes", "appendonly no"),
         ("k8s/overlays/dev/kustomization.yaml", "newName: localhost/galley-gateway", "newName: galley/gateway"),
@@ -113,7 +123,7 @@ fn what_is_broken_in_manifests_is_found() {
         "minReplicas",
         "the Service gateway has no port metrics",
         "there is no metric galley_leases_gone_total",
-        "GalleyResultsDropped has the annotations",
+        "there is no recording rule queue:galley_dead_letters:max",
         "it is not deploy/redis.conf",
         "it is not deploy/redis.acl",
         "StatefulSet pubsub-worker: of galley-redis it gets gateway-url",
@@ -136,8 +146,8 @@ fn what_is_broken_in_compose_files_is_found() {
         ("docker-compose.yml", "127.0.0.1:${GALLEY_REDIS_PORT:-6379}", "0.0.0.0:${GALLEY_REDIS_PORT:-6379}"),
         ("docker-compose.yml", "${GALLEY_IMAGES:-localhost}/galley-gateway", "galley/gateway"),
         ("deploy/compose/example.env", "#GALLEY_CPUS", "#GALLEY_CPU"),
-        ("deploy/compose/observability.yml", "    ports:", "    prots:"),
-        ("deploy/compose/prometheus.yml", "port: 8081", "port: 8080"),
+        ("deploy/observability/compose.yml", "    ports:", "    prots:"),
+        ("deploy/observability/prometheus.yml", "port: 8081", "port: 8080"),
     ];
     let expected = [
         "there is no setting GALLEY__QUEUE_WORKER__DEMO",
@@ -147,7 +157,7 @@ fn what_is_broken_in_compose_files_is_found() {
         "gateway: its image is galley/gateway",
         "GALLEY_CPUS is not in deploy/compose/example.env",
         "prots",
-        "deploy/compose/prometheus.yml: it asks",
+        "deploy/observability/prometheus.yml: it asks",
         "it is not what check-compose.py --write makes",
     ];
     let Some(said) = check_broken(COMPOSE, &changes) else { return };

@@ -272,23 +272,3 @@ async fn a_program_that_starts_again_under_its_old_id_is_not_told_to_terminate()
     kit.post("/ojs/v1/workers/fetch", &json!({ "queues": ["default"], "worker_id": "by-fetch" })).await;
     assert_eq!(said("by-fetch", json!({})).await, "running");
 }
-
-#[tokio::test]
-async fn metrics_tell_how_much_waits_in_the_queues_of_a_worker() {
-    let kit = GalleyKit::start().await;
-    let one_slot = [("GALLEY__QUEUE_WORKER__CONCURRENCY", "1"), ("GALLEY__QUEUE_WORKER__QUEUES", "default,demo")];
-    let worker = kit.start_worker(&one_slot).await;
-    for _ in 0..3 {
-        kit.enqueue(&json!({ "type": "test.timeout", "args": [] })).await;
-    }
-    let expected = [
-        r#"galley_queue_jobs{queue="default",state="active"} 1"#,
-        r#"galley_queue_jobs{queue="default",state="available"} 2"#,
-        r#"galley_queue_jobs{queue="demo",state="available"} 0"#,
-    ];
-    eventually("the metrics show one running and two waiting jobs", || async {
-        let shown = reqwest::get(worker.url("/metrics")).await.ok()?.text().await.ok()?;
-        expected.iter().all(|line| shown.contains(line)).then_some(())
-    })
-    .await;
-}

@@ -48,7 +48,7 @@ pub(crate) use new_channel_groups::cursor_ttl_ms;
 pub use reader::{
     ChannelReader, MAX_CHANNELS, MAX_EXCLUDED, MAX_PATTERNS, ReaderLimitExceeded, ReaderStart, RemoveChannelResult,
 };
-pub use retention::{SubscriptionLoss, TrimmedChannel};
+pub use retention::{Backlog, SubscriptionLoss, TrimmedChannel};
 pub(crate) use subscription_groups::{ExpectedGroups, OrphanGroups};
 
 use std::{sync::Arc, time::Duration};

@@ -97,6 +97,11 @@ struct ScriptOutcome {
     must_register: bool,
 }
 
+fn count_published(message: &NewMessage<'_>) {
+    metrics::counter!("galley_messages_published_total").increment(1);
+    metrics::counter!("galley_published_bytes_total").increment(message.body.len() as u64);
+}
+
 impl Channels {
     /// Publishes a message.
     ///
@@ -123,7 +128,7 @@ impl Channels {
         if once.is_none()
             && let Some(published) = self.publish_without_script(channel, message).await?
         {
-            metrics::counter!("galley_messages_published_total").increment(1);
+            count_published(message);
             return Ok(Ok(published));
         }
         let sent = match self.run_publish_script(channel, message, (None, once)).await? {
@@ -140,7 +145,7 @@ impl Channels {
                 sent.ok_or_else(|| StoreError::damaged("a registered channel that is to be registered"))?
             }
         };
-        metrics::counter!("galley_messages_published_total").increment(1);
+        count_published(message);
         if sent.must_register
             && let Err(error) = self.register_channel(channel).await
         {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Channels;
 use crate::{StoreError, StoreResult, connection::memory::backlog_budget, keys, script};
-use common::name::ChannelName;
+use common::{name::ChannelName, time::Millis};
 
 /// Maximum number of messages trimmed in one call.
 const TRIM_BATCH_SIZE: usize = 10_000;
@@ -19,7 +19,7 @@ const TRIM_BATCH_BYTES: usize = 64 << 20;
 const PRESSURE_MIN_BYTES: u64 = 256 << 10;
 
 /// The reply of `trim_channel.lua`.
-type TrimChannelReply = (u64, bool, bool, Vec<String>, Vec<String>);
+type TrimChannelReply = (u64, bool, bool, Vec<String>, Vec<(String, u64, u64, Option<Millis>)>);
 
 /// The result of trimming a channel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,8 +30,28 @@ pub struct TrimmedChannel {
     pub has_more: bool,
     /// Subscriptions that lost messages since the last call.
     pub losses: Vec<SubscriptionLoss>,
-    /// Subscriptions with a consumer group on the channel.
-    pub subscriptions: Vec<String>,
+    /// Subscriptions with a consumer group on the channel, and what they have before them.
+    pub subscriptions: Vec<(String, Backlog)>,
+}
+
+/// What a subscription has before it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Messages that were not handed out.
+    pub lag: u64,
+    /// Messages that were handed out and not acknowledged.
+    pub in_flight: u64,
+    /// When the oldest of those that were not handed out was published.
+    pub oldest_at: Option<Millis>,
+}
+
+impl Backlog {
+    /// Adds that of another channel.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.lag += other.lag;
+        self.in_flight += other.in_flight;
+        self.oldest_at = self.oldest_at.into_iter().chain(other.oldest_at).min();
+    }
 }
 
 /// A subscription that lost messages, because it had more unread ones than the cap.
@@ -72,11 +92,14 @@ impl Channels {
             let lost: i64 = pair[1].parse().map_err(|_| StoreError::damaged(&pair[1]))?;
             Ok(SubscriptionLoss { subscription: pair[0].clone(), lost_count: u64::try_from(lost).ok() })
         });
+        let subscriptions = subscriptions
+            .into_iter()
+            .map(|(name, lag, in_flight, oldest_at)| (name, Backlog { lag, in_flight, oldest_at }));
         Ok(TrimmedChannel {
             trimmed_count: messages,
             has_more: is_more,
             losses: overtaken.collect::<StoreResult<_>>()?,
-            subscriptions,
+            subscriptions: subscriptions.collect(),
         })
     }
 }

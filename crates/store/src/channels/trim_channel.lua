@@ -7,8 +7,9 @@
 --       bytes that they hold back, or 0, 6 max messages to trim in this call, 7 about how many bytes to trim in this
 --       call, 8 TTL in ms, 9 0, or when Redis is nearly full the bytes from which on half of the history goes
 -- Returns {number of trimmed messages, 1 if there is more to trim, 1 if the caller must register the channel as in use,
--- {subscription, number of messages that it lost or -1 if nobody can know, ...}, names of the subscriptions that have
--- groups}, or nil when the channel has no history.
+-- {subscription, number of messages that it lost or -1 if nobody can know, ...}, {{subscription that has a group, number of
+-- messages that it was not handed, number of those that it has and has not acknowledged, when the oldest of the former
+-- was published or nil}, ...}}, or nil when the channel has no history.
 -- One call trims in one epoch, where messages are numbered without gaps: a number of messages gives a position.
 -- May run twice: the second run finds nothing to trim. Field `f` of the state says where the history started when the
 -- last run ended: losses before that position were reported.
@@ -50,10 +51,14 @@ local function read_subscriptions(start)
   for _, group in ipairs(groups_of(history)) do
     local name = string.match(group['name'], '^sub:(.+)$')
     if name then
-      local subscription = { name = name, group = group['name'], last_delivered = group['last-delivered-id'] }
+      local subscription = {
+        name = name, group = group['name'], last_delivered = group['last-delivered-id'],
+        pending = group['pending'], lag = group['lag'],
+      }
       local unread = redis.call('XRANGE', history, '(' .. subscription.last_delivered, '+', 'COUNT', 1)[1]
       local pending = redis.call('XPENDING', history, subscription.group, start, '+', 1)[1]
       local needed = unread and unread[1]
+      subscription.oldest_at = unread and published_at(unread)
       if pending and not (needed and is_before(needed, pending[1])) then needed = pending[1] end
       subscription.first_needed = needed
       subscriptions[#subscriptions + 1] = subscription
@@ -134,7 +139,7 @@ if known[3] ~= last then
   redis.call('HSET', state, 'l', last)
   if redis.call('PTTL', state) < 0 then redis.call('PEXPIRE', state, 2 * tonumber(ttl_ms)) end
 end
-local losses, names, is_needed = {}, {}, false
+local losses, backlogs, is_needed = {}, {}, false
 for _, subscription in ipairs(subscriptions) do
   local after_delivered = position_after(subscription.last_delivered)
   local from, was_empty = start, 0
@@ -150,7 +155,10 @@ for _, subscription in ipairs(subscriptions) do
     losses[#losses + 1] = subscription.name
     losses[#losses + 1] = lost
   end
-  names[#names + 1] = subscription.name
+  -- Of several epochs nobody knows the number but Redis, which guesses
+  local unread = count_between(later_of(after_delivered, cut), position_after(last))
+    or subscription.lag or redis.call('XLEN', history)
+  backlogs[#backlogs + 1] = { subscription.name, unread, subscription.pending, subscription.oldest_at or false }
   is_needed = is_needed or subscription.first_needed
 end
 if #subscriptions > 0 then
@@ -168,4 +176,4 @@ if is_ttl_due then
   redis.call('PEXPIRE', history, ttl_ms)
   redis.call('PEXPIRE', state, 2 * tonumber(ttl_ms))
 end
-return { trimmed, has_more and 1 or 0, is_ttl_due and 1 or 0, losses, names }
+return { trimmed, has_more and 1 or 0, is_ttl_due and 1 or 0, losses, backlogs }

@@ -36,9 +36,10 @@ use super::{
     error_class::connect_error,
     memory::MemoryState,
     redis_clock::{READING_INTERVAL, RedisClock},
+    samples,
     server_address::ServerAddress,
 };
-use crate::{keys::TopicNames, next_reconnect_delay, reconnect_delays, sealing::Sealer};
+use crate::{command_times::RoundTrip, keys::TopicNames, next_reconnect_delay, reconnect_delays, sealing::Sealer};
 use common::settings::RedisSettings;
 
 /// A handle to Redis. Cheap to clone.
@@ -125,6 +126,8 @@ impl Redis {
             Sealer::default(),
         );
         redis.0.runtime.spawn(read_clock_regularly(Arc::downgrade(&redis.0)));
+        let shown = Arc::downgrade(&redis.0);
+        samples::show(move || Some((shown.upgrade()?.memory.used_and_max(), shown.upgrade()?.pool().status())));
         Ok(redis)
     }
 
@@ -274,6 +277,7 @@ impl Redis {
             Ok(connection) => {
                 if dialling.last_failure.take().is_some() || generation > 1 {
                     tracing::info!(event = "redis.reconnected", generation, "connected to redis again");
+                    metrics::counter!("galley_redis_reconnects_total").increment(1);
                 }
                 dialling.generation = generation;
                 dialling.delays = reconnect_delays();
@@ -363,7 +367,9 @@ impl ConnectionLike for Redis {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         async move {
             let mut live = self.hot_connection().await?;
+            let trip = RoundTrip::of_command(cmd);
             let answer = live.connection.send_packed_command(cmd).await;
+            trip.end();
             self.judge(live.origin(), answer.as_ref().map(std::slice::from_ref));
             answer
         }
@@ -378,7 +384,9 @@ impl ConnectionLike for Redis {
     ) -> RedisFuture<'a, Vec<Value>> {
         async move {
             let mut live = self.hot_connection().await?;
+            let trip = RoundTrip::of_pipeline(pipeline.len());
             let answers = live.connection.send_packed_commands(pipeline, offset, count).await;
+            trip.end();
             self.judge(live.origin(), answers.as_ref().map(Vec::as_slice));
             answers
         }

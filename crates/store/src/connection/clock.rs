@@ -37,6 +37,19 @@ impl Redis {
         Ok(command.query_async(&mut self.clone()).await?)
     }
 
+    /// The same, each with when it is due.
+    pub(crate) async fn due_members_with_times(
+        &self,
+        set: &str,
+        now: Millis,
+        max: usize,
+    ) -> StoreResult<Vec<(String, Millis)>> {
+        let mut command = redis::cmd("ZRANGEBYSCORE");
+        command.arg(set).arg("-inf").arg(now).arg("WITHSCORES").arg("LIMIT").arg(0).arg(max);
+        let members: Vec<(String, f64)> = command.query_async(&mut self.clone()).await?;
+        Ok(members.into_iter().map(|(member, score)| (member, score_to_millis(score))).collect())
+    }
+
     /// Changes when members of a set are due that are in it, even when Redis is out of memory, and notifies the leader of
     /// what the set is about.
     pub(crate) async fn move_due(

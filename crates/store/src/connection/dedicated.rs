@@ -11,6 +11,7 @@ use redis::{
 };
 
 use super::client::{Origin, Redis};
+use crate::command_times::count_blocking;
 
 /// Pause between attempts to end a read that may not have reached the server yet.
 const UNBLOCK_RETRY_INTERVAL: Duration = Duration::from_millis(2);
@@ -84,6 +85,7 @@ impl DedicatedConnection {
         if self.redis.left_server_since(self.opened_at) {
             return Err(RedisError::from((ErrorKind::Io, "opened to a server that was left")));
         }
+        count_blocking();
         let answer = self.connection.send_packed_command(command).await;
         self.redis.judge(Origin::Other(self.opened_at), answer.as_ref().map(std::slice::from_ref));
         Ok(from_redis_value(answer?.extract_error()?)?)

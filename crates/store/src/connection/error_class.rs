@@ -21,6 +21,17 @@ pub(crate) enum ErrorClass {
 }
 
 impl ErrorClass {
+    /// The name in metrics.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Full => "full",
+            Self::Passing => "passing",
+            Self::WrongServer => "wrong_server",
+            Self::Broken => "broken",
+        }
+    }
+
     /// The class of an error that was extracted from an answer, or that a connection reported.
     pub(crate) fn of(error: &RedisError) -> Self {
         if let Some(errors) = error.clone().into_server_errors() {

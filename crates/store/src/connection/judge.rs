@@ -23,6 +23,7 @@ impl Redis {
             Err(error) if error.kind() == ErrorKind::Parse => (error.clone(), ErrorClass::Broken),
             Err(error) => (error.clone(), ErrorClass::of(error)),
         };
+        metrics::counter!("galley_redis_errors_total", "kind" => class.as_str()).increment(1);
         match (class, origin) {
             (ErrorClass::Broken, Origin::Shared(generation, _))
                 if drop_connection(&self.inner().hot_connection, generation) =>

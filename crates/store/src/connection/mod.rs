@@ -14,6 +14,8 @@
 //! | [`hint_pace`] | how often they may cause a look |
 //! | [`diagnosis`] | what an operator wants to know of the server |
 //! | [`server`] | requirements on the server's configuration |
+//! | `server_state` | how the server is, for metrics |
+//! | `samples` | how full the server and the pool are, for metrics |
 //! | `judge` | judges every answer: drops a broken connection, leaves a server that takes no writes |
 //! | `access` | whether the user may do what Galley needs |
 //! | `server_address` | where the server is, who Galley is there, and TLS: the same for every connection |
@@ -38,6 +40,8 @@ pub(crate) mod pinned;
 pub mod pool;
 pub(crate) mod redis_clock;
 mod reload;
+mod samples;
 pub mod server;
 mod server_address;
+pub(crate) mod server_state;
 mod thread_connection;

@@ -5,7 +5,7 @@ use futures_util::FutureExt;
 use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, ScriptInvocation, Value};
 
 use super::client::{HotConnection, Redis};
-use crate::{keys, script};
+use crate::{command_times::RoundTrip, keys, script};
 
 /// One specific connection: it fails when that breaks, instead of reconnecting.
 pub(crate) struct PinnedConnection(HotConnection);
@@ -54,7 +54,9 @@ impl Redis {
         command: &Cmd,
         PinnedConnection(live): &PinnedConnection,
     ) -> RedisResult<T> {
+        let trip = RoundTrip::of_command(command);
         let answer = live.connection.clone().send_packed_command(command).await;
+        trip.end();
         self.judge(live.origin(), answer.as_ref().map(std::slice::from_ref));
         Ok(T::from_redis_value(answer?.extract_error()?)?)
     }
@@ -65,7 +67,9 @@ impl Redis {
         pipeline: &Pipeline,
         PinnedConnection(live): &PinnedConnection,
     ) -> RedisResult<Vec<Value>> {
+        let trip = RoundTrip::of_pipeline(pipeline.len());
         let answers = live.connection.clone().send_packed_commands(pipeline, 0, pipeline.len()).await;
+        trip.end();
         self.judge(live.origin(), answers.as_ref().map(Vec::as_slice));
         answers
     }

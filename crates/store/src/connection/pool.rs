@@ -10,7 +10,7 @@ use super::{
     client::{Origin, Redis},
     error_class::connect_error,
 };
-use crate::{StoreError, StoreResult};
+use crate::{StoreError, StoreResult, command_times::RoundTrip};
 
 /// A pooled connection. It returns to the pool when it is dropped.
 pub struct PooledConnection {
@@ -37,7 +37,9 @@ impl Redis {
 impl ConnectionLike for PooledConnection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         async move {
+            let trip = RoundTrip::of_command(cmd);
             let answer = self.connection.send_packed_command(cmd).await;
+            trip.end();
             self.redis.judge(Origin::Other(self.opened_at), answer.as_ref().map(std::slice::from_ref));
             answer
         }
@@ -51,7 +53,9 @@ impl ConnectionLike for PooledConnection {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         async move {
+            let trip = RoundTrip::of_pipeline(pipeline.len());
             let answers = self.connection.send_packed_commands(pipeline, offset, count).await;
+            trip.end();
             self.redis.judge(Origin::Other(self.opened_at), answers.as_ref().map(Vec::as_slice));
             answers
         }

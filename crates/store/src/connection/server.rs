@@ -53,6 +53,16 @@ impl ServerDurability {
             Self::Unknown => "unknown",
         }
     }
+
+    /// The number in metrics: more is better.
+    pub(crate) fn level(self) -> Option<u8> {
+        match self {
+            Self::Memory => Some(0),
+            Self::EverySecond => Some(1),
+            Self::Always => Some(2),
+            Self::Unknown => None,
+        }
+    }
 }
 
 /// Why Galley does not run on this server.
@@ -229,7 +239,7 @@ async fn check_server_on(connection: &mut impl ConnectionLike) -> Result<ServerI
 }
 
 /// A section of INFO; none if the server does not allow the question.
-async fn ask_info(connection: &mut impl ConnectionLike, section: &str) -> StoreResult<Option<InfoDict>> {
+pub(super) async fn ask_info(connection: &mut impl ConnectionLike, section: &str) -> StoreResult<Option<InfoDict>> {
     match redis::cmd("INFO").arg(section).query_async(connection).await {
         Ok(info) => Ok(Some(info)),
         Err(error) if ErrorClass::of(&error) == ErrorClass::Refused => Ok(None),
@@ -290,14 +300,18 @@ fn check_info(version: String, info: &InfoDict, config: &HashMap<String, String>
             "appendfsync is always but no-appendfsync-on-rewrite is yes: acknowledged writes could be lost during a rewrite",
         ));
     }
-    let durability = match (info.get::<u8>("aof_enabled"), setting("appendfsync")) {
+    Ok(ServerInfo { version, durability: durability_of(info, config) })
+}
+
+/// What an acknowledged write survives, by the server's settings, as far as they are known.
+pub(super) fn durability_of(info: &InfoDict, config: &HashMap<String, String>) -> ServerDurability {
+    match (info.get::<u8>("aof_enabled"), config.get("appendfsync").map(String::as_str)) {
         (Some(0), _) => ServerDurability::Memory,
         (Some(_), Some("always")) => ServerDurability::Always,
         (Some(_), Some("everysec")) => ServerDurability::EverySecond,
         (Some(_), Some(_)) => ServerDurability::Memory,
         _ => ServerDurability::Unknown,
-    };
-    Ok(ServerInfo { version, durability })
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::{StoreError, StoreResult, connection::budgets::DataKind, events::JobE
 use common::{
     id::{EntryId, JobId},
     name::{Priority, QueueName},
+    prometheus::handles_epoch,
     time::Millis,
 };
 use model::job::{JobHistory, JobState, NewJob};
@@ -214,9 +215,13 @@ impl Jobs {
 /// Counts a stored job. Each thread keeps the counters that it used: looking one up by its labels costs more than counting.
 fn count_enqueued(queue: &QueueName) {
     thread_local! {
-        static COUNTERS: RefCell<HashMap<QueueName, metrics::Counter>> = RefCell::default();
+        static COUNTERS: RefCell<(u64, HashMap<QueueName, metrics::Counter>)> = RefCell::default();
     }
-    COUNTERS.with_borrow_mut(|counters| {
+    COUNTERS.with_borrow_mut(|(epoch, counters)| {
+        let current = handles_epoch();
+        if std::mem::replace(epoch, current) != current {
+            counters.clear();
+        }
         if let Some(counter) = counters.get(queue) {
             return counter.increment(1);
         }

@@ -34,6 +34,7 @@ impl Jobs {
             .arg(Notification::DueChanged(job.queue.clone()).encode())
             .invoke_async(&mut self.store.redis.clone())
             .await?;
+        count_renewals(usize::from(renewed == 1), usize::from(renewed != 1));
         Ok(renewed == 1)
     }
 
@@ -128,6 +129,15 @@ impl Jobs {
             call.arg(entry.to_string()).arg(*started_at).arg(lease_ms.unwrap_or(0));
         }
         let lost: Vec<String> = call.invoke_async(&mut self.store.redis.clone()).await?;
+        count_renewals(held.len().saturating_sub(lost.len()), lost.len());
         lost.iter().map(|entry| parse_entry_id(entry)).collect()
+    }
+}
+
+fn count_renewals(renewed: usize, lost: usize) {
+    for (result, leases) in [("renewed", renewed), ("lost", lost)] {
+        if leases > 0 {
+            metrics::counter!("galley_lease_renewals_total", "result" => result).increment(leases as u64);
+        }
     }
 }

@@ -15,6 +15,7 @@
 //! | `uniqueness` | which job has a uniqueness, and whether it blocks another |
 //! | `client_ids` | ids that clients chose |
 //! | `queues`, `stats` | the queues there are, and their figures |
+//! | `claim_sizes`, `attempt_metrics` | metrics of claims, and of attempts that ended |
 //! | `claim_budget` | how many bytes of jobs one answer may have |
 //! | `claim` | hands jobs out, to queue-workers and over HTTP |
 //! | `claimed_job` | a job in an attempt |
@@ -40,10 +41,12 @@
 //! | `job_events` | events of jobs, for observers |
 
 mod attempt;
+mod attempt_metrics;
 mod cancel;
 mod claim;
 mod claim_budget;
 mod claim_directly;
+mod claim_sizes;
 mod claimed_job;
 mod client_ids;
 mod closed_queues;
@@ -99,6 +102,7 @@ use model::{
 };
 
 pub use attempt::Attempt;
+pub use attempt_metrics::AttemptMetrics;
 pub use cancel::JobTransitionError;
 pub use claim::{ClaimAvailability, ClaimBatch, Claimant};
 pub(crate) use claim::{duration_millis, malformed_reply, parse_streams_reply};

@@ -6,7 +6,7 @@ use futures_util::future::try_join_all;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{ClaimedJob, JobRecord, Jobs, LocatedJob};
+use super::{ClaimedJob, JobRecord, Jobs, LocatedJob, claim_sizes::count_claimed};
 use crate::{StoreResult, keys, sealing::Sealer};
 use common::{id::WorkflowId, settings::MAX_WORKFLOW_JOBS};
 use model::workflow::{BatchCallback, Membership, WorkflowKind};
@@ -26,6 +26,7 @@ struct WorkflowJobFields<'a> {
 impl Jobs {
     /// Reads the parent results of jobs that were claimed.
     pub(super) async fn load_claimed_parents(&self, claimed: &mut [ClaimedJob]) -> StoreResult<()> {
+        count_claimed(claimed.len());
         let referring = claimed.iter_mut().map(|claimed| &mut claimed.job);
         let loads = referring.filter(|job| job.parent_results_bytes.is_some()).map(|job| self.load_parent_results(job));
         // All at once: the jobs of a batch would wait for one another otherwise

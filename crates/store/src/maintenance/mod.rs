@@ -21,6 +21,7 @@
 //! | `sweep` | looks at a few queues in turn, and at those of silent workers |
 //! | `silent_workers` | which workers stopped reporting |
 //! | `memory_watch`, `memory_survey` | read how full Redis is, and what each kind of data takes, in every process |
+//! | `metrics_collector`, `leader_samples` | what only the leader shows as metrics |
 //! | `leadership` | leader election |
 //! | `clock_steps` | heals what a step of Redis's clock left behind |
 //! | `outage_grace` | whether a worker's silence means that it died |
@@ -34,10 +35,12 @@ mod due_times;
 mod failures;
 mod history_trimmer;
 mod index_checker;
+mod leader_samples;
 mod leadership;
 mod lease_reaper;
 mod memory_survey;
 mod memory_watch;
+mod metrics_collector;
 mod outage_grace;
 mod scheduler;
 mod silent_workers;
@@ -53,6 +56,7 @@ use tokio_util::sync::CancellationToken;
 use due_times::{DueTimes, QueueTask};
 use failures::{FAILURE_PAUSE, MAINTENANCE_MODE_PAUSE, pause_on_error, reschedule_on_error};
 use leadership::{UnhealedSteps, acquire_leadership, resign_leadership};
+use metrics_collector::LeaderFindings;
 use outage_grace::OutageGrace;
 use sweep::PeriodicSweep;
 
@@ -85,6 +89,7 @@ async fn lead(jobs: &Jobs, settings: MaintenanceSettings, stop: &CancellationTok
     let (mut outage_grace, mut sweep_grace) =
         (OutageGrace::new(&jobs.store.redis, grace), OutageGrace::new(&jobs.store.redis, grace));
     let mut unhealed = UnhealedSteps::default();
+    metrics::gauge!("galley_leader").set(0);
     while !stop.is_cancelled() {
         let asked = async {
             // First: a step is seen before the answer says up to when a leader has healed
@@ -97,7 +102,10 @@ async fn lead(jobs: &Jobs, settings: MaintenanceSettings, stop: &CancellationTok
                 let sweep = PeriodicSweep::new(jobs, &mut sweep_grace);
                 let healed_steps = std::mem::take(&mut unhealed).look(leadership.healed_until, steps);
                 let leader = Leader::new(jobs, &settings, &leader_id, &mut outage_grace, healed_steps);
-                Box::pin(leader.work(sweep, leadership.since_last_leader, stop)).await
+                metrics::gauge!("galley_leader").set(1);
+                let worked = Box::pin(leader.work(sweep, leadership.since_last_leader, stop)).await;
+                metrics::gauge!("galley_leader").set(0);
+                worked
             }
             Ok((leadership, steps)) => {
                 unhealed.look(leadership.healed_until, steps);
@@ -209,9 +217,11 @@ impl<'a> Leader<'a> {
         }
         self.heal_clock_set_back(since_last_leader).await?;
         let channels = Channels::new(&self.jobs.store.redis, &self.jobs.store.settings.channels);
-        let (sweeping, trimming) =
-            (sweep.run(self.settings.sweep_interval), history_trimmer::run(&channels, self.settings.trim_interval));
-        let folding = statistics::fold_flushes(self.jobs);
+        let findings = LeaderFindings::default();
+        let sweeping = sweep.run(self.settings.sweep_interval);
+        let trimming = history_trimmer::run(&channels, &findings, self.settings.trim_interval);
+        let folding = statistics::fold_flushes(self.jobs, &findings.busy);
+        let collecting = metrics_collector::run(self.jobs, &findings, self.jobs.store.settings.metrics.interval);
         let timers = async {
             self.refresh_all().await?;
             loop {
@@ -242,6 +252,7 @@ impl<'a> Leader<'a> {
             ended = sweeping => ended,
             never = trimming => match never {},
             never = folding => match never {},
+            never = collecting => match never {},
         }
     }
 

@@ -15,6 +15,7 @@ use model::statistics::{Tally, decode_slots, encode_slots};
 
 use super::{
     ALL, DAY_MS, HOUR_DAYS, HOUR_MS, MINUTE_HOURS, MINUTE_MS, OTHER,
+    busy_queues::BusyQueues,
     flushes::{FlushEntry, SeenFlushes},
     hours_field, minutes_field,
 };
@@ -33,7 +34,7 @@ const FLUSHES_PER_ROUND: u32 = 3;
 const HISTORY_TTL_MS: Millis = HOUR_DAYS.cast_signed() * DAY_MS + 2 * DAY_MS;
 
 /// Folds and tidies until it is dropped. An error must not end the rest of maintenance.
-pub(crate) async fn run(jobs: &Jobs) -> Infallible {
+pub(crate) async fn run(jobs: &Jobs, busy: &BusyQueues) -> Infallible {
     let mut round = tokio::time::interval(jobs.store.settings.statistics.flush_interval * FLUSHES_PER_ROUND);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The first one is over at once
@@ -41,7 +42,7 @@ pub(crate) async fn run(jobs: &Jobs) -> Infallible {
     let mut folder = StatisticsFolder::default();
     loop {
         round.tick().await;
-        if let Err(error) = folder.run_round(jobs).await {
+        if let Err(error) = folder.run_round_noting(jobs, busy).await {
             log_interruption("history of statistics", &error);
         }
     }
@@ -78,8 +79,13 @@ impl StatisticsFolder {
     /// # Errors
     /// Redis is unavailable.
     pub async fn run_round(&mut self, jobs: &Jobs) -> StoreResult<()> {
+        self.run_round_noting(jobs, &BusyQueues::default()).await
+    }
+
+    /// The same, and notes in which queues something happened.
+    async fn run_round_noting(&mut self, jobs: &Jobs, busy: &BusyQueues) -> StoreResult<()> {
         for _ in 0..MAX_CALLS {
-            if !self.fold_some(jobs).await? {
+            if !self.fold_some(jobs, busy).await? {
                 break;
             }
         }
@@ -87,12 +93,13 @@ impl StatisticsFolder {
     }
 
     /// Folds a number of entries; false if there are none.
-    async fn fold_some(&mut self, jobs: &Jobs) -> StoreResult<bool> {
+    async fn fold_some(&mut self, jobs: &Jobs, busy: &BusyQueues) -> StoreResult<bool> {
         let mut redis = jobs.store.redis.clone();
         let mut command = redis::cmd("XRANGE");
         command.arg(keys::STATISTICS_FLUSHES).arg("-").arg("+").arg("COUNT").arg(MAX_ENTRIES);
         let entries: Vec<FlushEntry> = command.query_async(&mut redis).await?;
         let Some(first) = entries.first() else { return Ok(false) };
+        busy.note(&entries);
         let now = jobs.now().await?;
         let mut known: BTreeSet<String> =
             redis::cmd("ZRANGE").arg(keys::STATISTICS_QUEUES).arg(0).arg(-1).query_async(&mut redis).await?;

@@ -4,6 +4,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `recorder` | counts in this process, and sends sums |
+//! | `busy_queues` | in which queues something happens, for the metrics |
 //! | `flushes` | the sums that processes sent, and are not folded yet |
 //! | `folder` | the leader's part: adds sums to the history of each queue, makes hours of minutes, removes what is old |
 //! | `history` | reads the history |
@@ -12,6 +13,7 @@
 //! Times are those of Redis's clock. A sum that is on its way belongs to the stream of flushes or to the history, never to
 //! both and never to neither: `fold.lua` moves it, and `read.lua` reads both at one moment.
 
+mod busy_queues;
 mod flushes;
 mod folder;
 mod history;
@@ -20,6 +22,7 @@ mod totals;
 
 use common::time::Millis;
 
+pub(crate) use busy_queues::BusyQueues;
 pub(crate) use folder::run as fold_flushes;
 pub use folder::{StatisticsFolder, tidy_all};
 pub use history::{Series, Statistics, StatisticsPoint};

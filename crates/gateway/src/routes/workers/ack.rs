@@ -5,7 +5,7 @@ use common::time;
 use model::job::JobTransition;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use store::jobs::{Attempt, JobResult, Settled};
+use store::jobs::{Attempt, AttemptMetrics, JobResult, Settled};
 
 use super::{find_active_attempt, parse_body_job_id, parse_fence, settle, stale_attempt};
 use crate::{
@@ -66,6 +66,9 @@ pub(super) async fn ack_job(caller: &Caller, services: &Services, request: AckRe
         Settled::AlreadyDone | Settled::Stale => return Err(stale_attempt(id)),
     }
     services.jobs.report_completed(&claimed, now);
+    let mut metrics = AttemptMetrics::new(&claimed.job.queue, "completed");
+    metrics.count(&claimed, now);
+    metrics.add_result_bytes(ended.size());
     let answer = json!({
         "acknowledged": true, "id": id, "job_id": id, "state": "completed", "completed_at": time::format(now),
     });

@@ -74,6 +74,7 @@ pub(in crate::routes) fn parse_body_job_id(text: &str) -> Result<JobId, ApiError
 }
 
 pub(in crate::routes) fn stale_attempt(id: JobId) -> ApiError {
+    metrics::counter!("galley_stale_tokens_total").increment(1);
     ApiError::new(ErrorCode::Conflict, format!("this attempt of job {id} is not the current one"))
 }
 

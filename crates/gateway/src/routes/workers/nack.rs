@@ -12,8 +12,7 @@ use common::{
 use model::job::{AttemptError, JobTransition, MAX_TIMEOUT_MS, RetryAdvice};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use store::jobs::Attempt;
-use store::jobs::{FailureOutcome, Settled};
+use store::jobs::{Attempt, AttemptMetrics, FailureOutcome, Settled};
 
 use super::{find_active_attempt, parse_body_job_id, parse_fence, settle, stale_attempt};
 use crate::{
@@ -136,9 +135,13 @@ pub(super) async fn nack_job(
             let failure = error.failure(attempt, now);
             let recorded = services.jobs.fail(&claimed, &fence, failure, error.advice(pause)).await?;
             write_outcome(&mut answer, id, &recorded, now)?;
+            AttemptMetrics::new(&claimed.job.queue, recorded.as_str()).count(&claimed, now);
         }
         _ => match services.jobs.release(Attempt::of(&claimed, &fence)).await? {
-            Settled::Done => drop(answer.text("state", "available")),
+            Settled::Done => {
+                answer.text("state", "available");
+                AttemptMetrics::new(&claimed.job.queue, "released").count(&claimed, services.jobs.estimated_now());
+            }
             Settled::AlreadyDone | Settled::Stale => return Err(stale_attempt(id)),
         },
     }

@@ -1,0 +1,15 @@
+//! The metrics of the process itself.
+
+use super::{MetricSpec, counter, gauge};
+
+pub(super) const PROCESS: &[MetricSpec] = &[
+    counter("galley_log_lines_lost_total", &[], "lines", "Log lines lost because nothing read them in time").explained("log lines lost because nothing read them in time. A service does not wait for its log"),
+    gauge("galley_build_info", &["version", "service"], "", "1, with the version of this process"),
+    gauge("galley_leader", &[], "", "Whether this process does the maintenance: 1 or 0").explained("whether this process does the maintenance: 1 or 0. The sum over all processes is 1"),
+    counter("galley_series_overflowed_total", &[], "values", "Values of a label that had no room beside the others and were counted as _other").explained("queues, subscriptions and channels that had no room beside the others (`metrics.max_label_values`) and were counted as `_other`, once for each time that a thread asked"),
+    counter("process_cpu_seconds_total", &[], "seconds", "User and system time of this process").explained("user and system time of this process. On Linux, as those below"),
+    gauge("process_resident_memory_bytes", &[], "bytes", "Resident memory of this process"),
+    gauge("process_open_fds", &[], "files", "Open files and connections of this process"),
+    gauge("process_max_fds", &[], "files", "Files and connections that this process may have open"),
+    gauge("process_start_time_seconds", &[], "seconds", "When this process started, in seconds since 1970"),
+];
