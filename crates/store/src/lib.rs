@@ -103,7 +103,7 @@ impl Store {
     /// The jobs.
     #[must_use]
     pub fn jobs(&self) -> Jobs {
-        Jobs::new(self, workflows::member_ended)
+        Jobs::new(self, workflows::members_ended)
     }
 }
 

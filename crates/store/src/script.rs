@@ -6,7 +6,9 @@
 
 use std::sync::LazyLock;
 
-use redis::Script;
+use redis::{ErrorKind, RedisError, RedisResult, Script, ScriptInvocation, ServerErrorKind, Value};
+
+use crate::Redis;
 
 /// Functions that several scripts share.
 const CLOCK: &str = include_str!("lua/clock.lua");
@@ -45,6 +47,7 @@ script!(SET_DIRECTIVE, "workers/set_directive.lua");
 script!(DROP_DEAD_LETTERS, "jobs/drop_dead_letters.lua");
 script!(ENQUEUE_BOUNDED, "jobs/enqueue_bounded.lua", with DEPTH);
 script!(CREATE, "jobs/create.lua", with CLOCK, FENCE, DEPTH, STREAM_ENTRY, END_JOB, ENDED_LIST);
+script!(CREATE_MEMBERS, "jobs/create_members.lua", with STREAM_ENTRY);
 script!(PROMOTE, "jobs/promote.lua", with CLOCK, STREAM_ENTRY);
 script!(ENQUEUE_FOR_KEY, "rate_limits/enqueue_for_key.lua", with CLOCK, STREAM_ENTRY);
 script!(ADMIT, "rate_limits/admit.lua", with CLOCK, RATE, STREAM_ENTRY);
@@ -125,6 +128,39 @@ script!(REPORT, "workers/report.lua", with CLOCK);
 fn with_preludes(shared: &[&str], text: &str) -> String {
     let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
     format!("{first}\n{}\n{rest}", shared.concat())
+}
+
+/// Calls one script many times in one pipeline. Returns the answers in the order of the calls.
+pub(crate) async fn invoke_each(redis: &mut Redis, calls: &[ScriptInvocation<'_>]) -> Vec<RedisResult<Value>> {
+    let mut answers = send_each(redis, calls.iter()).await;
+    let is_unknown = |answer: &RedisResult<Value>| {
+        answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
+    };
+    let unknown: Vec<usize> = (0..calls.len()).filter(|number| is_unknown(&answers[*number])).collect();
+    if let Some(first) = unknown.first()
+        && calls[*first].load_async(redis).await.is_ok()
+    {
+        let again = send_each(redis, unknown.iter().map(|number| &calls[*number])).await;
+        unknown.into_iter().zip(again).for_each(|(number, answer)| answers[number] = answer);
+    }
+    answers
+}
+
+async fn send_each<'a>(
+    redis: &mut Redis,
+    calls: impl ExactSizeIterator<Item = &'a ScriptInvocation<'a>>,
+) -> Vec<RedisResult<Value>> {
+    let count = calls.len();
+    if count == 0 {
+        return Vec::new();
+    }
+    let mut pipeline = redis::Pipeline::with_capacity(count);
+    pipeline.ignore_errors();
+    for call in calls {
+        pipeline.invoke_script(call);
+    }
+    let failed = |error: RedisError| (0..count).map(|_| Err(error.clone())).collect();
+    pipeline.query_async(redis).await.unwrap_or_else(failed)
 }
 
 #[cfg(test)]

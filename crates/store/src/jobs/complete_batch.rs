@@ -4,12 +4,11 @@
 
 use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{StreamExt, stream};
 use redis::ScriptInvocation;
 
 use super::{
-    ClaimedJob, Consumer, JobRecord, Jobs, Settled, finished_job::FinishedJob, follow_up::log_follow_up_failure,
-    settle::NOTE_TTL_MS,
+    ClaimedJob, Consumer, JobRecord, Jobs, MemberEnd, Settled, finished_job::FinishedJob, settle::NOTE_TTL_MS,
 };
 use crate::{StoreResult, connection::notification::Notification, keys::QueueKeys, script, sealing::Sealer};
 use common::{
@@ -180,8 +179,15 @@ impl Jobs {
     pub async fn run_follow_ups(&self, follow_ups: FollowUps) {
         let FollowUps { queue, keys, members } = follow_ups;
         self.admit_after(&queue, keys).await;
-        let run = |member| self.clone().continue_member(queue.clone(), member).boxed();
-        stream::iter(members).for_each_concurrent(MAX_CONCURRENT_FOLLOW_UPS, run).await;
+        let (ended, lost): (Vec<_>, Vec<_>) = members.iter().partition(|member| member.finished.is_some());
+        let ends = ended.into_iter().filter_map(|WorkflowFollowUp { claimed, finished }| {
+            let job = &claimed.job;
+            Some(MemberEnd { membership: job.workflow?, job: job.id, json: finished.as_ref()?.json() })
+        });
+        self.continue_workflows(&queue, ends.collect()).await;
+        for WorkflowFollowUp { claimed, .. } in lost {
+            self.repeat_follow_up(&queue, claimed.job.id).await;
+        }
     }
 
     /// Admits the next jobs of keys. If that fails for all together, it is tried for each: one may have a damaged limit.
@@ -195,25 +201,6 @@ impl Jobs {
             }
         };
         stream::iter(keys).for_each_concurrent(MAX_CONCURRENT_FOLLOW_UPS, admit).await;
-    }
-
-    async fn continue_member(self, queue: QueueName, member: WorkflowFollowUp) {
-        match member {
-            WorkflowFollowUp { claimed, finished: Some(finished) } => {
-                self.continue_workflow(&claimed.job, &finished).await;
-            }
-            WorkflowFollowUp { claimed, finished: None } => {
-                self.repeat_follow_up(&queue, claimed.job.id).await;
-            }
-        }
-    }
-
-    async fn continue_workflow(&self, job: &JobRecord, finished: &FinishedJob) {
-        let done = self.run_follow_up(&job.queue, job.id, finished.json()).await;
-        if done.is_ok() {
-            self.shorten_result(job).await;
-        }
-        log_follow_up_failure(&job.queue, job.id, done);
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{JobRecord, Jobs, LocatedJob, finished_job::FinishedJob};
+use super::{JobRecord, Jobs, LocatedJob, MemberEnd, finished_job::FinishedJob};
 use crate::{
     StoreError, StoreResult,
     connection::{budgets::DataKind, memory::ResultRetention},
@@ -39,7 +39,7 @@ impl Jobs {
         }
         let done = self.run_follow_up(&job.queue, job.id, ended.json()).await;
         if done.is_ok() && !is_dead_letter {
-            self.shorten_result(job).await;
+            self.shorten_results(&job.queue, &[job.id]).await;
         }
         log_follow_up_failure(&job.queue, job.id, done);
     }
@@ -73,23 +73,27 @@ impl Jobs {
         ttl
     }
 
-    /// Shortens the life of a result that was stored only for its follow-up, as the fill level asks. Where this fails
-    /// the result's own TTL applies.
-    pub(super) async fn shorten_result(&self, job: &JobRecord) {
+    /// Shortens the life of results that were stored only for their follow-ups, as the fill level asks. Where this fails
+    /// their own TTL applies.
+    pub(super) async fn shorten_results(&self, queue: &QueueName, ids: &[JobId]) {
         let retention = self.store.redis.memory().result_retention();
         let ttl = retention.limit(self.store.settings.jobs.result_ttl);
-        if retention == ResultRetention::Full || ttl >= MIN_FOLLOW_UP_TTL {
+        if ids.is_empty() || retention == ResultRetention::Full || ttl >= MIN_FOLLOW_UP_TTL {
             return;
         }
-        let key = QueueKeys::new(&job.queue).result(&job.id);
-        let mut command = redis::cmd(if ttl.is_zero() { "DEL" } else { "PEXPIRE" });
-        command.arg(key);
+        let keys = QueueKeys::new(queue);
+        let results = ids.iter().map(|id| keys.result(id));
+        let mut pipeline = redis::pipe();
         if ttl.is_zero() {
-            metrics::counter!("galley_results_dropped_total").increment(1);
+            metrics::counter!("galley_results_dropped_total").increment(ids.len() as u64);
+            pipeline.cmd("DEL").arg(results.collect::<Vec<_>>());
         } else {
-            command.arg(ttl.as_millis().to_string());
+            let ttl_ms = ttl.as_millis().to_string();
+            for key in results {
+                pipeline.cmd("PEXPIRE").arg(key).arg(&ttl_ms);
+            }
         }
-        let _ = command.exec_async(&mut self.store.redis.clone()).await;
+        let _ = pipeline.exec_async(&mut self.store.redis.clone()).await;
     }
 
     /// Runs a follow-up that the process which recorded the end may not have run.
@@ -101,7 +105,7 @@ impl Jobs {
     pub(crate) async fn run_missed_follow_up(&self, queue: &QueueName, id: JobId) -> StoreResult<()> {
         match self.locate_in_queue(id, queue).await? {
             Some(LocatedJob::Finished(json)) => self.run_follow_up(queue, id, &json).await,
-            _ => self.clear_follow_up_timer(queue, id).await,
+            _ => self.clear_follow_up_timers(queue, &[id]).await,
         }
     }
 
@@ -127,14 +131,36 @@ impl Jobs {
         let member: MembershipFields =
             serde_json::from_str(json).map_err(|error| StoreError::damaged(error.to_string()))?;
         if let (Some(workflow), Some(index)) = (member.workflow_id, member.workflow_index) {
-            (self.member_ended)(self, Membership { workflow, index }, id, json).await?;
+            let end = MemberEnd { membership: Membership { workflow, index }, job: id, json };
+            (self.members_ended)(self, vec![end]).await.into_iter().collect::<StoreResult<()>>()?;
         }
-        self.clear_follow_up_timer(queue, id).await
+        self.clear_follow_up_timers(queue, &[id]).await
     }
 
-    async fn clear_follow_up_timer(&self, queue: &QueueName, id: JobId) -> StoreResult<()> {
+    /// Continues the workflows of jobs of one queue that ended in a batch, which has done everything else that follows.
+    pub(super) async fn continue_workflows(&self, queue: &QueueName, ends: Vec<MemberEnd<'_>>) {
+        let ids: Vec<JobId> = ends.iter().map(|end| end.job).collect();
+        let mut done = Vec::with_capacity(ids.len());
+        for (id, continued) in ids.into_iter().zip((self.members_ended)(self, ends).await) {
+            if continued.is_ok() {
+                done.push(id);
+            }
+            log_follow_up_failure(queue, id, continued);
+        }
+        if let Err(error) = self.clear_follow_up_timers(queue, &done).await {
+            // They are continued once more, which changes nothing, and find their results
+            return tracing::debug!(%error, %queue, "timers of follow-ups not cleared, left to maintenance");
+        }
+        self.shorten_results(queue, &done).await;
+    }
+
+    async fn clear_follow_up_timers(&self, queue: &QueueName, ids: &[JobId]) -> StoreResult<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let timers: Vec<String> = ids.iter().map(|id| format!("follow_up {id}")).collect();
         let mut command = redis::cmd("ZREM");
-        command.arg(QueueKeys::new(queue).timers()).arg(format!("follow_up {id}"));
+        command.arg(QueueKeys::new(queue).timers()).arg(timers);
         Ok(command.exec_async(&mut self.store.redis.clone()).await?)
     }
 }

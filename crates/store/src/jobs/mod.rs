@@ -54,6 +54,7 @@ mod compact_result;
 mod complete_batch;
 pub(crate) mod consumer;
 mod create;
+mod create_members;
 mod dead_letter;
 mod dead_letter_errors;
 mod dead_letter_limits;
@@ -111,6 +112,7 @@ pub use claimed_job::ClaimedJob;
 pub use compact_result::JobResult;
 pub use complete_batch::{Completion, FollowUps};
 pub use consumer::{Consumer, PULL_CONSUMER};
+pub(crate) use create_members::NewMember;
 pub use dead_letter_errors::DeadLetterErrors;
 pub use dead_letters::DeadLetterStats;
 pub use discarded_jobs::{DiscardedCursor, DiscardedFilter, DiscardedList, DiscardedPage};
@@ -143,9 +145,19 @@ use crate::{
     statistics::{AttemptEnd, QueueTally},
 };
 
-/// Continues a workflow when one of its jobs ended: set by `workflows`, which depends on jobs.
-pub(crate) type MemberEnded =
-    for<'a> fn(&'a Jobs, Membership, JobId, &'a str) -> Pin<Box<dyn Future<Output = StoreResult<()>> + Send + 'a>>;
+/// A job of a workflow that has ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MemberEnd<'a> {
+    /// The workflow and its index there.
+    pub(crate) membership: Membership,
+    pub(crate) job: JobId,
+    /// The JSON of the job.
+    pub(crate) json: &'a str,
+}
+
+/// Continues workflows when jobs of theirs ended: set by `workflows`, which depends on jobs.
+pub(crate) type MembersEnded =
+    for<'a> fn(&'a Jobs, Vec<MemberEnd<'a>>) -> Pin<Box<dyn Future<Output = Vec<StoreResult<()>>> + Send + 'a>>;
 
 /// The jobs in Redis. Cheap to clone.
 #[derive(Clone)]
@@ -154,17 +166,17 @@ pub struct Jobs {
     closed_queues: Arc<closed_queues::ClosedQueueCache>,
     claim_budget: Arc<claim_budget::ClaimBudget>,
     lost_claims: Arc<lost_claims::LostClaims>,
-    member_ended: MemberEnded,
+    members_ended: MembersEnded,
 }
 
 impl Jobs {
-    pub(crate) fn new(store: &Store, member_ended: MemberEnded) -> Self {
+    pub(crate) fn new(store: &Store, members_ended: MembersEnded) -> Self {
         Self {
             store: store.clone(),
             closed_queues: Arc::default(),
             claim_budget: Arc::default(),
             lost_claims: Arc::default(),
-            member_ended,
+            members_ended,
         }
     }
 

@@ -1,10 +1,8 @@
 //! Advances a workflow as far as possible.
 
-use std::{borrow::Cow, future::Future, pin::Pin, time::Duration};
+use std::time::Duration;
 
 use futures_util::{TryStreamExt, stream};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::{
     MAX_CONCURRENT_COMMANDS, Workflows,
@@ -12,13 +10,13 @@ use super::{
 };
 use crate::{
     StoreError, StoreResult,
-    jobs::{EnqueueRefusal, Jobs, LocatedJob, RequestClock},
+    jobs::{EnqueueRefusal, LocatedJob, MemberEnd},
     keys, script,
 };
 use common::id::{JobId, WorkflowId};
 use model::{
-    job::{AttemptError, JobState},
-    workflow::{Membership, TerminalState, WorkflowKind, WorkflowState, duplicate_message},
+    job::AttemptError,
+    workflow::{TerminalState, WorkflowState, duplicate_message},
 };
 
 /// When maintenance checks a workflow after a change to it.
@@ -38,96 +36,7 @@ enum Advanced {
     Again,
 }
 
-/// The parts of a finished job's JSON that its workflow needs.
-#[derive(Deserialize)]
-struct RecordedEnd<'a> {
-    state: JobState,
-    #[serde(borrow, default)]
-    result: Option<&'a RawValue>,
-}
-
-/// The reply of `record_member.lua`: kind, members, those that ended, the state if the workflow ended, and the next step.
-type MemberCounts = (String, usize, usize, String, Option<NextStep>);
-
-/// What the next step of a chain needs: its job, the bytes of all results, and the traceparent.
-type NextStep = (String, usize, Option<String>);
-
-/// Records that a job of a workflow ended, and advances the workflow if something follows.
-///
-/// Boxed: cancelling a workflow ends jobs, and ending a job continues its workflow.
-pub(crate) fn member_ended<'a>(
-    jobs: &'a Jobs,
-    membership: Membership,
-    job: JobId,
-    ended_json: &'a str,
-) -> Pin<Box<dyn Future<Output = StoreResult<()>> + Send + 'a>> {
-    let workflows = Workflows::new(jobs);
-    Box::pin(async move { workflows.member_ended(membership, job, ended_json).await })
-}
-
 impl Workflows {
-    async fn member_ended(&self, membership: Membership, job: JobId, ended_json: &str) -> StoreResult<()> {
-        let Some((kind, members, ended, state, step)) = self.record_member_end(membership, job, ended_json).await?
-        else {
-            return Ok(());
-        };
-        if let Some(step) = step
-            && self.start_next_step(membership, step).await?
-        {
-            return Ok(());
-        }
-        // Most ends change nothing yet: a group continues when its last member has ended
-        let continues = state.is_empty() && (kind == WorkflowKind::Chain.as_str() || ended >= members);
-        if !continues {
-            return Ok(());
-        }
-        let advanced = self.advance(membership.workflow).await;
-        if advanced.is_err() {
-            // Redis may be full. If this fails too, the time set before applies
-            let after = CHECK_SOON.min(self.jobs.store.settings.workflows.check_interval);
-            let _ = self.reschedule_workflow(membership.workflow, after).await;
-        }
-        advanced
-    }
-
-    /// Records that a job of a workflow ended; none if the workflow no longer exists.
-    pub(super) async fn record_member_end(
-        &self,
-        membership: Membership,
-        job: JobId,
-        ended_json: &str,
-    ) -> StoreResult<Option<MemberCounts>> {
-        let over: RecordedEnd = serde_json::from_str(ended_json)
-            .map_err(|error| StoreError::damaged(format!("job {job} of a workflow: {error}")))?;
-        let Some(end) = TerminalState::from_state(over.state) else { return Ok(None) };
-        let result = over.result.filter(|_| end == TerminalState::Completed).map_or("", RawValue::get);
-        self.record_member(membership, job, end, result).await
-    }
-
-    pub(super) async fn record_member(
-        &self,
-        membership: Membership,
-        job: JobId,
-        end: TerminalState,
-        result: &str,
-    ) -> StoreResult<Option<MemberCounts>> {
-        let (workflow, field) = (membership.workflow.to_string(), format!("r{}", membership.index));
-        let seal = |text| self.jobs.sealer().seal(&["workflow", &workflow, &field], text);
-        let tally: redis::Value = script::RECORD_MEMBER
-            .key(keys::workflow(&membership.workflow))
-            .arg(membership.index)
-            .arg(end.job_state().as_str())
-            .arg(&*if result.is_empty() { Cow::Borrowed("") } else { seal(result) })
-            .arg(&*seal(&format!("{{\"omitted\":true,\"job_id\":\"{job}\"}}")))
-            .arg(self.jobs.store.settings.workflows.results_limit_bytes)
-            .invoke_async(&mut self.jobs.store.redis.clone())
-            .await?;
-        match tally {
-            redis::Value::Array(parts) if parts.is_empty() => Ok(None),
-            tally => redis::from_redis_value(tally).map(Some).map_err(|error| StoreError::damaged(error.to_string())),
-        }
-    }
-
     /// Creates the jobs of a workflow that must exist by now, and ends it if it is finished. Safe at any time in any
     /// process.
     ///
@@ -185,26 +94,6 @@ impl Workflows {
             tracing::info!(workflow = %id, kind, state, "workflow is over");
         }
         self.expire_workflow(id).await.map(|()| Advanced::Done)
-    }
-
-    /// Starts the next step of a chain without reading the workflow; false if that must decide what follows.
-    async fn start_next_step(&self, ended: Membership, (text, bytes, traceparent): NextStep) -> StoreResult<bool> {
-        let Membership { workflow, index: before } = ended;
-        let next = Membership { workflow, index: before + 1 };
-        let index = usize::try_from(next.index).unwrap_or(usize::MAX);
-        let mut clock = RequestClock::new(&self.jobs);
-        let (mut new, now) = self.parse_member(workflow, index, text, &mut clock).await?;
-        let id = workflow.job_id(next.index, &new.queue);
-        new.id = Some(id);
-        new.parent_results_bytes = Jobs::parent_results_size(bytes, index);
-        new.workflow = Some(next);
-        match self.jobs.enqueue(new, traceparent, now).await? {
-            Ok(_) => {}
-            Err(EnqueueRefusal::Duplicate(known)) if known == id => {}
-            Err(_) => return Ok(false),
-        }
-        // It may have been cancelled meanwhile by a process that did not see the new job
-        Ok(self.record_started_members(workflow, index.saturating_add(1)).await?.is_none())
     }
 
     /// Creates a job; true if it ended instead, because another one blocks it.
@@ -341,11 +230,11 @@ impl Workflows {
         match self.jobs.locate_in_queue(id, &new.queue).await? {
             Some(LocatedJob::Finished(json)) => {
                 tracing::info!(workflow = %record.id, %id, "recorded an end that the workflow missed");
-                self.record_member_end(membership, id, &json).await?;
+                self.record_end(MemberEnd { membership, job: id, json: &json }).await?;
             }
             None if index < record.started_before_index => {
                 tracing::warn!(workflow = %record.id, %id, "a job of a workflow cannot be found: it counts as failed");
-                self.record_member(membership, id, TerminalState::Discarded, "").await?;
+                self.record_end_as(membership, id, TerminalState::Discarded).await?;
             }
             Some(_) | None => {}
         }

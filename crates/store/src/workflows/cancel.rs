@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     StoreError, StoreResult,
-    jobs::{FinishedJob, JobTransitionError, LocatedJob, new_job_record},
+    jobs::{FinishedJob, JobTransitionError, LocatedJob, MemberEnd, new_job_record},
     keys::QueueKeys,
     script,
 };
@@ -98,12 +98,12 @@ impl Workflows {
                 }
                 Err(JobTransitionError::Conflict(_) | JobTransitionError::Duplicate(_)) => {
                     if let Some(LocatedJob::Finished(json)) = self.jobs.locate_in_queue(id, &new.queue).await? {
-                        self.record_member_end(membership, id, &json).await?;
+                        self.record_end(MemberEnd { membership, job: id, json: &json }).await?;
                     }
                     return Ok(());
                 }
             }
-            return self.record_member(membership, id, TerminalState::Cancelled, "").await.map(drop);
+            return self.record_end_as(membership, id, TerminalState::Cancelled).await;
         }
         Err(StoreError::damaged(format!("job {id} of workflow {} cannot be pinned down", record.id)))
     }

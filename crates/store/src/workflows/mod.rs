@@ -11,15 +11,17 @@
 //! | `mod` | creates and shows workflows |
 //! | `record` | reads a stored workflow |
 //! | `advance` | advances a workflow as far as possible |
+//! | `member_ends` | records how jobs ended, and starts what comes next |
 //! | `cancel` | cancels workflows |
 //! | `list` | lists those that run |
 
 mod advance;
 mod cancel;
 mod list;
+mod member_ends;
 mod record;
 
-pub(crate) use advance::member_ended;
+pub(crate) use member_ends::members_ended;
 
 use std::collections::{BTreeMap, BTreeSet};
 

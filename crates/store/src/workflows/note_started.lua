@@ -7,7 +7,7 @@
 local workflow = KEYS[1]
 local created = ARGV[1]
 
-if redis.call('EXISTS', workflow) == 0 then return 'gone' end
-local known = tonumber(redis.call('HGET', workflow, 'n') or '0')
-if tonumber(created) > known then redis.call('HSET', workflow, 'n', created) end
-return redis.call('HGET', workflow, 's') or ''
+local known = redis.call('HMGET', workflow, 'y', 'n', 's')
+if not known[1] then return 'gone' end
+if tonumber(created) > tonumber(known[2] or '0') then redis.call('HSET', workflow, 'n', created) end
+return known[3] or ''

@@ -9,28 +9,31 @@
 local workflow = KEYS[1]
 local index, state, result, short_result, max_result_bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 
-local known = redis.call('HMGET', workflow, 'y', 't', 'j' .. index)
-local kind, members, job = known[1], tonumber(known[2] or ''), known[3]
+local next_index = string.format('%.0f', tonumber(index) + 1)
+local known = redis.call(
+  'HMGET', workflow, 'y', 't', 'j' .. index, 'e' .. index, 'k', 's', 'b', 'n', 'c', 'j' .. next_index
+)
+local kind, members, job, recorded = known[1], tonumber(known[2] or ''), known[3], known[4]
+local ended, end_state, result_bytes = tonumber(known[5] or '0'), known[6] or '', tonumber(known[7] or '0')
+local started, traceparent, next_job = known[8], known[9], known[10]
 if not kind or not members or not job then return {} end
-local is_first = redis.call('HSETNX', workflow, 'e' .. index, state) == 1
-if is_first then
-  -- Callbacks come after the members
-  if tonumber(index) < members then redis.call('HINCRBY', workflow, 'k', 1) end
-  if result ~= '' then
-    local result_bytes = tonumber(redis.call('HGET', workflow, 'b') or '0')
-    local stored = result
-    if result_bytes + #result > max_result_bytes then stored = short_result end
-    redis.call('HINCRBY', workflow, 'b', #stored)
-    redis.call('HSET', workflow, 'r' .. index, stored)
+if recorded then return { kind, members, ended, end_state, false } end
+
+local changes = { 'e' .. index, state }
+-- Callbacks come after the members
+if tonumber(index) < members then
+  ended = ended + 1
+  changes[#changes + 1] = 'k'
+  changes[#changes + 1] = string.format('%.0f', ended)
+end
+if result ~= '' then
+  local stored = result_bytes + #result > max_result_bytes and short_result or result
+  result_bytes = result_bytes + #stored
+  for _, change in ipairs({ 'b', string.format('%.0f', result_bytes), 'r' .. index, stored }) do
+    changes[#changes + 1] = change
   end
 end
-local now = redis.call('HMGET', workflow, 'k', 's')
-local ended, end_state = tonumber(now[1] or '0'), now[2] or ''
-local next_step = false
-if is_first and kind == 'chain' and state == 'completed' and end_state == '' then
-  local next_index = string.format('%.0f', tonumber(index) + 1)
-  local step = redis.call('HMGET', workflow, 'n', 'j' .. next_index, 'b', 'c')
-  -- Otherwise it exists, or did
-  if step[1] == next_index and step[2] then next_step = { step[2], tonumber(step[3] or '0'), step[4] } end
-end
-return { kind, members, ended, end_state, next_step }
+redis.call('HSET', workflow, unpack(changes))
+-- Otherwise it exists, or did
+local is_next = kind == 'chain' and state == 'completed' and end_state == '' and started == next_index and next_job
+return { kind, members, ended, end_state, is_next and { next_job, result_bytes, traceparent } }

@@ -107,13 +107,20 @@ impl StoreKit {
     }
 
     pub(crate) async fn complete(&self, consumer: &Consumer, claimed: &ClaimedJob, result: &str) -> Settled {
-        let ended = FinishedJob::completed(&claimed.job, Some(result), Some(claimed.started_at), local_now());
-        let completion = Completion { claimed: Arc::new(claimed.clone()), finished: ended, ended_at: local_now() };
-        let (queue, priority) = (&claimed.job.queue, claimed.job.priority);
-        let completed = self.jobs.complete_batch(queue, priority, consumer, &[completion]).await;
+        self.complete_all(consumer, std::slice::from_ref(claimed), result).await[0]
+    }
+
+    /// Completes jobs of one stream in a batch, as a queue-worker does.
+    pub(crate) async fn complete_all(&self, consumer: &Consumer, all: &[ClaimedJob], result: &str) -> Vec<Settled> {
+        let batch = all.iter().map(|claimed| {
+            let finished = FinishedJob::completed(&claimed.job, Some(result), Some(claimed.started_at), local_now());
+            Completion { claimed: Arc::new(claimed.clone()), finished, ended_at: local_now() }
+        });
+        let (batch, first) = (batch.collect::<Vec<_>>(), &all[0].job);
+        let completed = self.jobs.complete_batch(&first.queue, first.priority, consumer, &batch).await;
         let (settled, follow_ups) = completed.expect("redis runs");
         self.jobs.run_follow_ups(follow_ups).await;
-        settled[0]
+        settled
     }
 
     /// Starts the maintenance.

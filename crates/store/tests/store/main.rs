@@ -50,6 +50,7 @@ mod subscriptions_reclaim;
 mod subscriptions_shared;
 mod thread_connection;
 mod unique;
+mod workflow_batches;
 mod workflow_duplicates;
 mod workflow_faults;
 mod workflow_list;

@@ -1,0 +1,96 @@
+//! Creates jobs of workflows, many in one script call. Only those that start now and hold nothing but their records; all
+//! others are created one by one.
+
+use std::collections::BTreeMap;
+
+use super::{EnqueuedJob, JobRecord, Jobs, enqueue::build_job_record};
+use crate::{StoreResult, connection::notification::Notification, keys::QueueKeys, script};
+use common::{
+    id::EntryId,
+    name::{Priority, QueueName},
+    time::Millis,
+};
+use model::job::{JobHistory, JobState, NewJob};
+
+/// A job of a workflow that starts now.
+#[derive(Debug)]
+pub(crate) struct NewMember {
+    /// The job, with the id that its workflow gives it.
+    pub(crate) job: NewJob,
+    /// The trace that its workflow belongs to.
+    pub(crate) traceparent: Option<String>,
+    /// When it is created.
+    pub(crate) now: Millis,
+}
+
+impl NewMember {
+    fn holds_only_its_record(&self) -> bool {
+        let NewJob { summary, start_at, is_pending, unique, .. } = &self.job;
+        let has_timer = summary.expires_at.is_some() || summary.total_timeout.is_some();
+        start_at.is_none()
+            && !is_pending
+            && unique.is_none()
+            && summary.limit.is_none()
+            && !has_timer
+            && self.job.failures.is_empty()
+    }
+
+    fn to_record(&self) -> Option<JobRecord> {
+        let history = JobHistory { created_at: Some(self.now), ..JobHistory::default() };
+        Some(build_job_record(self.job.id?, self.job.clone(), self.traceparent.clone(), history, true))
+    }
+}
+
+impl Jobs {
+    /// Creates jobs of workflows. Returns for each whether it exists now: whatever is in the way of the others,
+    /// [`Jobs::enqueue`] says it.
+    pub(crate) async fn create_members(&self, new: &[NewMember]) -> Vec<bool> {
+        let mut exists = vec![false; new.len()];
+        let mut streams: BTreeMap<(QueueName, Priority), Vec<(usize, JobRecord)>> = BTreeMap::new();
+        for (number, member) in new.iter().enumerate() {
+            if member.holds_only_its_record()
+                && let Some(job) = member.to_record()
+            {
+                streams.entry((job.queue.clone(), job.priority)).or_default().push((number, job));
+            }
+        }
+        for ((queue, priority), members) in streams {
+            let (numbers, jobs): (Vec<usize>, Vec<JobRecord>) = members.into_iter().unzip();
+            match self.create_in_stream(&queue, priority, jobs).await {
+                Ok(true) => numbers.into_iter().for_each(|number| exists[number] = true),
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, %queue, "jobs of workflows not created together"),
+            }
+        }
+        exists
+    }
+
+    /// Creates jobs of one stream; false if their queue is refused.
+    async fn create_in_stream(&self, queue: &QueueName, priority: Priority, jobs: Vec<JobRecord>) -> StoreResult<bool> {
+        if self.register_queue(queue).await?.is_err() {
+            return Ok(false);
+        }
+        let keys = QueueKeys::new(queue);
+        let mut call = script::CREATE_MEMBERS.prepare_invoke();
+        call.key(keys.priorities()).key(keys.stream(priority));
+        call.arg(priority.get()).arg(self.store.redis.topics().notifications());
+        call.arg(Notification::StreamCreated(queue.clone()).encode());
+        for job in &jobs {
+            let fields = job.to_fields(self.sealer());
+            call.key(keys.record(&job.id)).key(keys.result(&job.id));
+            call.arg(job.id.to_string()).arg(fields.len()).arg(fields);
+        }
+        let answers: Vec<String> = call.invoke_async(&mut self.store.redis.clone()).await?;
+        let mut answers = answers.into_iter();
+        // The queue may have been deleted between the registration and this
+        if answers.next().is_some_and(|new| new == "new") {
+            self.add_to_registry(queue).await?;
+        }
+        for (job, entry) in jobs.into_iter().zip(answers) {
+            let Ok(entry) = entry.parse::<EntryId>() else { continue };
+            let enqueued_at = i64::try_from(entry.milliseconds).ok();
+            self.report_enqueued(&EnqueuedJob { job: JobRecord { enqueued_at, ..job }, state: JobState::Available });
+        }
+        Ok(true)
+    }
+}
