@@ -27,7 +27,7 @@ use crate::{
     audit::AdminAction,
     body_limits, dashboard,
     error::{ApiError, ErrorCode},
-    routes::table::{PathRules, rules_of},
+    routes::table::{PathRules, rules_of, rules_of_fixed},
     services::Services,
     site_check::SiteCheck,
 };
@@ -84,7 +84,8 @@ pub(crate) async fn request_middleware(
 /// The rules of the path that the router will match. As the router does, it reads the path after decoding what is
 /// percent-encoded without need: `/%6fjs` is `/ojs`.
 fn matched_rules(request: &ServiceRequest) -> Option<&'static PathRules> {
-    rules_of(&request.resource_map().match_pattern(request.match_info().as_str())?)
+    let path = request.match_info().as_str();
+    rules_of_fixed(path).or_else(|| rules_of(&request.resource_map().match_pattern(path)?))
 }
 
 /// Checks the site that the request comes from, and its key.

@@ -15,7 +15,10 @@ use actix_web::{
     Error, FromRequest, HttpRequest,
     body::{BoxBody, MessageBody},
     dev::{ServiceRequest, ServiceResponse},
-    http::{Method, header},
+    http::{
+        Method,
+        header::{self, HeaderName},
+    },
     middleware::Next,
     web::Query,
 };
@@ -24,8 +27,13 @@ use serde_json::Value;
 
 use crate::{auth::Caller, body::RawBody, error::ApiError, routes::OPENAPI_DOCUMENT};
 
-/// Headers of which one is read.
-const SINGLE_HEADERS: [&str; 4] = ["Content-Type", "Content-Encoding", "Idempotency-Key", "Last-Event-ID"];
+/// Headers of which one is read, and what people call them.
+const SINGLE_HEADERS: [(HeaderName, &str); 4] = [
+    (header::CONTENT_TYPE, "Content-Type"),
+    (header::CONTENT_ENCODING, "Content-Encoding"),
+    (HeaderName::from_static("idempotency-key"), "Idempotency-Key"),
+    (HeaderName::from_static("last-event-id"), "Last-Event-ID"),
+];
 
 /// What a route reads.
 #[derive(Debug, Default)]
@@ -87,7 +95,7 @@ async fn check(request: &mut ServiceRequest) -> Result<(), ApiError> {
     // An unknown path or method has no inputs: the router answers
     let Some(inputs) = inputs_of(request.request()) else { return Ok(()) };
     check_query(request.query_string(), inputs, inputs.is_event_stream)?;
-    if let Some(name) = SINGLE_HEADERS.iter().find(|name| request.headers().get_all(**name).count() > 1) {
+    if let Some((_, name)) = SINGLE_HEADERS.iter().find(|(name, _)| request.headers().get_all(name).count() > 1) {
         return Err(ApiError::invalid(format!("{name} must be given once")));
     }
     let has_body = request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| length != "0")

@@ -57,61 +57,23 @@ use table::{Need, routes};
 pub(crate) type ApiResult = Result<HttpResponse, ApiError>;
 
 routes! {
+    // The router tries them in this order: those of every job and message come first, and pages last
+    "/ojs/v1/jobs" { POST jobs::enqueue => Need::Has(JobsWrite), Named; }
+    "/ojs/v1/jobs/batch" { POST batch::enqueue => Need::Has(JobsWrite), Named; }
+    "/v1/channels/{channel}/messages" (read_only_cors) {
+        GET channels::history => Need::Has(ChannelsSubscribe), Channel;
+        POST channels::publish => Need::Has(ChannelsPublish), Channel;
+    }
+    "/ojs/v1/workers/fetch" { POST workers::fetch => Need::Has(Work), Named; }
+    "/ojs/v1/workers/ack" { POST workers::ack => Need::Has(Work), Named; }
+    "/ojs/v1/workers/nack" { POST workers::nack => Need::Has(Work), Named; }
+    "/ojs/v1/workers/heartbeat" { POST workers::heartbeat => Need::Has(Work), Named; }
+    "/ojs/v1/jobs/stream" { POST ndjson::enqueue => Need::Has(JobsWrite), Named; }
+    "/ojs/v1/jobs/{id}" {
+        GET jobs::show => Need::Has(JobsRead), Job;
+        DELETE jobs::cancel => Need::Has(JobsWrite), Job;
+    }
     "/" { GET dashboard::overview_page => Need::Optional, Nothing; }
-    "/ui/assets/{file}" { GET dashboard::asset => Need::Nothing, Nothing; }
-    "/ui/login" {
-        GET dashboard::login_page => Need::Nothing, Nothing;
-        POST dashboard::log_in => Need::Nothing, Nothing;
-    }
-    "/ui/logout" { POST dashboard::log_out => Need::Nothing, Nothing; }
-    "/ui/preferences" { VISIT dashboard::set_preferences => Need::Nothing, Nothing; }
-    "/ui/live" { VISIT dashboard::live::follow => Need::AnyKey, Nothing; }
-    "/ui/jobs" { GET dashboard::jobs_page => Need::Has(JobsRead), List; }
-    "/ui/jobs/{id}" {
-        GET dashboard::job_page => Need::Has(JobsRead), Job;
-        // Of many jobs: the action stands where the id of one does
-        POST dashboard::jobs_act => Need::Both(AdminWrite, JobsWrite), Named;
-    }
-    "/ui/jobs/{id}/raw" { GET dashboard::raw_job => Need::Has(JobsRead), Job; }
-    "/ui/jobs/{id}/{action}" { POST dashboard::job_act => Need::Both(AdminWrite, JobsWrite), Job; }
-    "/ui/try" {
-        GET dashboard::try_page => Need::Has(JobsRead), List;
-        POST dashboard::try_enqueue => Need::Both(AdminWrite, JobsWrite), Named;
-    }
-    "/ui/workflows" { GET dashboard::workflows_page => Need::Has(JobsRead), List; }
-    "/ui/workflows/{id}" { GET dashboard::workflow_page => Need::Has(JobsRead), Workflow; }
-    "/ui/workflows/{id}/{action}" { POST dashboard::workflow_act => Need::Both(AdminWrite, JobsWrite), Workflow; }
-    "/ui/channels" { GET dashboard::channels_page => Need::Has(ChannelsSubscribe), List; }
-    "/ui/channels/{channel}" { GET dashboard::channel_page => Need::Has(ChannelsSubscribe), Channel; }
-    "/ui/channels/{channel}/publish" {
-        POST dashboard::channel_publish => Need::Both(AdminWrite, ChannelsPublish), Channel;
-    }
-    "/ui/subscriptions" { GET dashboard::subscriptions_page => Need::Has(Subscriptions), List; }
-    "/ui/subscriptions/{name}" { GET dashboard::subscription_page => Need::Has(Subscriptions), Subscription; }
-    "/ui/subscriptions/{name}/{action}" {
-        POST dashboard::subscription_act => Need::Both(AdminWrite, Subscriptions), Subscription;
-    }
-    "/ui/keys" {
-        GET dashboard::keys_page => Need::Has(AdminRead), Key;
-        POST dashboard::make_key => Need::Has(AdminWrite), Key;
-    }
-    "/ui/keys/{id}/{action}" { POST dashboard::key_act => Need::Has(AdminWrite), Key; }
-    "/ui/audit" { GET dashboard::audit_page => Need::Has(AdminRead), Everything; }
-    "/ui/queues" { GET dashboard::queues_page => Need::Has(AdminRead), List; }
-    "/ui/queues/{queue}" { GET dashboard::queue_page => Need::Has(AdminRead), Queue; }
-    "/ui/queues/{queue}/{action}" { POST dashboard::queue_act => Need::Has(AdminWrite), Queue; }
-    "/ui/workers" { GET dashboard::workers_page => Need::Has(AdminRead), Everything; }
-    "/ui/workers/{id}/{action}" { POST dashboard::worker_act => Need::Has(AdminWrite), Everything; }
-    "/ui/cron" { GET dashboard::cron_page => Need::Has(JobsRead), List; }
-    "/ui/cron/{name}/{action}" { POST dashboard::cron_act => Need::Both(AdminWrite, JobsWrite), Cron; }
-    "/ui/maintenance/{action}" { POST dashboard::maintenance_act => Need::Has(AdminWrite), Everything; }
-    "/ui/push-rules" { GET dashboard::push_rules_page => Need::Has(AdminRead), Everything; }
-    "/ui/push-rules/{rule}" { GET dashboard::push_rule_page => Need::Has(AdminRead), Everything; }
-    "/ui/push-rules/{rule}/{action}" {
-        POST dashboard::push_rule_act => Need::Both(AdminWrite, JobsWrite), Everything;
-    }
-    "/ui/dead-letters" { GET dashboard::dead_letters_page => Need::Has(JobsRead), List; }
-    "/ui/dead-letters/{action}" { POST dashboard::dead_letter_act => Need::Both(AdminWrite, JobsWrite), List; }
     // Without HEAD, because each visit changes something
     "/prodcons" { VISIT demo::prodcons => Need::Nothing, Nothing; }
     "/pubsub" { VISIT demo::pubsub => Need::Nothing, Nothing; }
@@ -120,13 +82,6 @@ routes! {
     // A refusal links to it
     "/ojs/errors" { GET error_list::page => Need::Nothing, Nothing; }
     "/ojs/v1/health" { GET system::health => Need::Health, Nothing; }
-    "/ojs/v1/jobs" { POST jobs::enqueue => Need::Has(JobsWrite), Named; }
-    "/ojs/v1/jobs/batch" { POST batch::enqueue => Need::Has(JobsWrite), Named; }
-    "/ojs/v1/jobs/stream" { POST ndjson::enqueue => Need::Has(JobsWrite), Named; }
-    "/ojs/v1/jobs/{id}" {
-        GET jobs::show => Need::Has(JobsRead), Job;
-        DELETE jobs::cancel => Need::Has(JobsWrite), Job;
-    }
     "/ojs/v1/jobs/{id}/progress" {
         POST progress::report => Need::Has(Work), Job;
         PUT progress::report => Need::Has(Work), Job;
@@ -134,10 +89,6 @@ routes! {
     "/ojs/v1/jobs/{id}/logs" { GET job_logs::read => Need::Has(JobsRead), Job; }
     "/ojs/v1/jobs/{id}/activate" { POST jobs::activate => Need::Has(JobsWrite), Job; }
     "/ojs/v1/jobs/{id}/retry" { POST jobs::retry => Need::Has(JobsWrite), Job; }
-    "/ojs/v1/workers/fetch" { POST workers::fetch => Need::Has(Work), Named; }
-    "/ojs/v1/workers/ack" { POST workers::ack => Need::Has(Work), Named; }
-    "/ojs/v1/workers/nack" { POST workers::nack => Need::Has(Work), Named; }
-    "/ojs/v1/workers/heartbeat" { POST workers::heartbeat => Need::Has(Work), Named; }
     "/ojs/v1/workers/log" { POST job_logs::write => Need::Has(Work), Named; }
     "/ojs/v1/workers" { GET worker_list::list => Need::Has(AdminRead), Everything; }
     "/ojs/v1/workers/{id}" { GET worker_list::show => Need::Has(AdminRead), Everything; }
@@ -246,10 +197,6 @@ routes! {
     "/v1/stream" (read_only_cors) { VISIT channels::stream_channels => Need::Has(ChannelsSubscribe), Named; }
     "/v1/ws" { VISIT channels::connect => Need::Has(ChannelsSubscribe), Named; }
     "/v1/channels/{channel}" (read_only_cors) { GET channels::show => Need::Has(ChannelsSubscribe), Channel; }
-    "/v1/channels/{channel}/messages" (read_only_cors) {
-        GET channels::history => Need::Has(ChannelsSubscribe), Channel;
-        POST channels::publish => Need::Has(ChannelsPublish), Channel;
-    }
     "/v1/channels/{channel}/messages/batch" { POST channels::publish_batch => Need::Has(ChannelsPublish), Channel; }
     "/v1/subscriptions" { GET subscriptions::list => Need::Has(Subscriptions), List; }
     "/v1/subscriptions/{name}" {
@@ -278,6 +225,60 @@ routes! {
     }
     "/v1/admin/keys/{id}/rotate" { POST keys::rotate => Need::Has(AdminWrite), Key; }
     "/v1/subscriptions/{name}/seek" { POST subscriptions::seek => Need::Has(Subscriptions), Subscription; }
+    "/ui/assets/{file}" { GET dashboard::asset => Need::Nothing, Nothing; }
+    "/ui/login" {
+        GET dashboard::login_page => Need::Nothing, Nothing;
+        POST dashboard::log_in => Need::Nothing, Nothing;
+    }
+    "/ui/logout" { POST dashboard::log_out => Need::Nothing, Nothing; }
+    "/ui/preferences" { VISIT dashboard::set_preferences => Need::Nothing, Nothing; }
+    "/ui/live" { VISIT dashboard::live::follow => Need::AnyKey, Nothing; }
+    "/ui/jobs" { GET dashboard::jobs_page => Need::Has(JobsRead), List; }
+    "/ui/jobs/{id}" {
+        GET dashboard::job_page => Need::Has(JobsRead), Job;
+        // Of many jobs: the action stands where the id of one does
+        POST dashboard::jobs_act => Need::Both(AdminWrite, JobsWrite), Named;
+    }
+    "/ui/jobs/{id}/raw" { GET dashboard::raw_job => Need::Has(JobsRead), Job; }
+    "/ui/jobs/{id}/{action}" { POST dashboard::job_act => Need::Both(AdminWrite, JobsWrite), Job; }
+    "/ui/try" {
+        GET dashboard::try_page => Need::Has(JobsRead), List;
+        POST dashboard::try_enqueue => Need::Both(AdminWrite, JobsWrite), Named;
+    }
+    "/ui/workflows" { GET dashboard::workflows_page => Need::Has(JobsRead), List; }
+    "/ui/workflows/{id}" { GET dashboard::workflow_page => Need::Has(JobsRead), Workflow; }
+    "/ui/workflows/{id}/{action}" { POST dashboard::workflow_act => Need::Both(AdminWrite, JobsWrite), Workflow; }
+    "/ui/channels" { GET dashboard::channels_page => Need::Has(ChannelsSubscribe), List; }
+    "/ui/channels/{channel}" { GET dashboard::channel_page => Need::Has(ChannelsSubscribe), Channel; }
+    "/ui/channels/{channel}/publish" {
+        POST dashboard::channel_publish => Need::Both(AdminWrite, ChannelsPublish), Channel;
+    }
+    "/ui/subscriptions" { GET dashboard::subscriptions_page => Need::Has(Subscriptions), List; }
+    "/ui/subscriptions/{name}" { GET dashboard::subscription_page => Need::Has(Subscriptions), Subscription; }
+    "/ui/subscriptions/{name}/{action}" {
+        POST dashboard::subscription_act => Need::Both(AdminWrite, Subscriptions), Subscription;
+    }
+    "/ui/keys" {
+        GET dashboard::keys_page => Need::Has(AdminRead), Key;
+        POST dashboard::make_key => Need::Has(AdminWrite), Key;
+    }
+    "/ui/keys/{id}/{action}" { POST dashboard::key_act => Need::Has(AdminWrite), Key; }
+    "/ui/audit" { GET dashboard::audit_page => Need::Has(AdminRead), Everything; }
+    "/ui/queues" { GET dashboard::queues_page => Need::Has(AdminRead), List; }
+    "/ui/queues/{queue}" { GET dashboard::queue_page => Need::Has(AdminRead), Queue; }
+    "/ui/queues/{queue}/{action}" { POST dashboard::queue_act => Need::Has(AdminWrite), Queue; }
+    "/ui/workers" { GET dashboard::workers_page => Need::Has(AdminRead), Everything; }
+    "/ui/workers/{id}/{action}" { POST dashboard::worker_act => Need::Has(AdminWrite), Everything; }
+    "/ui/cron" { GET dashboard::cron_page => Need::Has(JobsRead), List; }
+    "/ui/cron/{name}/{action}" { POST dashboard::cron_act => Need::Both(AdminWrite, JobsWrite), Cron; }
+    "/ui/maintenance/{action}" { POST dashboard::maintenance_act => Need::Has(AdminWrite), Everything; }
+    "/ui/push-rules" { GET dashboard::push_rules_page => Need::Has(AdminRead), Everything; }
+    "/ui/push-rules/{rule}" { GET dashboard::push_rule_page => Need::Has(AdminRead), Everything; }
+    "/ui/push-rules/{rule}/{action}" {
+        POST dashboard::push_rule_act => Need::Both(AdminWrite, JobsWrite), Everything;
+    }
+    "/ui/dead-letters" { GET dashboard::dead_letters_page => Need::Has(JobsRead), List; }
+    "/ui/dead-letters/{action}" { POST dashboard::dead_letter_act => Need::Both(AdminWrite, JobsWrite), List; }
 }
 
 /// A response in plain JSON.

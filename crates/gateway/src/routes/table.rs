@@ -113,6 +113,11 @@ static BY_PATH: LazyLock<HashMap<&'static str, PathRules>> = LazyLock::new(|| {
     by_path
 });
 
+/// The rules of a path without parameters: one look-up, where the router compares one pattern after the other.
+pub(crate) fn rules_of_fixed(path: &str) -> Option<&'static PathRules> {
+    BY_PATH.get(path).filter(|_| !path.contains('{'))
+}
+
 /// The rules of a path as the router knows it: `/ojs/v1/jobs/{id}`.
 pub(crate) fn rules_of(pattern: &str) -> Option<&'static PathRules> {
     BY_PATH.get(pattern)
