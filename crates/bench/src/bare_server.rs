@@ -3,23 +3,27 @@
 
 use std::{convert::Infallible, net::SocketAddr, process::Stdio};
 
-use actix_web::{App, HttpResponse, HttpServer, web};
+use actix_web::{App, HttpResponse, HttpServer, error::ErrorInternalServerError, web};
 use anyhow::Context;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use testkit::redis;
+use testkit::redis::{self, aio::MultiplexedConnection};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
-    sync::broadcast,
+    sync::{OnceCell, broadcast},
 };
 
 /// How the program is told to be this server.
 const SUBCOMMAND: &str = "bare-server";
 const PATH: &str = "/ojs/v1/jobs";
+/// The same, with the body added to a stream of Redis before the answer.
+pub(crate) const STORED_PATH: &str = "/stored-jobs";
+/// That stream.
+pub(crate) const STORED_STREAM: &str = "bare:jobs";
 const STREAM_PATH: &str = "/stream";
-/// The Redis and the channel whose messages go to the event streams; without these there are none.
+/// The Redis that jobs are stored in, and whose messages of a channel go to the event streams; without these there are none.
 const REDIS_URL: &str = "BARE_REDIS_URL";
 const CHANNEL: &str = "BARE_CHANNEL";
 /// Messages that a stream may be behind.
@@ -56,7 +60,9 @@ pub(crate) fn serve() -> anyhow::Result<()> {
         }
         let server = HttpServer::new(move || {
             let app = App::new().app_data(web::Data::new(messages.clone()));
-            app.route(PATH, web::post().to(accept)).route(STREAM_PATH, web::get().to(stream))
+            let app = app.app_data(web::Data::new(BareConnection::new()));
+            let app = app.route(PATH, web::post().to(accept)).route(STORED_PATH, web::post().to(store));
+            app.route(STREAM_PATH, web::get().to(stream))
         });
         let server = server.bind(("127.0.0.1", 0))?;
         println!("listening {}", server.addrs().first().context("an address")?);
@@ -90,6 +96,21 @@ async fn accept(job: web::Json<BareJob>) -> HttpResponse {
     HttpResponse::Created().json(answer)
 }
 
+/// A connection to Redis for each thread, as the gateway has: it is opened by the first request.
+type BareConnection = OnceCell<MultiplexedConnection>;
+
+async fn store(job: web::Json<BareJob>, connection: web::Data<BareConnection>) -> actix_web::Result<HttpResponse> {
+    let open = async || {
+        let url = std::env::var(REDIS_URL).unwrap_or_default();
+        redis::Client::open(url)?.get_multiplexed_async_connection().await
+    };
+    let mut connection = connection.get_or_try_init(open).await.map_err(ErrorInternalServerError)?.clone();
+    let mut command = redis::cmd("XADD");
+    command.arg(STORED_STREAM).arg("*").arg("type").arg(&job.job_type).arg("args").arg(job.args.get());
+    let _: String = command.query_async(&mut connection).await.map_err(ErrorInternalServerError)?;
+    Ok(accept(job).await)
+}
+
 /// One that runs; it ends with this value.
 pub(crate) struct BareServer {
     pub(crate) address: SocketAddr,
@@ -97,12 +118,10 @@ pub(crate) struct BareServer {
 }
 
 impl BareServer {
-    /// Starts it, with event streams of the messages of a Redis on a channel if there are these.
-    pub(crate) async fn start(streamed: Option<(&str, &str)>) -> anyhow::Result<Self> {
+    /// Starts it, with event streams of the messages of a channel if there is one.
+    pub(crate) async fn start(redis_url: &str, channel: Option<&str>) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        if let Some((url, channel)) = streamed {
-            command.env(REDIS_URL, url).env(CHANNEL, channel);
-        }
+        command.env(REDIS_URL, redis_url).envs(channel.map(|channel| (CHANNEL, channel)));
         command.arg(SUBCOMMAND).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn()?;
         let output = process.stdout.take().context("its output is piped")?;

@@ -2,9 +2,10 @@
 //! round. Machines are noisy, and only the ratio of two figures of one run says something.
 
 use anyhow::ensure;
+use testkit::redis::AsyncCommands;
 
 use crate::{
-    bare_server::BareServer,
+    bare_server::{BareServer, STORED_PATH, STORED_STREAM},
     galley::{BenchDurability, BenchGalley, batch_body, noop_job},
     http,
     load::{self, requests_per_second},
@@ -29,6 +30,8 @@ struct RequestCost {
 
 struct EnqueueRound {
     bare_route: RequestCost,
+    /// The bare route, with one XADD before its answer: less than that no server can do that stores a job.
+    bare_stored: RequestCost,
     single: RequestCost,
     batches: f64,
     gateway_micros: f64,
@@ -51,8 +54,18 @@ pub(crate) async fn run(durability: BenchDurability, scope: BenchScope) -> anyho
     report.add_figure("bare actix route, 64 connections", of(|round| round.bare_route.per_second), "1/s");
     let ratio = of(|round| round.single.per_second / round.bare_route.per_second);
     report.add_with_goal("single POST / bare route", ratio, "", ">= 0.6");
+    report.add_figure("bare actix route with one XADD", of(|round| round.bare_stored.per_second), "1/s");
+    let ratio = of(|round| round.single.per_second / round.bare_stored.per_second);
+    report.add_figure("single POST / bare route with one XADD", ratio, "");
+    let ceiling = of(|round| round.bare_stored.per_second / round.bare_route.per_second);
+    report.add_figure("bare route with one XADD / bare route", ceiling, "");
     report.add_figure("gateway: processor time for a POST", of(|round| round.single.cpu_micros), "us");
     report.add_figure("bare route: processor time for a POST", of(|round| round.bare_route.cpu_micros), "us");
+    report.add_figure(
+        "bare route with one XADD: processor time for a POST",
+        of(|round| round.bare_stored.cpu_micros),
+        "us",
+    );
     report.add_figure("jobs by batches of 100, 8 connections", of(|round| round.batches), "1/s");
     report.add_figure("bare client: XADD, 100 per pipeline", of(|round| round.xadd), "1/s");
     report.add_with_goal("batches / bare XADD", of(|round| round.batches / round.xadd), "", ">= 0.5");
@@ -67,10 +80,13 @@ async fn run_round(durability: BenchDurability, scope: BenchScope) -> anyhow::Re
     let galley = BenchGalley::start(durability).await;
     let address = galley.gateway.address();
     let request = http::post_request("/ojs/v1/jobs", &noop_job("single"));
-    let bare_route = {
-        let route = BareServer::start(None).await?;
-        measure_requests(route.address, route.process_id()?, &request).await?
+    let (bare_route, bare_stored) = {
+        let route = BareServer::start(&galley.redis.url(), None).await?;
+        let stored = http::post_request(STORED_PATH, &noop_job("single"));
+        let bare_route = measure_requests(route.address, route.process_id()?, &request).await?;
+        (bare_route, measure_requests(route.address, route.process_id()?, &stored).await?)
     };
+    let _: u64 = galley.redis.connection().await.del(STORED_STREAM).await?;
     let single = measure_requests(address, galley.gateway.process_id(), &request).await?;
 
     let batch: Vec<String> = (0..BATCH_SIZE).map(|_| noop_job("batched")).collect();
@@ -87,7 +103,7 @@ async fn run_round(durability: BenchDurability, scope: BenchScope) -> anyhow::Re
 
     let xadd = BareClient::open(&galley.redis).await?.add_entries(jobs, BATCH_SIZE).await?;
     let batches = requests * f64::from(BATCH_SIZE);
-    Ok(EnqueueRound { bare_route, single, batches, gateway_micros, redis_micros, xadd })
+    Ok(EnqueueRound { bare_route, bare_stored, single, batches, gateway_micros, redis_micros, xadd })
 }
 
 /// The same after a second of warm-up.

@@ -125,7 +125,7 @@ impl BenchServer {
     pub(super) async fn start(kind: BenchServerKind, durability: BenchDurability) -> anyhow::Result<Self> {
         if kind == BenchServerKind::BareStream {
             let redis = RedisServer::start_with(durability.persistence());
-            let server = BareServer::start(Some((&redis.url(), CHANNEL))).await?;
+            let server = BareServer::start(&redis.url(), Some(CHANNEL)).await?;
             let publisher = BenchPublisher::Redis(redis.connection().await);
             let (address, processes) = (server.address, vec![server.process_id()?]);
             return Ok(Self {
