@@ -5,6 +5,7 @@
 mod adjustable_clock;
 mod answer_hold_proxy;
 mod failover_proxy;
+mod filled_redis;
 pub mod http;
 mod message_drop_proxy;
 mod otlp;
@@ -21,6 +22,7 @@ mod webhook_receiver;
 pub use adjustable_clock::AdjustableClock;
 pub use answer_hold_proxy::AnswerHoldProxy;
 pub use failover_proxy::FailoverProxy;
+pub use filled_redis::RedisFill;
 pub use message_drop_proxy::MessageDropProxy;
 pub use otlp::{OtlpReceiver, ReceivedSpan};
 pub use process_mark::ProcessMark;

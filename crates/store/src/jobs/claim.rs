@@ -241,7 +241,12 @@ impl Jobs {
 
 /// The last claimed entry of a stream; `0-0` if there is none.
 pub(super) async fn last_delivered_id(redis: &mut impl ConnectionLike, stream: &str) -> StoreResult<String> {
-    let groups: Vec<HashMap<String, Value>> = redis::cmd("XINFO").arg("GROUPS").arg(stream).query_async(redis).await?;
+    last_delivered_of(redis::cmd("XINFO").arg("GROUPS").arg(stream).query_async(redis).await?)
+}
+
+/// The same from what Redis says of the groups of a stream.
+pub(super) fn last_delivered_of(groups: Value) -> StoreResult<String> {
+    let groups = Vec::<HashMap<String, Value>>::from_redis_value(groups).map_err(malformed_reply)?;
     let last = groups.into_iter().find_map(|mut group| group.remove("last-delivered-id"));
     last.map_or(Ok("0-0".to_owned()), String::from_redis_value).map_err(malformed_reply)
 }

@@ -22,6 +22,7 @@ mod edit;
 mod enqueue;
 mod events;
 mod faults;
+mod filled_redis;
 mod idempotency;
 mod job_logs;
 mod key_usage;

@@ -1,6 +1,6 @@
 //! Reads the next candidates of a source, newest first.
 
-use redis::{Value, aio::ConnectionLike};
+use redis::{FromRedisValue, Value, aio::ConnectionLike};
 
 use super::source::{After, Found, SearchCandidate, Source, SourceKind};
 use crate::{
@@ -15,56 +15,94 @@ use common::{id::EntryId, name::Priority, time::Millis};
 const ID_PAGE_SIZE: usize = 500;
 /// Entries of a stream that are read at once: each may be as large as a request body.
 const ENTRY_PAGE_SIZE: usize = 20;
-/// The same for the first read, when many sources are read at once.
-const HEAD_ID_PAGE_SIZE: usize = 50;
-const HEAD_ENTRY_PAGE_SIZE: usize = 2;
 /// Running jobs of a stream, and jobs that wait for a key, that a search looks at: those are listed in one read.
 const MAX_LISTED: usize = 10_000;
-const LISTED_PAGE_SIZE: usize = 1000;
+pub(super) const LISTED_PAGE_SIZE: usize = 1000;
+
+/// A claimed entry as Redis lists it: entry, consumer, for how many ms, number of deliveries.
+type ListedEntry = (String, String, i64, i64);
 
 impl Jobs {
-    /// Reads the first candidates of a source.
-    pub(super) async fn read_head(&self, source: &mut Source) -> StoreResult<()> {
-        let mut redis = self.store.redis.clone();
-        read_page(source, &mut redis, HEAD_ID_PAGE_SIZE, HEAD_ENTRY_PAGE_SIZE).await
-    }
-
     /// Reads more candidates of a source.
     pub(super) async fn read_more(
         &self,
         source: &mut Source,
         connection: &mut (impl ConnectionLike + Send),
     ) -> StoreResult<()> {
-        read_page(source, connection, ID_PAGE_SIZE, ENTRY_PAGE_SIZE).await
+        while source.buffer.is_empty() && !source.is_exhausted {
+            match source.kind {
+                SourceKind::Waiting(priority) => read_waiting(source, connection, priority).await?,
+                SourceKind::Active(priority) => read_active(source, connection, priority).await?,
+                SourceKind::KeyWaiting => read_key_queues(source, connection).await?,
+                SourceKind::Completed => read_completed(source, connection).await?,
+                _ => read_sorted_set(source, connection).await?,
+            }
+            source.note_last();
+        }
+        Ok(())
     }
 }
 
-async fn read_page(
-    source: &mut Source,
-    connection: &mut (impl ConnectionLike + Send),
-    ids: usize,
-    entries: usize,
-) -> StoreResult<()> {
-    while source.buffer.is_empty() && !source.is_exhausted {
-        match source.kind {
-            SourceKind::Waiting(priority) => read_waiting(source, connection, priority, entries).await?,
-            SourceKind::Active(priority) => read_active(source, connection, priority).await?,
-            SourceKind::KeyWaiting => read_key_queues(source, connection).await?,
-            SourceKind::Completed => read_completed(source, connection, ids).await?,
-            _ => read_sorted_set(source, connection, ids).await?,
-        }
-        if let Some(last) = source.buffer.back() {
-            source.after = After::Candidate { at: last.at, tie: last.tie.clone() };
+impl Source {
+    /// Continues behind what the buffer has.
+    pub(super) fn note_last(&mut self) {
+        if let Some(last) = self.buffer.back() {
+            self.after = After::Candidate { at: last.at, tie: last.tie.clone() };
         }
     }
-    Ok(())
+
+    /// Takes entries of a stream, newest first.
+    pub(super) fn take_entries(&mut self, reply: Value, count: usize) {
+        let page = Vec::<(String, Value)>::from_redis_value(reply).unwrap_or_default();
+        self.is_exhausted = page.len() < count;
+        self.buffer.extend(page.into_iter().filter_map(|(entry, fields)| {
+            let at = entry.parse::<EntryId>().ok()?.milliseconds;
+            let (at, tie) = (Millis::try_from(at).ok()?, entry.clone());
+            Some(SearchCandidate { at, tie, found: Found::Entry(entry, fields) })
+        }));
+    }
+
+    /// Takes all claimed entries of a stream.
+    pub(super) fn take_claimed(&mut self, listed: Vec<ListedEntry>) {
+        let mut listed: Vec<(EntryId, SearchCandidate)> = listed
+            .into_iter()
+            .filter_map(|(entry, consumer, idle, _)| {
+                let id: EntryId = entry.parse().ok()?;
+                let at = Millis::try_from(id.milliseconds).ok()?;
+                Some((id, SearchCandidate { at, tie: entry, found: Found::Claimed(id, consumer, idle) }))
+            })
+            .collect();
+        let after = match &self.after {
+            After::Candidate { tie, .. } => tie.parse::<EntryId>().ok(),
+            _ => None,
+        };
+        listed.retain(|(id, candidate)| after.map_or(self.after.admits(candidate.at), |after| *id < after));
+        listed.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
+        self.buffer.extend(listed.into_iter().map(|(_, candidate)| candidate));
+        self.is_exhausted = true;
+        self.note_last();
+    }
+}
+
+/// Adds the command that reads the newest entries of a stream that nobody has claimed.
+pub(super) fn add_waiting(pipeline: &mut redis::Pipeline, stream: &str, after: &After, claimed: &str, count: usize) {
+    let newest = match after {
+        After::Start => "+".to_owned(),
+        After::Until(at) => at.to_string(),
+        After::Candidate { tie, .. } => format!("({tie}"),
+    };
+    pipeline.cmd("XREVRANGE").arg(stream).arg(newest).arg(format!("({claimed}")).arg("COUNT").arg(count);
+}
+
+/// Adds the command that lists claimed entries of a stream.
+pub(super) fn add_claimed(pipeline: &mut redis::Pipeline, stream: &str, start: &str) {
+    pipeline.cmd("XPENDING").arg(stream).arg("workers").arg(start).arg("+").arg(LISTED_PAGE_SIZE);
 }
 
 async fn read_waiting(
     source: &mut Source,
     connection: &mut (impl ConnectionLike + Send),
     priority: Priority,
-    count: usize,
 ) -> StoreResult<()> {
     let stream = source.keys.stream(priority);
     let claimed = match last_delivered_id(connection, &stream).await {
@@ -75,20 +113,10 @@ async fn read_waiting(
         }
         claimed => claimed?,
     };
-    let newest = match &source.after {
-        After::Start => "+".to_owned(),
-        After::Until(at) => at.to_string(),
-        After::Candidate { tie, .. } => format!("({tie}"),
-    };
-    let mut command = redis::cmd("XREVRANGE");
-    command.arg(stream).arg(newest).arg(format!("({claimed}")).arg("COUNT").arg(count);
-    let page: Vec<(String, Value)> = command.query_async(connection).await?;
-    source.is_exhausted = page.len() < count;
-    source.buffer.extend(page.into_iter().filter_map(|(entry, fields)| {
-        let at = entry.parse::<EntryId>().ok()?.milliseconds;
-        let (at, tie) = (Millis::try_from(at).ok()?, entry.clone());
-        Some(SearchCandidate { at, tie, found: Found::Entry(entry, fields) })
-    }));
+    let mut pipeline = redis::pipe();
+    add_waiting(&mut pipeline, &stream, &source.after, &claimed, ENTRY_PAGE_SIZE);
+    let (page,): (Value,) = pipeline.query_async(connection).await?;
+    source.take_entries(page, ENTRY_PAGE_SIZE);
     Ok(())
 }
 
@@ -101,37 +129,22 @@ async fn read_active(
     let stream = source.keys.stream(priority);
     let (mut start, mut listed) = ("-".to_owned(), Vec::new());
     while listed.len() < MAX_LISTED {
-        let mut command = redis::cmd("XPENDING");
-        command.arg(&stream).arg("workers").arg(&start).arg("+").arg(LISTED_PAGE_SIZE);
-        let page = command.query_async::<Vec<(String, String, i64, i64)>>(connection).await;
-        let page = match page.map_err(StoreError::from) {
+        let mut pipeline = redis::pipe();
+        add_claimed(&mut pipeline, &stream, &start);
+        let page = pipeline.query_async::<(Vec<ListedEntry>,)>(connection).await;
+        let (page,) = match page.map_err(StoreError::from) {
             Err(StoreError::Refused(_)) => break,
             page => page?,
         };
         let Some((last, ..)) = page.last() else { break };
         start = format!("({last}");
         let is_last = page.len() < LISTED_PAGE_SIZE;
-        listed.extend(page.into_iter().filter_map(|(entry, consumer, idle, _)| {
-            let id: EntryId = entry.parse().ok()?;
-            let at = Millis::try_from(id.milliseconds).ok()?;
-            Some(SearchCandidate { at, tie: entry, found: Found::Claimed(id, consumer, idle) })
-        }));
+        listed.extend(page);
         if is_last {
             break;
         }
     }
-    let order = |candidate: &SearchCandidate| match &candidate.found {
-        Found::Claimed(entry, ..) => *entry,
-        _ => EntryId { milliseconds: 0, sequence: 0 },
-    };
-    let after = match &source.after {
-        After::Candidate { tie, .. } => tie.parse::<EntryId>().ok(),
-        _ => None,
-    };
-    listed.retain(|candidate| after.map_or(source.after.admits(candidate.at), |after| order(candidate) < after));
-    listed.sort_unstable_by_key(|candidate| std::cmp::Reverse(order(candidate)));
-    source.buffer.extend(listed);
-    source.is_exhausted = true;
+    source.take_claimed(listed);
     Ok(())
 }
 
@@ -161,11 +174,7 @@ async fn read_key_queues(source: &mut Source, connection: &mut (impl ConnectionL
 }
 
 /// Reads the index of completed jobs: entries of several jobs each, newest first.
-async fn read_completed(
-    source: &mut Source,
-    connection: &mut (impl ConnectionLike + Send),
-    count: usize,
-) -> StoreResult<()> {
+async fn read_completed(source: &mut Source, connection: &mut (impl ConnectionLike + Send)) -> StoreResult<()> {
     let (place, last) = match &source.after {
         After::Start => (String::new(), None),
         After::Until(at) => (format!("until {at}"), None),
@@ -175,37 +184,27 @@ async fn read_completed(
         }
     };
     let mut call = script::READ_COMPLETED.key(source.keys.completed_index());
-    let entries: Vec<(u64, Millis, String)> = call.arg(place).arg(count + 1).invoke_async(connection).await?;
+    let entries: Vec<(u64, Millis, String)> = call.arg(place).arg(ID_PAGE_SIZE + 1).invoke_async(connection).await?;
     for (number, at, ids) in entries {
-        let mut ids: Vec<&str> = ids.split(' ').collect();
-        ids.sort_unstable_by(|a, b| b.cmp(a));
-        for id in ids {
-            let is_behind = last.as_ref().is_none_or(|(last, before)| number < *last || id < before.as_str());
-            let Some(parsed) = id.parse().ok().filter(|_| is_behind) else { continue };
-            source.buffer.push_back(SearchCandidate { at, tie: format!("{number}:{id}"), found: Found::Id(parsed) });
+        let number_text = number.to_string();
+        let mut candidates = SearchCandidate::of_index_entry(&number_text, at, &ids);
+        // The first entry is the one that was read last
+        if let Some((_, before)) = last.as_ref().filter(|(last, _)| *last == number) {
+            candidates.retain(|candidate| candidate.tie[number_text.len() + 1..] < before[..]);
         }
+        source.buffer.extend(candidates);
     }
     source.is_exhausted = source.buffer.is_empty();
     Ok(())
 }
 
-async fn read_sorted_set(
-    source: &mut Source,
-    connection: &mut (impl ConnectionLike + Send),
-    count: usize,
-) -> StoreResult<()> {
+async fn read_sorted_set(source: &mut Source, connection: &mut (impl ConnectionLike + Send)) -> StoreResult<()> {
     let set = source.kind.sorted_set(&source.keys);
     let rank = rank_after(connection, &set, &source.after).await?;
     let mut command = redis::cmd("ZREVRANGE");
-    command.arg(set).arg(rank).arg(rank + count - 1).arg("WITHSCORES");
+    command.arg(set).arg(rank).arg(rank + ID_PAGE_SIZE - 1).arg("WITHSCORES");
     let page: Vec<(String, f64)> = command.query_async(connection).await?;
-    source.is_exhausted = page.len() < count;
-    if let Some((id, score)) = page.last() {
-        source.after = After::Candidate { at: score_to_millis(*score), tie: id.clone() };
-    }
-    source
-        .buffer
-        .extend(page.into_iter().filter_map(|(id, score)| SearchCandidate::of_id(id, Some(score_to_millis(score)))));
+    source.take_members(page, ID_PAGE_SIZE);
     Ok(())
 }
 

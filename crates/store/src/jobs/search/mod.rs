@@ -10,32 +10,42 @@
 //! |---|---|
 //! | `source` | a place that has candidates |
 //! | `sources` | finds the places, and how many jobs they have |
+//! | `heads` | reads the first candidates of all sources at once |
 //! | `candidates` | reads the next candidates of a source |
+//! | `merge` | takes the newest candidates of all sources |
 //! | `records` | reads the jobs that candidates stand for |
 //! | `cursor` | where a search continues |
 
 mod candidates;
 mod cursor;
+mod heads;
+mod merge;
 mod records;
 mod source;
 mod sources;
 
 use std::collections::HashSet;
 
-use futures_util::{StreamExt, TryStreamExt, stream};
-
 pub use self::cursor::SearchCursor;
 use self::{
+    merge::MergedSources,
     records::ReadJob,
-    source::{After, SearchCandidate, Source, SourceGroup},
+    source::{After, Found, SearchCandidate, Source, SourceGroup},
+    sources::SearchedQueues,
 };
 use super::{Jobs, LocatedJob};
 use crate::{StoreResult, connection::pool::PooledConnection};
-use common::{id::JobId, name::QueueName, time::Millis};
+use common::{
+    id::{JobId, queue_tag},
+    name::QueueName,
+    time::Millis,
+};
 use model::job::{JobFilter, JobState};
 
 /// Candidates that one search reads.
 pub const MAX_EXAMINED: usize = 20_000;
+/// Candidates whose ids alone tell that they do not match, in one search: those are not read.
+const MAX_PASSED_OVER: usize = 200_000;
 /// Approximate bytes of the jobs that one search reads.
 const MAX_EXAMINED_BYTES: usize = 32 << 20;
 /// A page that is this large gets no more jobs.
@@ -49,8 +59,8 @@ const SLICE_BYTES: usize = 1 << 20;
 const MAX_CLOCK_DIFFERENCE_MS: Millis = 60_000;
 /// How long after the end of a job its result may be recorded: workers keep results while Redis is away.
 const MAX_RECORDING_MS: Millis = 3_600_000;
-/// Sources whose first candidates are read at the same time.
-const CONCURRENT_HEADS: usize = 64;
+/// Commands in one round trip: Redis answers them in about a millisecond.
+const PIPELINE_SIZE: usize = 500;
 
 /// A job that a search found.
 #[derive(Debug, Clone)]
@@ -118,11 +128,11 @@ impl Jobs {
         if let Some(found) = self.search_by_id(filter, cursor).await? {
             return Ok(found);
         }
-        let queues = self.searched_queues(filter).await?;
-        let connection = self.store.redis.pooled_connection().await?;
+        let mut connection = self.store.redis.pooled_connection().await?;
+        let queues = SearchedQueues::read(self.searched_queues(filter).await?, &mut connection).await?;
         let page = SearchPage { complete: true, ..SearchPage::default() };
-        let (bytes, seen) = ((0, 0), HashSet::new());
-        let mut search = Search { jobs: self, filter, limit, keeps_json, connection, page, bytes, seen };
+        let (bytes, seen, passed_over) = ((0, 0), HashSet::new(), 0);
+        let mut search = Search { jobs: self, filter, limit, keeps_json, connection, page, bytes, seen, passed_over };
         for group in SourceGroup::ALL {
             let is_before = cursor.is_some_and(|cursor| group < cursor.group);
             if is_before || !group.has_state_of(filter) {
@@ -142,10 +152,11 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable.
     pub async fn count_plain(&self, filter: &JobFilter) -> StoreResult<u64> {
-        let queues = self.searched_queues(filter).await?;
+        let mut connection = self.store.redis.pooled_connection().await?;
+        let queues = SearchedQueues::read(self.searched_queues(filter).await?, &mut connection).await?;
         let mut total = 0;
-        for group in SourceGroup::ALL {
-            total += self.sources(group, filter, &queues).await?.iter().map(|source| source.count).sum::<u64>();
+        for group in SourceGroup::ALL.into_iter().filter(|group| group.has_state_of(filter)) {
+            total += self.count_in(&queues.sources(group, filter), filter, &mut connection).await?;
         }
         Ok(total)
     }
@@ -204,9 +215,9 @@ fn created_at(located: &LocatedJob, id: JobId) -> Millis {
 }
 
 /// The time of the oldest candidate that can match: jobs come to a place after they were created, and to the list of ended
-/// ones when they end. Those that wait for a time stand at that time.
-fn oldest_candidate(group: SourceGroup, filter: &JobFilter) -> Millis {
-    let since = if group == SourceGroup::Delayed { None } else { filter.created_since.max(filter.ended_since) };
+/// ones when they end. Those that wait for a time stand at that time, which is later still.
+fn oldest_candidate(filter: &JobFilter) -> Millis {
+    let since = filter.created_since.max(filter.ended_since);
     since.map_or(Millis::MIN, |since| since.saturating_sub(MAX_CLOCK_DIFFERENCE_MS))
 }
 
@@ -222,6 +233,8 @@ struct Search<'a> {
     bytes: (usize, usize),
     /// Jobs that move meanwhile come once.
     seen: HashSet<JobId>,
+    /// Candidates that were not read, because their ids tell that they were created too late.
+    passed_over: usize,
 }
 
 impl Search<'_> {
@@ -229,14 +242,13 @@ impl Search<'_> {
     async fn search_group(
         &mut self,
         group: SourceGroup,
-        queues: &[QueueName],
+        queues: &SearchedQueues,
         from: Option<&SearchCursor>,
     ) -> StoreResult<bool> {
         let jobs = self.jobs;
-        let mut sources = jobs.sources(group, self.filter, queues).await?;
-        let ended_until = self.filter.ended_until;
-        let heads = sources.iter_mut().map(|source| async move {
-            match (from, ended_until) {
+        let mut sources = queues.sources(group, self.filter);
+        for source in &mut sources {
+            match (from, self.filter.ended_until) {
                 (Some(cursor), _) => cursor.place(source),
                 // A worker notes the end before Redis does
                 (None, Some(until)) if group == SourceGroup::Over => {
@@ -244,22 +256,26 @@ impl Search<'_> {
                 }
                 _ => {}
             }
-            jobs.read_head(source).await
-        });
-        let heads: Vec<_> = heads.collect();
-        let _: Vec<()> = stream::iter(heads).buffer_unordered(CONCURRENT_HEADS).try_collect().await?;
+        }
+        jobs.read_heads(&mut sources, &mut self.connection).await?;
+        let mut sources = MergedSources::new(sources);
         loop {
-            let slice = self.next_slice(group, &mut sources).await?;
+            let slice = self.next_slice(&mut sources).await?;
             if slice.is_empty() {
                 return Ok(true);
             }
-            let read = jobs.read_found(&sources, &slice, &mut self.connection).await?;
-            for ((number, candidate), read) in slice.into_iter().zip(read) {
+            let read = jobs.read_found(sources.list(), &slice, &mut self.connection).await?;
+            for (next, read) in slice.into_iter().zip(read) {
                 if self.is_full() {
                     return Ok(false);
                 }
-                self.page.cursor = Some(SearchCursor::behind(group, &sources[number], &candidate));
-                self.examine(&sources[number], &candidate, read);
+                let source = &sources.list()[next.source];
+                self.page.cursor = Some(SearchCursor::behind(group, source, &next.candidate));
+                if next.is_passed_over {
+                    self.passed_over += 1;
+                } else {
+                    self.examine(source, &next.candidate, read);
+                }
             }
             if self.has_enough() {
                 self.page.complete = false;
@@ -273,7 +289,10 @@ impl Search<'_> {
     }
 
     fn has_enough(&self) -> bool {
-        !self.is_full() && (self.page.examined >= MAX_EXAMINED || self.bytes.0 >= MAX_EXAMINED_BYTES)
+        let is_bounded = self.page.examined >= MAX_EXAMINED
+            || self.bytes.0 >= MAX_EXAMINED_BYTES
+            || self.passed_over >= MAX_PASSED_OVER;
+        !self.is_full() && is_bounded
     }
 
     fn examine(&mut self, source: &Source, candidate: &SearchCandidate, read: Option<ReadJob>) {
@@ -288,41 +307,48 @@ impl Search<'_> {
         self.page.jobs.push(FoundJob { id, queue: source.queue.clone(), state, at: candidate.at, json });
     }
 
-    /// How many jobs to read at once: as many as were about a mebibyte so far.
+    /// How many jobs to read at once: about as many as fill the page if as many of them match as so far, and a mebibyte at
+    /// most.
     fn slice_size(&self) -> usize {
-        if self.page.examined < FIRST_SLICE {
+        let (examined, found) = (self.page.examined, self.page.jobs.len());
+        if examined < FIRST_SLICE {
             return FIRST_SLICE;
         }
-        let average = (self.bytes.0 / self.page.examined).max(1);
-        (SLICE_BYTES / average).clamp(FIRST_SLICE, MAX_SLICE)
+        let of_bytes = SLICE_BYTES / (self.bytes.0 / examined).max(1);
+        let missing = self.limit.saturating_sub(found).saturating_mul(examined);
+        let of_page = missing.checked_div(found).unwrap_or(MAX_SLICE);
+        of_bytes.min(of_page).clamp(FIRST_SLICE, MAX_SLICE)
     }
 
-    /// The newest candidates of all sources, with the numbers of their sources.
-    async fn next_slice(
-        &mut self,
-        group: SourceGroup,
-        sources: &mut [Source],
-    ) -> StoreResult<Vec<(usize, SearchCandidate)>> {
-        let size = self.slice_size();
-        let oldest = oldest_candidate(group, self.filter);
-        let mut slice = Vec::new();
-        while slice.len() < size {
-            let newest = (0..sources.len()).filter(|number| !sources[*number].buffer.is_empty()).max_by(|a, b| {
-                let (a, b) = (&sources[*a], &sources[*b]);
-                let at = |source: &Source| source.buffer.front().map(|candidate| candidate.at);
-                at(a).cmp(&at(b)).then_with(|| b.order().cmp(&a.order()))
-            });
-            let Some(newest) = newest else { break };
-            let source = &mut sources[newest];
+    /// The newest candidates of all sources.
+    async fn next_slice(&mut self, sources: &mut MergedSources) -> StoreResult<Vec<NextCandidate>> {
+        let (size, oldest) = (self.slice_size(), oldest_candidate(self.filter));
+        let (mut slice, mut to_read) = (Vec::new(), 0);
+        while to_read < size && slice.len() < size + MAX_SLICE {
             // All others are older
-            if source.buffer.front().is_some_and(|candidate| candidate.at < oldest) {
-                break;
-            }
-            slice.extend(source.buffer.pop_front().map(|candidate| (newest, candidate)));
-            if source.buffer.is_empty() {
-                self.jobs.read_more(source, &mut self.connection).await?;
-            }
+            let taken = sources.take_newest(oldest, self.jobs, &mut self.connection).await?;
+            let Some((source, candidate)) = taken else { break };
+            let is_passed_over = is_created_too_late(self.filter, &sources.list()[source], &candidate);
+            to_read += usize::from(!is_passed_over);
+            slice.push(NextCandidate { source, candidate, is_passed_over });
         }
         Ok(slice)
     }
+}
+
+/// A candidate whose turn it is.
+struct NextCandidate {
+    /// The number of its source.
+    source: usize,
+    candidate: SearchCandidate,
+    /// Whether it does not match, whatever else is known of it: then it is not read.
+    is_passed_over: bool,
+}
+
+/// Whether the id tells that a job was created after the time up to which a search looks. Generated ids have the time of
+/// their job or, in workflows, an earlier one; an id that a client chose may have any, and another tag.
+fn is_created_too_late(filter: &JobFilter, source: &Source, candidate: &SearchCandidate) -> bool {
+    let (Some(until), Found::Id(id)) = (filter.created_until, &candidate.found) else { return false };
+    let at = i64::try_from(id.milliseconds()).unwrap_or_default();
+    at >= until.saturating_add(MAX_CLOCK_DIFFERENCE_MS) && id.queue_tag() == queue_tag(&source.queue)
 }

@@ -2,7 +2,10 @@
 
 use redis::{FromRedisValue, Value};
 
-use super::source::{Found, SearchCandidate, Source, SourceKind};
+use super::{
+    NextCandidate,
+    source::{Found, SearchCandidate, Source, SourceKind},
+};
 use crate::{
     StoreResult,
     connection::pool::PooledConnection,
@@ -36,20 +39,24 @@ impl Jobs {
     pub(super) async fn read_found(
         &self,
         sources: &[Source],
-        candidates: &[(usize, SearchCandidate)],
+        candidates: &[NextCandidate],
         connection: &mut PooledConnection,
     ) -> StoreResult<Vec<Option<ReadJob>>> {
         let mut pipeline = redis::pipe();
-        for (number, candidate) in candidates {
-            add_reads(&mut pipeline, &sources[*number], candidate);
+        for next in candidates.iter().filter(|next| !next.is_passed_over) {
+            add_reads(&mut pipeline, &sources[next.source], &next.candidate);
         }
         let mut replies = Vec::new().into_iter();
         if !pipeline.is_empty() {
             replies = pipeline.query_async::<Vec<Value>>(connection).await?.into_iter();
         }
         let mut jobs = Vec::with_capacity(candidates.len());
-        for (number, candidate) in candidates {
-            jobs.push(self.read_candidate(&sources[*number], candidate, &mut replies)?);
+        for next in candidates {
+            jobs.push(if next.is_passed_over {
+                None
+            } else {
+                self.read_candidate(&sources[next.source], &next.candidate, &mut replies)?
+            });
         }
         Ok(jobs)
     }

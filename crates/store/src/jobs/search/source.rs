@@ -49,8 +49,6 @@ pub(super) struct Source {
     pub(super) queue: QueueName,
     pub(super) keys: QueueKeys,
     pub(super) kind: SourceKind,
-    /// How many candidates it had.
-    pub(super) count: u64,
     /// The next candidates, newest first.
     pub(super) buffer: VecDeque<SearchCandidate>,
     /// Behind which candidate it continues.
@@ -99,8 +97,15 @@ impl SourceKind {
     }
 
     /// The places that a group may have in every queue; streams differ by queue.
-    pub(super) const OF_QUEUES: [Self; 6] =
-        [Self::Due, Self::Pending, Self::Completed, Self::Cancelled, Self::Discarded, Self::DeadLetters];
+    pub(super) const OF_QUEUES: [Self; 7] = [
+        Self::Due,
+        Self::Pending,
+        Self::KeyWaiting,
+        Self::Completed,
+        Self::Cancelled,
+        Self::Discarded,
+        Self::DeadLetters,
+    ];
 
     /// Whether a job here has ended: then its result tells of it.
     pub(super) fn is_over(self) -> bool {
@@ -165,6 +170,27 @@ impl FromStr for SourceKind {
 }
 
 impl Source {
+    /// A place from its newest candidate on.
+    pub(super) fn new(queue: QueueName, keys: QueueKeys, kind: SourceKind) -> Self {
+        Self { queue, keys, kind, buffer: VecDeque::new(), after: After::Start, is_exhausted: false }
+    }
+
+    /// The time of its next candidate.
+    pub(super) fn next_at(&self) -> Option<Millis> {
+        self.buffer.front().map(|candidate| candidate.at)
+    }
+
+    /// Takes its next candidate.
+    pub(super) fn take(&mut self) -> Option<SearchCandidate> {
+        let front = self.buffer.pop_front()?;
+        let Found::CompletedJobs(ids) = &front.found else { return Some(front) };
+        // The other jobs of the entry are of the same time
+        for candidate in SearchCandidate::of_index_entry(&front.tie, front.at, ids).into_iter().rev() {
+            self.buffer.push_front(candidate);
+        }
+        self.take()
+    }
+
     /// The order of sources whose candidates have the same time.
     pub(super) fn order(&self) -> (&QueueName, SourceKind) {
         (&self.queue, self.kind)
@@ -199,6 +225,9 @@ pub(super) struct SearchCandidate {
 pub(super) enum Found {
     /// Its id.
     Id(JobId),
+    /// The ids of jobs that completed together, separated by spaces: an entry of the index of completed jobs, which is taken
+    /// apart when it is its turn.
+    CompletedJobs(String),
     /// Its stream entry.
     Entry(String, Value),
     /// Its stream entry, who has it, and for how many ms.
@@ -211,6 +240,17 @@ impl SearchCandidate {
         let parsed: JobId = id.parse().ok()?;
         let at = at.or_else(|| Millis::try_from(parsed.milliseconds()).ok())?;
         Some(Self { at, tie: id, found: Found::Id(parsed) })
+    }
+
+    /// The jobs of an entry of the index of completed jobs, in the order of the list.
+    pub(super) fn of_index_entry(number: &str, at: Millis, ids: &str) -> Vec<Self> {
+        let mut ids: Vec<&str> = ids.split(' ').collect();
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        let candidate = |id: &str| {
+            let found = Found::Id(id.parse().ok()?);
+            Some(Self { at, tie: format!("{number}:{id}"), found })
+        };
+        ids.into_iter().filter_map(candidate).collect()
     }
 }
 

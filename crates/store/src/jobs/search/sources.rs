@@ -1,111 +1,120 @@
-//! Finds the places that have candidates of a search.
+//! Finds the places that may have candidates of a search, and counts jobs by their places.
 
-use std::collections::VecDeque;
+use redis::{FromRedisValue, Value, aio::ConnectionLike};
 
-use redis::{FromRedisValue, Value};
-
-use super::source::{After, Source, SourceGroup, SourceKind};
+use super::{
+    PIPELINE_SIZE,
+    source::{Source, SourceGroup, SourceKind},
+};
 use crate::{
     StoreResult,
     jobs::{Jobs, sorted_priorities},
     keys::QueueKeys,
 };
-use common::name::QueueName;
+use common::name::{Priority, QueueName};
 use model::job::{JobFilter, JobState};
 
-/// Queues that are looked at in one read.
-const QUEUE_PAGE_SIZE: usize = 500;
+/// Queues, with their streams that have jobs.
+pub(super) struct SearchedQueues {
+    queues: Vec<(QueueName, QueueKeys)>,
+    /// Each with the number of its queue.
+    streams: Vec<(usize, Priority)>,
+}
 
-impl Jobs {
-    /// The places of a group that have jobs.
-    pub(super) async fn sources(
-        &self,
-        group: SourceGroup,
-        filter: &JobFilter,
-        queues: &[QueueName],
-    ) -> StoreResult<Vec<Source>> {
-        let mut sources = Vec::new();
-        for queues in queues.chunks(QUEUE_PAGE_SIZE) {
-            let keys: Vec<QueueKeys> = queues.iter().map(QueueKeys::new).collect();
-            let kinds = match group {
-                SourceGroup::Active | SourceGroup::Available => self.stream_kinds(group, queues, &keys).await?,
-                SourceGroup::Delayed | SourceGroup::Over => {
-                    let of_group = SourceKind::OF_QUEUES.into_iter().filter(|kind| kind.group() == group);
-                    (0..queues.len()).flat_map(|number| of_group.clone().map(move |kind| (number, kind))).collect()
-                }
-            };
-            let wanted: Vec<(usize, SourceKind)> =
-                kinds.into_iter().filter(|(_, kind)| kind.is_wanted_by(filter)).collect();
-            let counts = self.count_sources(&wanted, &keys, filter).await?;
-            for ((number, kind), (count, is_there)) in wanted.into_iter().zip(counts) {
-                let (queue, keys) = (queues[number].clone(), keys[number].clone());
-                let (buffer, after) = (VecDeque::new(), After::Start);
-                if is_there {
-                    sources.push(Source { queue, keys, kind, count, buffer, after, is_exhausted: false });
-                }
+impl SearchedQueues {
+    /// Asks which streams have jobs.
+    pub(super) async fn read(
+        queues: Vec<QueueName>,
+        connection: &mut (impl ConnectionLike + Send),
+    ) -> StoreResult<Self> {
+        let queues: Vec<(QueueName, QueueKeys)> =
+            queues.into_iter().map(|queue| (queue.clone(), QueueKeys::new(&queue))).collect();
+        let mut streams = Vec::new();
+        for (first, chunk) in (0..).step_by(PIPELINE_SIZE).zip(queues.chunks(PIPELINE_SIZE)) {
+            let mut pipeline = redis::pipe();
+            for (_, keys) in chunk {
+                pipeline.cmd("SMEMBERS").arg(keys.priorities());
+            }
+            let priorities: Vec<Vec<String>> = pipeline.query_async(connection).await?;
+            for (number, members) in (first..).zip(priorities) {
+                streams.extend(sorted_priorities(&members).into_iter().map(|priority| (number, priority)));
             }
         }
-        Ok(sources)
-    }
-
-    /// The streams of queues, and their jobs that wait for a key.
-    async fn stream_kinds(
-        &self,
-        group: SourceGroup,
-        queues: &[QueueName],
-        keys: &[QueueKeys],
-    ) -> StoreResult<Vec<(usize, SourceKind)>> {
-        let mut pipeline = redis::pipe();
-        for keys in keys {
-            pipeline.cmd("SMEMBERS").arg(keys.priorities());
-        }
-        let priorities: Vec<Vec<String>> = pipeline.query_async(&mut self.store.redis.clone()).await?;
-        let mut kinds = Vec::new();
-        for (number, priorities) in (0..queues.len()).zip(priorities) {
-            for priority in sorted_priorities(&priorities) {
-                kinds.push(match group {
-                    SourceGroup::Active => (number, SourceKind::Active(priority)),
-                    _ => (number, SourceKind::Waiting(priority)),
-                });
-            }
-            if group == SourceGroup::Available {
-                kinds.push((number, SourceKind::KeyWaiting));
-            }
-        }
-        Ok(kinds)
-    }
-
-    /// How many jobs of the filter's states each place has, and whether it has any. Of a stream that was removed meanwhile:
-    /// none.
-    async fn count_sources(
-        &self,
-        kinds: &[(usize, SourceKind)],
-        keys: &[QueueKeys],
-        filter: &JobFilter,
-    ) -> StoreResult<Vec<(u64, bool)>> {
-        let mut counts = Vec::with_capacity(kinds.len());
-        for kinds in kinds.chunks(QUEUE_PAGE_SIZE) {
+        let mut lengths = Vec::with_capacity(streams.len());
+        for chunk in streams.chunks(PIPELINE_SIZE) {
             let mut pipeline = redis::pipe();
             pipeline.ignore_errors();
-            for (number, kind) in kinds {
-                add_counts(&mut pipeline, *kind, &keys[*number]);
+            for (number, priority) in chunk {
+                pipeline.cmd("XLEN").arg(queues[*number].1.stream(*priority));
             }
-            let replies: Vec<redis::RedisResult<Value>> = pipeline.query_async(&mut self.store.redis.clone()).await?;
-            let mut replies = replies.into_iter();
-            let mut next = || replies.next().and_then(Result::ok).unwrap_or_default();
-            for (_, kind) in kinds {
-                let (first, second) = (next(), next());
-                counts.push(count_of(*kind, filter, first, second));
-            }
+            lengths.extend(pipeline.query_async::<Vec<redis::RedisResult<Value>>>(connection).await?);
         }
-        Ok(counts)
+        let mut lengths = lengths.into_iter();
+        // A job that is in progress has its entry still
+        streams.retain(|_| lengths.next().is_some_and(|length| length.is_ok_and(|length| read_count(length) > 0)));
+        Ok(Self { queues, streams })
+    }
+
+    /// The places of a group that may have jobs in the states of a filter, in the order of sources.
+    pub(super) fn sources(&self, group: SourceGroup, filter: &JobFilter) -> Vec<Source> {
+        let of_streams = self.streams.iter().filter_map(|(number, priority)| match group {
+            SourceGroup::Active => Some((*number, SourceKind::Active(*priority))),
+            SourceGroup::Available => Some((*number, SourceKind::Waiting(*priority))),
+            SourceGroup::Delayed | SourceGroup::Over => None,
+        });
+        let of_queues = SourceKind::OF_QUEUES.into_iter().filter(|kind| kind.group() == group);
+        let of_queues = (0..self.queues.len()).flat_map(|number| of_queues.clone().map(move |kind| (number, kind)));
+        let wanted = of_streams.chain(of_queues).filter(|(_, kind)| kind.is_wanted_by(filter));
+        let source = |(number, kind): (usize, SourceKind)| {
+            let (queue, keys) = &self.queues[number];
+            Source::new(queue.clone(), keys.clone(), kind)
+        };
+        let mut sources: Vec<Source> = wanted.map(source).collect();
+        sources.sort_by(|a, b| a.order().cmp(&b.order()));
+        sources
     }
 }
 
-/// Adds the two commands that count the jobs of a place.
+impl Jobs {
+    /// How many jobs of the filter's states the places have. Of a stream that was removed meanwhile: none.
+    pub(super) async fn count_in(
+        &self,
+        sources: &[Source],
+        filter: &JobFilter,
+        connection: &mut (impl ConnectionLike + Send),
+    ) -> StoreResult<u64> {
+        let mut total = 0;
+        for sources in sources.chunks(PIPELINE_SIZE / 2) {
+            let mut pipeline = redis::pipe();
+            pipeline.ignore_errors();
+            for source in sources {
+                add_counts(&mut pipeline, source.kind, &source.keys);
+            }
+            let replies: Vec<redis::RedisResult<Value>> = pipeline.query_async(connection).await?;
+            let mut replies = replies.into_iter();
+            let mut next = || replies.next().and_then(Result::ok).unwrap_or_default();
+            for source in sources {
+                let first = next();
+                let second = if has_second_count(source.kind) { next() } else { Value::Nil };
+                total += count_of(source.kind, filter, first, second);
+            }
+        }
+        Ok(total)
+    }
+}
+
+/// Whether it takes two commands to count the jobs of a place.
+fn has_second_count(kind: SourceKind) -> bool {
+    matches!(kind, SourceKind::Waiting(_) | SourceKind::Completed | SourceKind::Due)
+}
+
+/// Adds the commands that count the jobs of a place.
 fn add_counts(pipeline: &mut redis::Pipeline, kind: SourceKind, keys: &QueueKeys) {
     match kind {
-        SourceKind::Active(priority) | SourceKind::Waiting(priority) => {
+        SourceKind::Active(priority) => {
+            pipeline.cmd("XPENDING").arg(keys.stream(priority)).arg("workers");
+        }
+        SourceKind::Waiting(priority) => {
             let stream = keys.stream(priority);
             pipeline.cmd("XLEN").arg(&stream).cmd("XPENDING").arg(stream).arg("workers");
         }
@@ -115,45 +124,36 @@ fn add_counts(pipeline: &mut redis::Pipeline, kind: SourceKind, keys: &QueueKeys
             pipeline.cmd("XREVRANGE").arg(index).arg("+").arg("-").arg("COUNT").arg(1);
         }
         SourceKind::KeyWaiting => {
-            pipeline.cmd("HGET").arg(keys.stats()).arg("key_waiting").cmd("SCARD").arg(keys.waiting_keys());
+            pipeline.cmd("HGET").arg(keys.stats()).arg("key_waiting");
+        }
+        SourceKind::Due => {
+            pipeline.cmd("ZCARD").arg(keys.due()).cmd("HGET").arg(keys.stats()).arg("retryable");
         }
         set => {
-            pipeline.cmd("ZCARD").arg(set.sorted_set(keys)).cmd("HGET").arg(keys.stats()).arg("retryable");
+            pipeline.cmd("ZCARD").arg(set.sorted_set(keys));
         }
     }
 }
 
-fn count_of(kind: SourceKind, filter: &JobFilter, first: Value, second: Value) -> (u64, bool) {
+fn count_of(kind: SourceKind, filter: &JobFilter, first: Value, second: Value) -> u64 {
     match kind {
-        SourceKind::Active(_) => {
-            let claimed = read_pending_count(second);
-            (claimed, claimed > 0)
-        }
-        SourceKind::Waiting(_) => {
-            let waiting = read_count(first).saturating_sub(read_pending_count(second));
-            (waiting, waiting > 0)
-        }
+        SourceKind::Active(_) => read_pending_count(first),
+        SourceKind::Waiting(_) => read_count(first).saturating_sub(read_pending_count(second)),
         SourceKind::Completed => {
             let numbers = read_index_entry(first).zip(read_index_entry(second));
-            let count = numbers.map_or(0, |((oldest, jobs), (newest, _))| newest.saturating_sub(oldest) + jobs);
-            (count, count > 0)
+            numbers.map_or(0, |((oldest, jobs), (newest, _))| newest.saturating_sub(oldest) + jobs)
         }
-        SourceKind::KeyWaiting => (read_count(first), read_count(second) > 0),
         SourceKind::Due => {
-            let (all, retryable) = (read_count(first), read_count(second));
-            let retryable = retryable.min(all);
+            let all = read_count(first);
+            let retryable = read_count(second).min(all);
             let wanted = |state, count| if filter.has_state(state) { count } else { 0 };
-            let scheduled = wanted(JobState::Scheduled, all - retryable);
-            (scheduled + wanted(JobState::Retryable, retryable), all > 0)
+            wanted(JobState::Scheduled, all - retryable) + wanted(JobState::Retryable, retryable)
         }
-        _ => {
-            let count = read_count(first);
-            (count, count > 0)
-        }
+        _ => read_count(first),
     }
 }
 
-fn read_count(reply: Value) -> u64 {
+pub(super) fn read_count(reply: Value) -> u64 {
     Option::<i64>::from_redis_value(reply).ok().flatten().and_then(|count| u64::try_from(count).ok()).unwrap_or(0)
 }
 
