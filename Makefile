@@ -31,6 +31,9 @@ guard: ## Does a job take more instructions, Redis commands or bytes than before
 fuzz: ## Fuzz every parser of outside bytes for a minute each (SECONDS_EACH=N; deploy/dev/fuzz.sh)
 	@deploy/dev/fuzz.sh
 
+static: ## Build galley as one static program: target/static/galley
+	@deploy/dev/static.sh
+
 sbom: ## Write what the programs are built from as CycloneDX into target/sbom
 	@deploy/dev/sbom.sh
 
@@ -61,4 +64,4 @@ down: ## docker compose down, keeping the data
 clean: ## Remove what was built
 	cargo clean
 
-.PHONY: help run demo test bench bench-quick bench-peers guard fuzz sbom check check-fast check-portable audit hooks fmt up down clean
+.PHONY: help run demo test bench bench-quick bench-peers guard fuzz static sbom check check-fast check-portable audit hooks fmt up down clean

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Checks the documents against the repository: paths, links, named tests, settings and the modules in the maps of
-modules exist, and the pages of metrics and of error codes list exactly what the code has.
+modules exist, tasks of operations have their three ways, and the pages of metrics and of error codes list exactly what the code has.
 """
 
 import pathlib
@@ -85,6 +85,23 @@ def problems_of_tests(text, sources):
             yield f"the test {name} is in {', '.join(found)}, not in {module}"
 
 
+def problems_of_tasks(text):
+    """Every task of operations has its page of the dashboard, its command and its request."""
+    tasks = re.split(r"^### ", text.partition("\n## Tasks\n")[2].partition("\n## ")[0], flags=re.MULTILINE)[1:]
+    if len(tasks) < 5:
+        yield "the tasks are not found"
+    for task in tasks:
+        name = task.splitlines()[0]
+        for way, how in (("dashboard", r"dashboard\.md"), ("command", r"`galley \w"), ("curl", r"`curl ")):
+            rows = re.findall(rf"^\| {way} \| (.*) \|$", task, re.MULTILINE)
+            if len(rows) != 1 or not re.search(how, rows[0]):
+                yield f"the task '{name}' lacks its way '{way}'"
+    commands = set(re.findall(r"^#+ `galley ([\w -]+)`", read("docs/reference/cli.md"), re.MULTILINE))
+    for words in re.findall(r"`galley ([a-z-]+(?: [a-z]+)?)", text):
+        if words not in {*commands, "help"}:
+            yield f"there is no command galley {words}"
+
+
 def settings_of(table, prefix=""):
     for key, value in table.items():
         yield prefix + key
@@ -141,6 +158,8 @@ def main():
         text = read(document)
         problems = [*problems_of_paths(document, text, files), *problems_of_tests(text, sources),
                     *problems_of_settings(text, defaults, known)]
+        if document == "docs/operations.md":
+            problems += problems_of_tasks(text)
         if document == "docs/reference/metrics.md":
             problems += problems_of_metrics(text, sources)
         if document == "docs/reference/errors.md":

@@ -19,32 +19,6 @@ QUEUES = 1000
 COMPLETED, DISCARDED = 980, 20
 VISITS, VIEWERS, SECONDS = 300, 50, 40
 
-# Ended jobs of one queue, stored as the scripts do that end jobs
-FILL = r"""
-local queue, state, first, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local tag = tonumber(redis.call('ZSCORE', 'galley:queues', queue))
-local prefix = 'galley:{' .. queue .. '}:'
-local now, ids = redis.call('TIME')[1] * 1000, {}
-for number = first, first + count - 1 do
-  local ms = now - 3600000 + number
-  local rest = (number % 4) * 2 ^ 46 + tag * 2 ^ 30 + 255 * 2 ^ 22 + number
-  local id = string.format('%08x-%04x-7000-%04x-%012x', math.floor(ms / 65536), ms % 65536, 0x8000 + number % 16384, rest)
-  local text = '-\nc test.echo 0 1 3 - - ' .. ms .. ' ' .. ms .. ' r\n{"number":' .. number .. '}'
-  if state == 'discarded' then
-    text = '-\n{"id":"' .. id .. '","state":"discarded","queue":"' .. queue .. '","priority":0,"attempt":1,"max_attempts":1,' ..
-      '"created_at":"2026-01-01T00:00:00.000Z","discarded_at":"2026-01-01T00:00:01.000Z","errors":[{"code":"e","type":"x",' ..
-      '"message":"no such user","attempt":1,"occurred_at":"2026-01-01T00:00:01.000Z"}],"type":"test.echo","args":[' .. number .. ']}'
-    redis.call('ZADD', prefix .. 'dead', ms, id)
-  else
-    ids[#ids + 1] = id
-  end
-  redis.call('SET', prefix .. 'r:' .. id, text, 'PX', 86400000)
-end
-if #ids > 0 then redis.call('XADD', prefix .. 'completed_index', tostring(first), tostring(now), table.concat(ids, ' ')) end
-redis.call('HINCRBY', prefix .. 'stats', state, count)
-"""
-
-
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -97,13 +71,9 @@ def main():
                 break
             except OSError:
                 time.sleep(0.1)
-        for number in range(QUEUES):
-            get(f"{base}/ojs/v1/queues/queue-{number:04}?create=true").close()
-        fill = redis("SCRIPT", "LOAD", FILL)
-        calls = (f"EVALSHA {fill} 0 queue-{number:04} {state} {first} {count}"
-                 for number in range(QUEUES)
-                 for state, first, count in (("completed", 1, COMPLETED), ("discarded", 100_000, DISCARDED)))
-        redis(text="\n".join(calls))
+        fill = ["cargo", "run", "--quiet", "--package", "testkit", "--bin", "filled-redis", "--"]
+        url, counts = f"redis://127.0.0.1:{redis_port}/0", (QUEUES, COMPLETED, DISCARDED)
+        subprocess.run([*fill, url, *map(str, counts)], check=True)
         print(f"{QUEUES} queues, {QUEUES * (COMPLETED + DISCARDED)} jobs, {redis('DBSIZE')} keys")
         measure(base, gateway, commands_run)
     finally:

@@ -33,7 +33,8 @@ use crate::{
 const DEFAULT_URL: &str = "http://127.0.0.1:8080";
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 failed, refused or not found; 2 the command line is wrong; 3 no gateway answers.";
+Exit codes: 0 done; 1 failed, refused or not found; 2 the command line is wrong; 3 no gateway answers;
+130 long work was interrupted.";
 
 /// See and steer Galley: jobs, queues, workers, channels, subscriptions, keys.
 #[derive(Debug, Parser)]

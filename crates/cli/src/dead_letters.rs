@@ -10,7 +10,7 @@ use crate::{
     failure::{CliError, CliResult},
     gateway_client::{GatewayCall, PathWithQuery, escaped},
     jobs::{job_table, show_job},
-    progress,
+    progress::LongWork,
     session::{Session, items},
     table::{Details, TextTable, member, shown},
     terminal::Terminal,
@@ -257,7 +257,7 @@ impl DeadActionArgs {
         if words.is_empty() && !self.all {
             return Err(CliError::usage("say which dead letters: ids, a filter such as --queue, or --all"));
         }
-        let count = self.request(session, action, true, None).await?;
+        let count = session.gateway.send(self.request(action, true, None)).await?;
         let matched = count.value()?["matched"].as_u64().unwrap_or(0);
         let which = if words.is_empty() { "all dead letters".to_owned() } else { format!("dead letters with {words}") };
         let at_least = if count.value()?["more"] == true { "more than " } else { "" };
@@ -269,33 +269,19 @@ impl DeadActionArgs {
         }
         let end = if action.past == "deleted" { " This cannot be undone." } else { "" };
         self.confirmation.ask(&format!("{} {which}? {at_least}{matched} match.{end}", action.verb))?;
-        let bar = progress::bar(session, matched, action.past);
-        let (mut done, mut after) = (0, None::<String>);
+        let (mut work, mut after) = (LongWork::begin(session, matched, action.past), None::<String>);
         loop {
-            let answer = self.request(session, action, false, after.as_deref()).await?;
-            let value = answer.value()?;
-            if session.terminal.json {
-                session.terminal.json_bytes(&answer.body)?;
-            }
-            done += value[action.past].as_u64().unwrap_or(0);
-            bar.inc_length(done.saturating_sub(bar.length().unwrap_or(0)));
-            bar.set_position(done);
+            let value = work.send(self.request(action, false, after.as_deref())).await?;
+            work.count(value[action.past].as_u64().unwrap_or(0), 0);
             after = value["next"].as_str().map(str::to_owned);
             if value["more"] != true {
                 break;
             }
         }
-        bar.finish_and_clear();
-        if session.terminal.json { Ok(()) } else { session.terminal.line(&format!("{done} {}", action.past)) }
+        work.end()
     }
 
-    async fn request(
-        &self,
-        session: &Session,
-        action: &DeadAction,
-        dry_run: bool,
-        after: Option<&str>,
-    ) -> CliResult<crate::gateway_client::GatewayAnswer> {
+    fn request(&self, action: &DeadAction, dry_run: bool, after: Option<&str>) -> GatewayCall {
         let mut body =
             json!({ "filter": self.filter.members(), "dry_run": dry_run, "confirm": !dry_run, "limit": PAGE });
         if let Some(after) = after {
@@ -305,7 +291,7 @@ impl DeadActionArgs {
             "deleted" => GatewayCall::delete(PATH),
             _ => GatewayCall::post(format!("{PATH}/retry")),
         };
-        session.gateway.send(call.json(&body)).await
+        call.json(&body)
     }
 }
 

@@ -16,6 +16,8 @@ use crate::{
 
 /// How far a clock may be off: relative times are taken from Redis's clock, and people compare logs.
 const MAX_CLOCK_MS: i64 = 1000;
+/// How long a server may take for all that is asked of it.
+const MAX_LOOK: Duration = Duration::from_secs(10);
 const SLOW: Duration = Duration::from_millis(5);
 const VERY_SLOW: Duration = Duration::from_millis(50);
 
@@ -108,7 +110,17 @@ impl DoctorArgs {
         // With its keys: without them what is sealed would look like a fault
         let sealer = Sealer::from_settings(&settings.encryption).map_err(anyhow::Error::from)?;
         let redis = Redis::new(&settings.redis)?.with_sealer(sealer);
-        match redis.diagnose().await {
+        let Ok(diagnosed) = tokio::time::timeout(MAX_LOOK, redis.diagnose()).await else {
+            let what = format!("{url} takes the connection and does not answer within {} s", MAX_LOOK.as_secs());
+            findings.bad(
+                Health::Error,
+                "redis",
+                what,
+                "look at the server, and at what is between it and this machine",
+            );
+            return Ok(());
+        };
+        match diagnosed {
             Ok(diagnosis) => {
                 findings.ok("redis", format!("{url} answers"));
                 judge(&diagnosis, findings);
@@ -267,8 +279,19 @@ fn judge_rights(diagnosis: &ServerDiagnosis, findings: &mut Findings) {
 
 async fn look_at_gateway(session: &Session, findings: &mut Findings) {
     let url = session.gateway.shown_url();
-    match session.gateway.send(GatewayCall::get("/health/ready")).await {
-        Ok(_) => findings.ok("gateway", format!("{url} is ready")),
+    let ready = tokio::time::timeout(MAX_LOOK, session.gateway.send(GatewayCall::get("/health/ready"))).await;
+    let silent = |_| {
+        let problem = format!("it takes the connection and does not answer within {} s", MAX_LOOK.as_secs());
+        Err(CliError::Unreachable { url: url.clone(), problem })
+    };
+    match ready.unwrap_or_else(silent) {
+        Ok(answer) if answer.value().is_ok_and(|answer| answer["status"] == "ok") => {
+            findings.ok("gateway", format!("{url} is ready"));
+        }
+        Ok(_) => {
+            let what = format!("what answers at {url} is no gateway of Galley");
+            return findings.bad(Health::Error, "gateway", what, "name yours with --url or GALLEY_URL");
+        }
         Err(CliError::Refused(refusal)) => {
             let what = format!("{url} is not ready: status {}: {}", refusal.status, refusal.message);
             findings.bad(Health::Error, "gateway", what, "its log says why; most often Redis is away");
@@ -282,7 +305,8 @@ async fn look_at_gateway(session: &Session, findings: &mut Findings) {
             return;
         }
     }
-    match session.gateway.send(GatewayCall::get("/ojs/v1/queues?limit=1")).await {
+    let queues = tokio::time::timeout(MAX_LOOK, session.gateway.send(GatewayCall::get("/ojs/v1/queues?limit=1"))).await;
+    match queues.unwrap_or_else(silent) {
         Ok(_) => findings.ok("key", "the gateway takes it"),
         Err(CliError::Refused(refusal)) if refusal.status == 403 => {
             findings.bad(

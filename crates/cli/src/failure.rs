@@ -19,6 +19,8 @@ pub(crate) enum CliError {
     Refused(Refusal),
     /// Something else. Exit code 1.
     Failed(String),
+    /// Somebody pressed Ctrl-C during long work. Exit code 130, as shells have it.
+    Interrupted(String),
     /// The reader of the output is gone, such as `head`. Not an error.
     OutputClosed,
 }
@@ -70,6 +72,9 @@ impl Refusal {
 }
 
 impl CliError {
+    /// The exit code after Ctrl-C.
+    pub(crate) const INTERRUPTED: u8 = 130;
+
     pub(crate) fn usage(problem: impl Into<String>) -> Self {
         Self::Usage(problem.into())
     }
@@ -84,6 +89,7 @@ impl CliError {
             Self::Refused(_) | Self::Failed(_) => ExitCode::FAILURE,
             Self::Usage(_) => ExitCode::from(2),
             Self::Unreachable { .. } => ExitCode::from(3),
+            Self::Interrupted(_) => ExitCode::from(Self::INTERRUPTED),
         }
     }
 }
@@ -91,7 +97,7 @@ impl CliError {
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(problem) | Self::Failed(problem) => f.write_str(problem),
+            Self::Usage(problem) | Self::Failed(problem) | Self::Interrupted(problem) => f.write_str(problem),
             Self::OutputClosed => Ok(()),
             Self::Unreachable { url, problem } => write!(
                 f,

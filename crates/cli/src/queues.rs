@@ -7,7 +7,7 @@ use crate::{
     confirm::Confirmation,
     failure::{CliError, CliResult},
     gateway_client::{GatewayCall, PathWithQuery, escaped},
-    progress,
+    progress::LongWork,
     session::{Session, items},
     table::{Details, TextTable, member},
     terminal::Terminal,
@@ -164,23 +164,15 @@ impl PurgeArgs {
         if !self.states.is_empty() {
             body["states"] = json!(self.states);
         }
-        let bar = progress::bar(session, waiting, "cancelled");
-        let mut purged = 0;
+        let mut work = LongWork::begin(session, waiting, "cancelled");
         loop {
             let call = GatewayCall::delete(format!("{}/jobs", queue_path(&self.queue))).json(&body);
-            let answer = session.gateway.send(call).await?;
-            let value = answer.value()?;
-            if session.terminal.json {
-                session.terminal.json_bytes(&answer.body)?;
-            }
-            purged += value["purged"].as_u64().unwrap_or(0);
-            bar.set_position(purged);
+            let value = work.send(call).await?;
+            work.count(value["purged"].as_u64().unwrap_or(0), 0);
             if value["more"] != true {
-                break;
+                return work.end();
             }
         }
-        bar.finish_and_clear();
-        if session.terminal.json { Ok(()) } else { session.terminal.line(&format!("{purged} cancelled")) }
     }
 }
 

@@ -8,8 +8,8 @@ use super::show_job;
 use crate::{
     confirm::Confirmation,
     failure::{CliError, CliResult},
-    gateway_client::{GatewayAnswer, GatewayCall, escaped},
-    progress,
+    gateway_client::{GatewayCall, escaped},
+    progress::LongWork,
     session::{Session, items},
     table::member,
 };
@@ -105,22 +105,18 @@ impl BulkArgs {
         }
         let end = if action.is_final { " This cannot be undone." } else { "" };
         self.confirmation.ask(&format!("{} jobs? {what}.{end}", capital(action.name)))?;
-        let bar = progress::bar(session, counted.matched, action.past);
+        let mut work = LongWork::begin(session, counted.matched, action.past);
         let (mut done, mut failed, mut after) = (0, 0, None::<String>);
         for _ in 0..MAX_ROUNDS {
             let left = self.limit.unwrap_or(u64::MAX).saturating_sub(done + failed);
             if left == 0 {
                 break;
             }
-            let answer = bulk(session, action, query, left.min(PAGE), after.as_deref(), false).await?;
-            let value = answer.value()?;
-            if session.terminal.json {
-                session.terminal.json_bytes(&answer.body)?;
-            }
-            done += value["succeeded"].as_u64().unwrap_or(0);
-            failed += value["failed"].as_u64().unwrap_or(0);
-            bar.set_length(counted.matched.max(done + failed));
-            bar.set_position(done + failed);
+            let value = work.send(bulk(action, query, left.min(PAGE), after.as_deref(), false)).await?;
+            let number = |name: &str| value[name].as_u64().unwrap_or(0);
+            work.count(number("succeeded"), number("failed"));
+            done += number("succeeded");
+            failed += number("failed");
             for problem in items(&value, "errors").iter().take(MAX_SHOWN_ERRORS) {
                 session.terminal.note(&format!("job {}: {}", member(problem, "job_id"), member(problem, "error")));
             }
@@ -129,10 +125,7 @@ impl BulkArgs {
                 break;
             }
         }
-        bar.finish_and_clear();
-        if !session.terminal.json {
-            session.terminal.line(&format!("{done} {}", action.past))?;
-        }
+        work.end()?;
         if failed > 0 { Err(CliError::failed(format!("{failed} were not {}", action.past))) } else { Ok(()) }
     }
 
@@ -143,7 +136,7 @@ impl BulkArgs {
         let mut rounds = 0;
         loop {
             let page = (limit - matched).min(MAX_COUNTED);
-            let answer = bulk(session, action, query, page, after.as_deref(), true).await?;
+            let answer = session.gateway.send(bulk(action, query, page, after.as_deref(), true)).await?;
             let value = answer.value()?;
             matched += value["matched"].as_u64().unwrap_or(0);
             after = value["next"].as_str().map(str::to_owned);
@@ -163,20 +156,12 @@ struct CountedJobs {
     last: Bytes,
 }
 
-async fn bulk(
-    session: &Session,
-    action: &JobAction,
-    query: &str,
-    limit: u64,
-    after: Option<&str>,
-    dry_run: bool,
-) -> CliResult<GatewayAnswer> {
+fn bulk(action: &JobAction, query: &str, limit: u64, after: Option<&str>, dry_run: bool) -> GatewayCall {
     let mut body = json!({ "filter": { "q": query }, "dry_run": dry_run, "confirm": !dry_run, "limit": limit });
     if let Some(after) = after {
         body["after"] = after.into();
     }
-    let call = GatewayCall::post(format!("/ojs/v1/admin/jobs/bulk/{}", action.name));
-    session.gateway.send(call.json(&body)).await
+    GatewayCall::post(format!("/ojs/v1/admin/jobs/bulk/{}", action.name)).json(&body)
 }
 
 /// The request for one job.

@@ -22,6 +22,19 @@ pub(super) struct TopSample {
     /// Whether there are more queues than were looked at.
     pub(super) has_more: bool,
     pub(super) workers: Vec<WorkerSample>,
+    /// Absent if the key may not see it.
+    pub(super) last_minutes: Option<LastMinutes>,
+}
+
+/// What happened in the last five minutes, from the history that Galley keeps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct LastMinutes {
+    pub(super) completed: u64,
+    /// Attempts that failed.
+    pub(super) failed: u64,
+    /// How long attempts took and how long jobs waited before, in ms, of the last period with attempts: median and p99.
+    pub(super) ran: Option<(u64, u64)>,
+    pub(super) waited: Option<(u64, u64)>,
 }
 
 /// A queue.
@@ -53,7 +66,8 @@ pub(super) struct WorkerSample {
 pub(super) async fn take(session: &Session) -> CliResult<TopSample> {
     let queues = session.gateway.send(GatewayCall::get(format!("/ojs/v1/queues?limit={MAX_ITEMS}")));
     let workers = session.gateway.send(GatewayCall::get("/ojs/v1/workers?limit=100"));
-    let (queues, workers) = tokio::join!(queues, workers);
+    let history = session.gateway.send(GatewayCall::get("/ojs/v1/admin/stats/history?period=5m&since=-PT5M"));
+    let (queues, workers, history) = tokio::join!(queues, workers, history);
     let queues = queues?.value()?;
     // A key that is limited to some queues does not see workers
     let workers = match workers {
@@ -61,7 +75,13 @@ pub(super) async fn take(session: &Session) -> CliResult<TopSample> {
         Err(CliError::Refused(refusal)) if refusal.status == 403 => Value::Null,
         Err(problem) => return Err(problem),
     };
+    let last_minutes = match history {
+        Ok(answer) => Some(read_history(items(&answer.value()?, "data"))),
+        Err(CliError::Refused(_)) => None,
+        Err(problem) => return Err(problem),
+    };
     Ok(TopSample {
+        last_minutes,
         at: Instant::now(),
         has_more: queues["more"] == true,
         queues: items(&queues, "queues").iter().map(read_queue).collect(),
@@ -80,6 +100,19 @@ fn read_queue(queue: &Value) -> QueueSample {
         dead: number("dead"),
         completed: number("completed"),
         failed: number("discarded") + number("retried"),
+    }
+}
+
+fn read_history(periods: &[Value]) -> LastMinutes {
+    let sum = |name: &str| periods.iter().filter_map(|period| period[name].as_u64()).sum();
+    let last = |median: &str, p99: &str| {
+        periods.iter().rev().find_map(|period| Some((period[median].as_u64()?, period[p99].as_u64()?)))
+    };
+    LastMinutes {
+        completed: sum("completed"),
+        failed: sum("failed"),
+        ran: last("latency_p50_ms", "latency_p99_ms"),
+        waited: last("wait_p50_ms", "wait_p99_ms"),
     }
 }
 

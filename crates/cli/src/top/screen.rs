@@ -21,7 +21,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &TopState) {
     // A low terminal has room for queues only
     let plot = if area.height >= 20 { PLOT_LINES } else { 0 };
     let parts = [
-        Constraint::Length(2),
+        Constraint::Length(3),
         Constraint::Length(plot),
         Constraint::Min(3),
         Constraint::Length(workers),
@@ -70,7 +70,21 @@ fn draw_head(frame: &mut Frame<'_>, state: &TopState, area: Rect) {
     if let Some(problem) = &state.problem {
         first.push(Span::styled(format!("  {problem}"), bold().fg(Color::Red)));
     }
-    frame.render_widget(Paragraph::new(vec![Line::from(first), totals]), area);
+    frame.render_widget(Paragraph::new(vec![Line::from(first), totals, last_minutes_line(state)]), area);
+}
+
+/// What the history says of the last minutes.
+fn last_minutes_line(state: &TopState) -> Line<'static> {
+    let Some(last) = &state.last_minutes else { return Line::default() };
+    let times = |pair: Option<(u64, u64)>| match pair {
+        Some((median, p99)) => format!("{median} ms, p99 {p99} ms"),
+        None => "-".to_owned(),
+    };
+    Line::from(vec![
+        Span::styled(" last 5 minutes: ", faint()),
+        Span::raw(format!("done {}  failed {}", last.completed, last.failed)),
+        Span::raw(format!("  ran {}  waited {}", times(last.ran), times(last.waited))),
+    ])
 }
 
 fn draw_plot(frame: &mut Frame<'_>, state: &TopState, area: Rect) {
@@ -149,7 +163,7 @@ mod tests {
     use crate::{
         failure::CliError,
         top::{
-            sample::{QueueSample, TopSample, WorkerSample},
+            sample::{LastMinutes, QueueSample, TopSample, WorkerSample},
             state::TopKey,
         },
     };
@@ -164,7 +178,8 @@ mod tests {
         };
         let worker = WorkerSample { name: "host-1".to_owned(), concurrency: 100, ..WorkerSample::default() };
         let queues = vec![queue("a.mail", 3, completed, false), queue("b.video", 70, 0, true)];
-        TopSample { at, queues, has_more: false, workers: vec![worker] }
+        let last_minutes = Some(LastMinutes { completed, failed: 2, ran: Some((12, 80)), waited: None });
+        TopSample { at, queues, has_more: false, workers: vec![worker], last_minutes }
     }
 
     fn screen(state: &TopState, width: u16, height: u16) -> Vec<String> {
@@ -189,6 +204,7 @@ mod tests {
         let mail = place(&lines, "a.mail");
         assert!(lines[mail].contains("25.0") && lines[mail].contains("running"), "{}", lines[mail]);
         assert!(lines[1].contains("waiting 73") && lines[1].contains("done/s 25.0"), "{}", lines[1]);
+        assert!(lines[2].contains("done 150  failed 2  ran 12 ms, p99 80 ms  waited -"), "{}", lines[2]);
         assert!(place(&lines, "b.video") < mail, "the longest line first");
         assert!(lines[place(&lines, "b.video")].contains("paused"));
         assert!(lines[place(&lines, "host-1")].contains("0 of 100 jobs"));

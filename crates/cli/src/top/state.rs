@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::sample::{QueueSample, TopSample, WorkerSample};
+use super::sample::{LastMinutes, QueueSample, TopSample, WorkerSample};
 use crate::failure::{CliError, CliResult};
 
 /// Rates that the plot shows at most.
@@ -66,6 +66,7 @@ pub(super) struct TopState {
     pub(super) rows: Vec<TopQueueRow>,
     pub(super) workers: Vec<WorkerSample>,
     pub(super) has_more: bool,
+    pub(super) last_minutes: Option<LastMinutes>,
     pub(super) sort: SortColumn,
     pub(super) is_reversed: bool,
     /// Why the last look failed.
@@ -84,6 +85,7 @@ impl TopState {
             rows: Vec::new(),
             workers: Vec::new(),
             has_more: false,
+            last_minutes: None,
             sort: SortColumn::Waiting,
             is_reversed: false,
             problem: None,
@@ -144,6 +146,7 @@ impl TopState {
         }
         self.workers.clone_from(&sample.workers);
         self.has_more = sample.has_more;
+        self.last_minutes.clone_from(&sample.last_minutes);
         self.last = Some(sample);
         self.order();
     }

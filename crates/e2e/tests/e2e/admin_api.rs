@@ -230,6 +230,28 @@ async fn queues_are_listed_paused_limited_and_purged() {
 }
 
 #[tokio::test]
+async fn queues_show_what_happened_in_them_lately() {
+    let flushing = [("GALLEY__STATISTICS__FLUSH_MS", "100")];
+    let kit = GalleyKit::start_with(testkit::RedisServer::start(), &flushing).await;
+    let idle = json!({ "p50": null, "p95": null, "p99": null });
+    kit.enqueue(&json!({ "type": "test.echo", "args": [], "queue": "other" })).await;
+    let _worker = kit.start_worker(&flushing).await;
+    let id = kit.enqueue(&json!({ "type": "test.echo", "args": [] })).await;
+    kit.wait_for_state(&id, "completed").await;
+    let shown = eventually("the sums have arrived", || async {
+        let list = get(&kit, "/queues").await;
+        (list["items"][0]["throughput"]["processed_per_minute"].as_f64() > Some(0.0)).then_some(list)
+    })
+    .await;
+    let (busy, other) = (&shown["items"][0], &shown["items"][1]);
+    assert_eq!((&busy["name"], &busy["throughput"]["failed_per_minute"]), (&json!("default"), &json!(0.0)));
+    assert!(busy["latency_ms"]["p99"].is_number(), "{busy}");
+    assert_eq!((&other["latency_ms"], &other["throughput"]["processed_per_minute"]), (&idle, &json!(0.0)));
+    let detail = get(&kit, "/queues/default").await;
+    assert_eq!(detail["latency_ms"], busy["latency_ms"]);
+}
+
+#[tokio::test]
 async fn dead_letters_are_listed_changed_retried_and_purged() {
     let kit = GalleyKit::start().await;
     let mut dead = Vec::new();
@@ -308,21 +330,28 @@ async fn in_maintenance_mode_nothing_starts_and_jobs_may_come_and_what_operators
         assert!(kit.fetch(queue).await.is_none(), "{queue}");
         assert_eq!(get(&kit, &format!("/queues/{queue}")).await["paused"], true, "{queue}");
     }
+    let entry = json!({ "name": "each-second", "cron": "* * * * * *", "job_template": { "type": "a", "args": [], "queue": "cron" } });
+    assert_eq!(kit.post("/ojs/v1/cron", &entry).await.status(), 201);
     post(&kit, "/queues/paused/resume", &Value::Null).await;
     assert_eq!(get(&kit, "/queues/paused").await["paused"], true, "the mode is on");
     post(&kit, "/queues/paused/pause", &Value::Null).await;
     kit.enqueue(&json!({ "type": "a", "args": [], "queue": "old", "scheduled_at": "+PT0.2S" })).await;
-    eventually("both jobs are overdue", || async {
+    eventually("both jobs and the cron entry are overdue", || async {
         let now: (u64, u64) =
             testkit::redis::cmd("TIME").query_async(&mut kit.redis.connection().await).await.expect("redis runs");
-        let overdue = ["ZCOUNT", "galley:{old}:due", "-inf", &(now.0 * 1000 + now.1 / 1000).to_string()];
-        (kit.redis_command(&overdue).await == testkit::redis::Value::Int(2)).then_some(())
+        let now = (now.0 * 1000 + now.1 / 1000).to_string();
+        let jobs = kit.redis_command(&["ZCOUNT", "galley:{old}:due", "-inf", &now]).await;
+        let entries = kit.redis_command(&["ZCOUNT", "galley:{cron}:next", "-inf", &now]).await;
+        ((jobs, entries) == (testkit::redis::Value::Int(2), testkit::redis::Value::Int(1))).then_some(())
     })
     .await;
     assert_eq!(kit.job(&scheduled).await["state"], json!("scheduled"));
+    let entry: Value = kit.get("/ojs/v1/cron/each-second").await.json().await.expect("JSON");
+    assert_eq!(entry["cron"]["run_count"].as_u64().unwrap_or(0), 0, "{entry}");
 
     assert_eq!(post(&kit, "/system/maintenance", &json!({ "enabled": false })).await["maintenance"], false);
     kit.wait_for_state(&scheduled, "available").await;
     assert!(kit.fetch("old").await.is_some() && kit.fetch("new").await.is_some());
+    eventually("the cron entry runs", || async { kit.fetch("cron").await }).await;
     assert!(kit.fetch("paused").await.is_none(), "an operator paused it");
 }

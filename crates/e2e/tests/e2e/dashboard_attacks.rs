@@ -128,3 +128,39 @@ async fn an_open_page_survives_the_death_of_redis_and_goes_on_when_it_is_back() 
         seen.push_str(&String::from_utf8_lossy(&chunk.expect("it is open").expect("more")));
     }
 }
+
+/// The token of forms in the first parts that a stream sends to a visitor.
+async fn streamed_token(visitor: &mut Visitor) -> String {
+    let mut stream = visitor.send(Method::GET, "/ui/live?page=overview", None).await;
+    let mut seen = String::new();
+    loop {
+        let chunk = tokio::time::timeout(testkit::TEST_TIMEOUT, stream.chunk()).await.expect("in time");
+        seen.push_str(&String::from_utf8_lossy(&chunk.expect("it is open").expect("more")));
+        assert!(!seen.contains("<csrf>"), "every form has a token: {seen}");
+        if let Some((_, rest)) = seen.split_once(r#"name=\"csrf\" value=\""#)
+            && let Some((token, _)) = rest.split_once('\\')
+        {
+            return token.to_owned();
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_overview_that_all_viewers_share_has_a_token_of_each_in_its_forms() {
+    let kit = GalleyKit::start().await;
+    kit.enqueue(&json!({ "type": "a", "args": [], "queue": "mails" })).await;
+    assert_eq!(kit.post("/ojs/v1/queues/mails/pause", &json!({})).await.status(), 200);
+    let (mut first, mut second) = (Visitor::new(&kit.gateway), Visitor::new(&kit.gateway));
+    for visitor in [&mut first, &mut second] {
+        let (_, page) = visitor.page("/").await;
+        assert!(page.contains("/ui/queues/mails/resume") && !page.contains("<csrf>"), "{page}");
+    }
+    let (of_first, of_second) = (streamed_token(&mut first).await, streamed_token(&mut second).await);
+    assert_ne!(of_first, of_second);
+    let resume = async |visitor: &mut Visitor, token: &str| {
+        let body = Some(format!("csrf={token}"));
+        visitor.send(Method::POST, "/ui/queues/mails/resume", body).await.status().as_u16()
+    };
+    assert_eq!(resume(&mut second, &of_first).await, 403);
+    assert_eq!(resume(&mut second, &of_second).await, 303);
+}

@@ -4,7 +4,7 @@ use serde_json::Value;
 use testkit::eventually;
 
 use crate::{
-    admin_at_scale::{DISCARDED, QUEUES, TIMED_OUT_EVERY, fill},
+    admin_at_scale::{MILLION, fill},
     chromium::{Browser, BrowserOptions},
     kit::GalleyKit,
 };
@@ -13,8 +13,8 @@ use crate::{
 async fn among_a_million_jobs_those_that_failed_are_found_retried_and_seen_to_succeed() {
     let kit = GalleyKit::start().await;
     let Some(browser) = Browser::start(&kit.gateway.url(""), BrowserOptions::default()).await else { return };
-    fill(&kit).await;
-    let failed = QUEUES * DISCARDED / TIMED_OUT_EVERY;
+    fill(&kit, MILLION).await;
+    let failed = MILLION.timed_out();
     browser.open("/ui/jobs").await;
     browser.wait_for("Next page").await;
     browser.fill("[data-search]", "state:discarded error:\"timed out\"").await;
@@ -28,8 +28,8 @@ async fn among_a_million_jobs_those_that_failed_are_found_retried_and_seen_to_su
     browser.wait_for(&format!("Retry {failed} jobs that match")).await;
     browser.click_text(&format!("Retry {failed} jobs")).await;
     browser.wait_for(&format!("{failed} jobs are tried again")).await;
-    let queues: Vec<String> = (0..QUEUES).map(|number| format!("q{number}")).collect();
-    let _worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__QUEUES", queues.join(",").as_str())]).await;
+    let queues = MILLION.queue_names().join(",");
+    let _worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__QUEUES", queues.as_str())]).await;
     let all_done = || async {
         let query = "/ojs/v1/admin/jobs?q=state:completed%20error:%22timed%20out%22%20ended_since:10m&limit=1000";
         let done: Value = kit.get(query).await.json().await.ok()?;

@@ -76,6 +76,12 @@ async fn attempts_of_a_rule_are_shown_and_a_flood_leaves_the_newest() {
     assert_eq!(kit.post("/ojs/v1/jobs/batch", &json!({ "jobs": jobs })).await.status(), 201);
     attempts(&kit, "push-rules/*", "?outcome=delivered&limit=1000", 100).await;
     assert_eq!(attempts(&kit, "push-rules/*", "?outcome=failed", 1).await, failed, "successes do not push it out");
+    let rules: Value = kit.get("/v1/push-rules").await.json().await.expect("JSON");
+    let shown: Value = kit.get("/v1/push-rules/*").await.json().await.expect("JSON");
+    for rule in [&rules["items"][0], &shown] {
+        assert_eq!((&rule["rule"], &rule["attempts"]), (&json!("*"), &json!({ "delivered": 100, "failed": 1 })));
+    }
+    assert_eq!((rules["items"].as_array().map(Vec::len), &rules["next"]), (Some(1), &json!(null)));
 
     // The job of a failed attempt is sent again, that of a delivered one is over
     let resend = async |id: &Value| {
@@ -111,6 +117,9 @@ async fn attempts_that_do_not_exist_are_not_found_and_wrong_questions_are_refuse
         ("subscriptions/hook/attempts?limit=0", 400),
         ("push-rules/NO/attempts", 404),
         ("push-rules/nothing/attempts", 200),
+        ("push-rules/nothing", 404),
+        ("push-rules/NO", 404),
+        ("push-rules?limit=0", 400),
     ] {
         assert_eq!(kit.get(&format!("/v1/{path}")).await.status(), status, "{path}");
     }

@@ -83,6 +83,11 @@ async fn attempts_of_a_rule_are_listed_and_the_job_of_one_is_sent_again() {
         galley.json(&list).await["items"][0]["id"].as_str().map(str::to_owned)
     })
     .await;
+    let rules = galley.run(&["push-rules", "list"]).await.done();
+    let row: Vec<&str> = rules.lines().nth(1).expect("a rule").split_whitespace().collect();
+    assert_eq!((row[0], &row[2..]), ("*", &["0", "1"][..]), "{rules}");
+    assert_eq!(galley.json(&["push-rules", "show", "*"]).await["attempts"]["failed"], 1);
+    assert_eq!(galley.run(&["push-rules", "show", "other"]).await.code, 1);
     let table = galley.run(&list).await.done();
     assert!(["422", "not like this", &id].iter().all(|text| table.contains(text)), "{table}");
     receiver.reply_with(WebhookReply::ok("2"));

@@ -1,6 +1,7 @@
 //! `galley` with a wrong key, and with text that attacks terminals.
 
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     galley::{GalleyProgram, run_galley},
@@ -54,4 +55,39 @@ async fn hostile_text_reaches_no_terminal_as_it_is() {
     }
     let unknown = galley.run(&["jobs", "get", HOSTILE]).await;
     assert!(unknown.code == 1 && !unknown.err.contains('\u{1b}'), "{:?}", unknown.err);
+}
+
+/// A server that does that with each connection.
+async fn odd_server(answer: Option<&'static str>) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    tokio::spawn(async move {
+        let mut silent = Vec::new();
+        while let Ok((mut connection, _)) = listener.accept().await {
+            match answer {
+                Some(answer) => {
+                    let _ = connection.read(&mut [0; 1024]).await;
+                    let _ = connection.write_all(answer.as_bytes()).await;
+                }
+                // It takes the connection and says nothing
+                None => silent.push(connection),
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_is_not_fooled_by_servers_that_are_none_and_does_not_wait_for_ever() {
+    let page = "HTTP/1.1 200 OK\r\ncontent-length: 13\r\nconnection: close\r\n\r\n{\"a\":\"\u{1b}[31m\"}";
+    let servers =
+        [("is no gateway of Galley", Some(page)), ("no gateway", Some("+OK\r\n+OK\r\n")), ("does not answer", None)];
+    for (wanted, answer) in servers {
+        let address = odd_server(answer).await;
+        let (redis, url) = (format!("redis://{address}/5"), format!("http://{address}"));
+        let run = run_galley(&["doctor", "--redis-url", &redis, "--url", &url], &[], "").await;
+        assert_eq!(run.code, 1, "{}", run.out);
+        assert!(run.out.contains(wanted) && !run.out.contains("the gateway takes it"), "{}", run.out);
+        assert!(run.err.contains("2 things are wrong") && !run.out.contains('\u{1b}'), "{}{}", run.out, run.err);
+    }
 }

@@ -45,6 +45,8 @@ pub(crate) fn admin_attempts(waiting: &str, dead: &str) -> Vec<(&'static str, Me
         ("adminConfig", get.clone(), "/ojs/v1/admin/system/config".into(), null.clone()),
         ("subscriptionAttempts", get.clone(), "/v1/subscriptions/other.sub/attempts".into(), null.clone()),
         ("resendAttempt", post.clone(), "/v1/subscriptions/other.sub/attempts/1-0-0/resend".into(), null.clone()),
+        ("listPushRules", get.clone(), "/v1/push-rules".into(), null.clone()),
+        ("pushRule", get.clone(), "/v1/push-rules/other".into(), null.clone()),
         ("pushRuleAttempts", get.clone(), "/v1/push-rules/other/attempts".into(), null.clone()),
         ("resendPushRuleAttempt", post.clone(), "/v1/push-rules/other/attempts/f1-1/resend".into(), null.clone()),
     ]

@@ -13,7 +13,7 @@
 //! | `overview` | how all is |
 //! | `queues`, `workers`, `cron`, `dead_letters`, `keys_page`, `audit_page` | one page each |
 //! | `jobs`, `job`, `job_sheet` | search and many jobs at once; one job; what its page shows |
-//! | `maintenance` | switches maintenance mode on and off |
+//! | `maintenance`, `check` | switches maintenance mode on and off; checks stored data |
 //! | `attempts`, `push_rules` | attempts to deliver; rules that send jobs to endpoints |
 //! | `json_text` | JSON as text |
 //! | `try_it` | enqueues any job |
@@ -26,6 +26,7 @@ mod assets;
 mod attempts;
 mod audit_page;
 mod channels;
+mod check;
 mod cron;
 mod cron_words;
 mod dead_letters;
@@ -55,6 +56,7 @@ pub(crate) use access::{error_page, log_in, log_out, login_page, set_preferences
 pub(crate) use assets::show as asset;
 pub(crate) use audit_page::page as audit_page;
 pub(crate) use channels::{page as channels_page, publish as channel_publish, show as channel_page};
+pub(crate) use check::{page as check_page, repair as check_repair};
 pub(crate) use cron::{act as cron_act, page as cron_page};
 pub(crate) use dead_letters::{act as dead_letter_act, page as dead_letters_page};
 pub(crate) use job::{act as job_act, page as job_page, raw as raw_job};

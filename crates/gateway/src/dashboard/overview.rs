@@ -6,8 +6,11 @@ use actix_web::{HttpRequest, web};
 use askama::Template;
 
 use super::{
-    live::known::{Overview, Parts},
-    page::{Page, fingerprint},
+    live::{
+        SharedParts,
+        known::{Overview, Parts},
+    },
+    page::Page,
 };
 use crate::{error::ApiError, routes::ApiResult, services::Services};
 
@@ -17,14 +20,15 @@ struct OverviewPage {
     page: Page,
     has_demo: bool,
     /// What the reader may see of the whole.
-    parts: Option<Parts>,
+    parts: Option<Arc<SharedParts>>,
     /// Redis does not answer.
     is_away: bool,
 }
 
 impl OverviewPage {
     fn follow(&self) -> String {
-        format!("/ui/live?page=overview&have={}", self.parts.as_ref().map(fingerprint).unwrap_or_default())
+        let have = self.parts.as_ref().map(|parts| parts.fingerprint()).unwrap_or_default();
+        format!("/ui/live?page=overview&have={have}")
     }
 
     /// The plots of the last hour and day.
@@ -33,7 +37,12 @@ impl OverviewPage {
     }
 
     fn part(&self, name: &str) -> &str {
-        self.parts.as_ref().and_then(|parts| parts.get(name)).map_or("", String::as_str)
+        self.parts.as_ref().map_or("", |parts| parts.part(name))
+    }
+
+    /// What is wrong, with forms of this reader.
+    fn problems(&self) -> String {
+        self.page.with_token(self.part("problems"))
     }
 }
 
@@ -64,8 +73,7 @@ pub(crate) async fn page(request: HttpRequest, services: web::Data<Services>) ->
     if page.sees_all() {
         match services.dashboard.overview(&services).await {
             Some(overview) => {
-                page.now = overview.at.max(page.now);
-                parts = Some(live_parts(&page, &overview)?);
+                parts = Some(services.dashboard.render(&mut page, &overview)?);
             }
             None => is_away = true,
         }

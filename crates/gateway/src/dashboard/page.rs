@@ -1,9 +1,6 @@
 //! What every page has: language, theme, navigation, the rights of its reader, the token of its forms.
 
-use std::{
-    fmt::{Display, Write},
-    time::Instant,
-};
+use std::{fmt::Display, time::Instant};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -16,12 +13,14 @@ use actix_web::{
 use askama::Template;
 use common::time::Millis;
 use model::access::Scope;
-use sha2::{Digest, Sha256};
 use store::jobs::MaintenanceMode;
 
 use super::{
     assets,
-    live::known::{Parts, Problem},
+    live::{
+        digest,
+        known::{Parts, Problem},
+    },
     plain::{Number, encode},
     session::{SessionCookie, cookie as read_cookie},
     texts::Language,
@@ -34,6 +33,9 @@ pub(super) const THEME_COOKIE: &str = "galley_theme";
 /// What pages may load and do: their own style sheet, script and icon, and requests to where they come from.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// Stands for the token of a reader in parts that are rendered once for all. No text has it: `<` is escaped in texts.
+const SHARED_TOKEN: &str = "<csrf>";
 
 /// The themes; the first follows the system.
 pub(super) const THEMES: [&str; 3] = ["auto", "light", "dark"];
@@ -223,6 +225,22 @@ impl Page {
         format!(r#"<input type="hidden" name="csrf" value="{}">"#, self.cookie.form_token())
     }
 
+    /// The same field of a part that all readers share.
+    #[expect(clippy::unused_self, reason = "templates call methods")]
+    pub(super) fn shared_token_field(&self) -> String {
+        format!(r#"<input type="hidden" name="csrf" value="{SHARED_TOKEN}">"#)
+    }
+
+    /// Whether a shared part has a form.
+    pub(super) fn has_token(shared: &str) -> bool {
+        shared.contains(SHARED_TOKEN)
+    }
+
+    /// A shared part with the token of this reader.
+    pub(super) fn with_token(&self, shared: &str) -> String {
+        shared.replace(SHARED_TOKEN, &self.cookie.form_token())
+    }
+
     /// What is wrong, in words.
     pub(super) fn problem(&self, problem: &Problem) -> String {
         self.f2(problem.text, &problem.subject, self.num(problem.number))
@@ -296,14 +314,6 @@ impl Page {
 /// What tells a stream which parts a page has: a few digits for each.
 pub(super) fn fingerprint(parts: &Parts) -> String {
     parts.iter().map(|(name, html)| format!("{name}-{}", digest(html))).collect::<Vec<_>>().join(".")
-}
-
-/// A few digits that stand for the HTML of a part.
-pub(super) fn digest(html: &str) -> String {
-    Sha256::digest(html)[..6].iter().fold(String::with_capacity(12), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Whether the browser reached us, or the proxy in front, with TLS.

@@ -4,10 +4,11 @@
 use std::time::{Duration, Instant};
 
 use actix_web::{http::StatusCode, web};
+use common::name::QueueName;
 use model::access::Scope;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use store::maintenance::{CheckCursor, Violation};
+use store::maintenance::{CheckCursor, CheckCursorError, Violation};
 
 use super::{ApiResult, ojs_response, queues::known_queue};
 use crate::{auth::Caller, body::JsonBody, error::ApiError, services::Services};
@@ -48,6 +49,12 @@ pub(super) async fn repair(caller: Caller, services: web::Data<Services>, body: 
     run_check(&caller, &services, wanted.queue.as_deref(), wanted.cursor.as_deref(), is_repair).await
 }
 
+/// Where a check begins: at the start, or where the last one ended.
+pub(crate) fn parse_check_cursor(cursor: Option<&str>) -> Result<CheckCursor, ApiError> {
+    let start = cursor.map_or(Ok(CheckCursor::start()), str::parse);
+    start.map_err(|error: CheckCursorError| ApiError::invalid(error.to_string()))
+}
+
 async fn run_check(
     caller: &Caller,
     services: &Services,
@@ -56,26 +63,57 @@ async fn run_check(
     repair: bool,
 ) -> ApiResult {
     let queue = queue.ok_or_else(|| ApiError::invalid("queue is required: the name of a queue"))?;
-    let start = cursor.map_or(Ok(CheckCursor::start()), str::parse);
-    let mut next =
-        Some(start.map_err(|error: store::maintenance::CheckCursorError| ApiError::invalid(error.to_string()))?);
+    let start = parse_check_cursor(cursor)?;
     caller.check_queue(if repair { Scope::AdminWrite } else { Scope::AdminRead }, &queue.parse()?)?;
     let queue = known_queue(caller, services, queue).await?;
-    let (began, mut violations, mut looked_at) = (Instant::now(), Vec::new(), 0);
-    while let Some(from) = next.take() {
-        let report = services.jobs.check_queue(&queue, repair, from, SLICE_SIZE).await?;
-        looked_at += report.checked_count;
-        violations.extend(report.violations.iter().map(violation_json));
-        next = report.next;
-        if began.elapsed() >= MAX_CHECK_TIME || violations.len() >= MAX_VIOLATIONS {
-            break;
-        }
-    }
+    let mut check = TimedCheck::begin();
+    let next = check.run(services, &queue, repair, start).await?;
+    let violations: Vec<Value> = check.violations.iter().map(|(_, violation)| violation_json(violation)).collect();
     let body = json!({
-        "queue": queue, "repair": repair, "looked_at": looked_at, "violations": violations,
+        "queue": queue, "repair": repair, "looked_at": check.looked_at, "violations": violations,
         "complete": next.is_none(), "cursor": next.map(|cursor| cursor.to_string()),
     });
     Ok(ojs_response(StatusCode::OK, body.to_string()))
+}
+
+/// A check that begins slices for a bounded time.
+pub(crate) struct TimedCheck {
+    began_at: Instant,
+    /// What was found, with the queue of each.
+    pub(crate) violations: Vec<(QueueName, Violation)>,
+    pub(crate) looked_at: usize,
+}
+
+impl TimedCheck {
+    pub(crate) fn begin() -> Self {
+        Self { began_at: Instant::now(), violations: Vec::new(), looked_at: 0 }
+    }
+
+    /// Whether it has no time left, or found as much as an answer shows.
+    pub(crate) fn is_over(&self) -> bool {
+        self.began_at.elapsed() >= MAX_CHECK_TIME || self.violations.len() >= MAX_VIOLATIONS
+    }
+
+    /// Checks a queue from a place on; where it must go on, if it is over before the end of the queue.
+    pub(crate) async fn run(
+        &mut self,
+        services: &Services,
+        queue: &QueueName,
+        repair: bool,
+        from: CheckCursor,
+    ) -> Result<Option<CheckCursor>, ApiError> {
+        let mut next = Some(from);
+        while let Some(from) = next.take() {
+            let report = services.jobs.check_queue(queue, repair, from, SLICE_SIZE).await?;
+            self.looked_at += report.checked_count;
+            self.violations.extend(report.violations.into_iter().map(|violation| (queue.clone(), violation)));
+            next = report.next;
+            if self.is_over() {
+                break;
+            }
+        }
+        Ok(next)
+    }
 }
 
 fn violation_json(violation: &Violation) -> Value {

@@ -19,6 +19,7 @@ mod list_answer;
 mod ndjson;
 mod openapi;
 mod progress;
+mod push_rules;
 mod queues;
 #[cfg(test)]
 mod scopes_document;
@@ -40,6 +41,7 @@ use model::access::Scope::{
 
 pub(crate) use admin::{job_actions::edit_refusal, system::MAX_REASON_BYTES};
 pub(crate) use channels::{open_reader, parse_since};
+pub(crate) use consistency_check::{TimedCheck, parse_check_cursor};
 pub(crate) use cron::{cron_not_found, parse_cron_name};
 pub(crate) use deliveries::{is_rule_pattern, resend_message};
 pub(crate) use jobs::{enqueue_parsed, job_not_found, parse_job, parse_job_id, state_change_response};
@@ -210,6 +212,8 @@ routes! {
     "/v1/subscriptions/{name}/attempts/{id}/resend" {
         POST deliveries::resend => Need::Has(Subscriptions), Subscription;
     }
+    "/v1/push-rules" { GET push_rules::list => Need::Has(AdminRead), Everything; }
+    "/v1/push-rules/{rule}" { GET push_rules::show => Need::Has(AdminRead), Everything; }
     "/v1/push-rules/{rule}/attempts" { GET deliveries::of_rule => Need::Has(AdminRead), Everything; }
     "/v1/push-rules/{rule}/attempts/{id}/resend" { POST deliveries::resend_job => Need::Has(AdminWrite), Everything; }
     "/v1/subscriptions/{name}/pause" { POST subscriptions::pause => Need::Has(Subscriptions), Subscription; }
@@ -272,6 +276,8 @@ routes! {
     "/ui/cron" { GET dashboard::cron_page => Need::Has(JobsRead), List; }
     "/ui/cron/{name}/{action}" { POST dashboard::cron_act => Need::Both(AdminWrite, JobsWrite), Cron; }
     "/ui/maintenance/{action}" { POST dashboard::maintenance_act => Need::Has(AdminWrite), Everything; }
+    "/ui/check" { GET dashboard::check_page => Need::Has(AdminRead), Named; }
+    "/ui/check/repair" { POST dashboard::check_repair => Need::Has(AdminWrite), Named; }
     "/ui/push-rules" { GET dashboard::push_rules_page => Need::Has(AdminRead), Everything; }
     "/ui/push-rules/{rule}" { GET dashboard::push_rule_page => Need::Has(AdminRead), Everything; }
     "/ui/push-rules/{rule}/{action}" {

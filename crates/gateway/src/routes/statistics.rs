@@ -8,7 +8,7 @@ use common::{
 };
 use model::statistics::Tally;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use store::statistics::{Series, Statistics, StatisticsPoint};
 
 use super::{ApiResult, ojs_response, queues::known_queue};
@@ -37,17 +37,11 @@ pub(super) async fn show(caller: Caller, services: web::Data<Services>) -> ApiRe
     // Workers are of the whole installation
     let workers = if is_all { Some(services.workers.worker_keys().await?.len()) } else { None };
     let now = services.jobs.now().await?;
-    let since = now - (RATE_MINUTES - 1) * MINUTE_MS;
-    let recent = Statistics::new(&services.jobs).history(&series, MINUTE_MS, since, now).await?;
+    let recent = Statistics::new(&services.jobs).history(&series, MINUTE_MS, rates_since(now), now).await?;
     let mut sum = Tally::default();
     for point in &recent {
         sum.merge(&point.tally);
     }
-    #[expect(clippy::cast_precision_loss, reason = "times and counts of five minutes are far below 2^52")]
-    let rate = |count: u64| {
-        let minutes = (RATE_MINUTES - 1) as f64 + (now.rem_euclid(MINUTE_MS) as f64 / MINUTE_MS as f64);
-        (count as f64 / minutes * 10.0).round() / 10.0
-    };
     let mut answer = json!({
         "queues": queues.len(),
         "jobs": {
@@ -55,16 +49,31 @@ pub(super) async fn show(caller: Caller, services: web::Data<Services>) -> ApiRe
             "retryable": totals.retryable, "pending": totals.pending, "completed": totals.completed,
             "discarded": totals.discarded, "cancelled": totals.cancelled,
         },
-        "throughput": {
-            "processed_per_minute": rate(sum.processed()), "failed_per_minute": rate(sum.failed),
-            "enqueued_per_minute": rate(sum.enqueued),
-        },
+        "throughput": throughput_json(&sum, now),
         "uptime_seconds": services.started.elapsed().as_secs(),
     });
     if let Some(workers) = workers {
         answer["workers"] = workers.into();
     }
     Ok(ojs_response(StatusCode::OK, answer.to_string()))
+}
+
+/// Where the minutes begin over which rates are taken.
+pub(super) fn rates_since(now: Millis) -> Millis {
+    now - (RATE_MINUTES - 1) * MINUTE_MS
+}
+
+/// What happens in a minute, from what happened since [`rates_since`].
+pub(super) fn throughput_json(recent: &Tally, now: Millis) -> Value {
+    #[expect(clippy::cast_precision_loss, reason = "times and counts of five minutes are far below 2^52")]
+    let rate = |count: u64| {
+        let minutes = (RATE_MINUTES - 1) as f64 + (now.rem_euclid(MINUTE_MS) as f64 / MINUTE_MS as f64);
+        (count as f64 / minutes * 10.0).round() / 10.0
+    };
+    json!({
+        "processed_per_minute": rate(recent.processed()), "failed_per_minute": rate(recent.failed),
+        "enqueued_per_minute": rate(recent.enqueued),
+    })
 }
 
 #[derive(Deserialize)]

@@ -253,6 +253,25 @@ impl Redis {
         Ok(found.into_iter().map(|(pattern, at)| (pattern, at as Millis)).collect())
     }
 
+    /// How many attempts of each of these rules are kept that delivered their job, and that failed.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn count_rule_deliveries(&self, patterns: &[&str]) -> StoreResult<Vec<(u64, u64)>> {
+        if patterns.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = redis::pipe();
+        for pattern in patterns {
+            let owner = DeliveryOwner::Rule((*pattern).to_owned());
+            for outcome in [DeliveryOutcome::Delivered, DeliveryOutcome::Failed] {
+                pipeline.cmd("XLEN").arg(owner.key(outcome));
+            }
+        }
+        let counts: Vec<u64> = pipeline.query_async(&mut self.clone()).await?;
+        Ok(counts.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+    }
+
     /// Removes the log of an owner that was deleted.
     pub(crate) async fn forget_deliveries(&self, owner: &DeliveryOwner) -> StoreResult<()> {
         let mut command = redis::cmd("DEL");

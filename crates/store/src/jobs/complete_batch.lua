@@ -130,6 +130,6 @@ if attempts then
   redis.call('ZREM', leases, unpack(gone))
 end
 local total = redis.call('HINCRBY', stats, 'completed', done)
-if result_expiry then index_completed(index, total, max_indexed, now, ids, result_ttl_ms) end
+if result_expiry then index_completed(index, total, done, max_indexed, now, ids, result_ttl_ms) end
 redis.pcall('PUBLISH', finished, ids)
 return outcomes

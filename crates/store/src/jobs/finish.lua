@@ -34,7 +34,7 @@ local total = redis.call('HINCRBY', stats, final_state, 1)
 if is_dead_letter then redis.call('ZADD', dead_letters, now_ms(), id) end
 if final_state == 'discarded' and is_stored then list_ended(discarded, id, max_discarded, discarded_ttl_ms) end
 if final_state == 'completed' and is_stored then
-  index_completed(index, total, max_indexed, now_ms(), id, result_ttl_ms)
+  index_completed(index, total, 1, max_indexed, now_ms(), id, result_ttl_ms)
 end
 after_end(timers, admitted, id, has_follow_up, notifications, due_notification)
 redis.pcall('PUBLISH', finished, id)

@@ -107,6 +107,25 @@ impl Statistics {
         Ok(ended)
     }
 
+    /// What happened in each of these queues in the minutes from one that holds a time on.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn of_each(&self, queues: &[QueueName], since: Millis) -> StoreResult<Vec<Tally>> {
+        let since = since.div_euclid(MINUTE_MS) * MINUTE_MS;
+        let until = (self.jobs.estimated_now().div_euclid(MINUTE_MS) + 1) * MINUTE_MS;
+        let mut tallies = Vec::with_capacity(queues.len());
+        for some in queues.chunks(HISTORIES_PER_CALL) {
+            let names: Vec<&str> = some.iter().map(QueueName::as_str).collect();
+            let mut found = vec![Tally::default(); names.len()];
+            for (index, _, tally) in self.read(&names, (since, until), false).await? {
+                found[index].merge(&tally);
+            }
+            tallies.append(&mut found);
+        }
+        Ok(tallies)
+    }
+
     /// What happened in each period of that length, a divisor of a day in whole minutes, from the one that holds `since` to
     /// the one that holds `until`, also where nothing happened. The times are bounded by what is kept: see
     /// [`Self::kept_since`].

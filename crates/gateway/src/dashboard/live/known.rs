@@ -1,7 +1,7 @@
 //! What the dashboard knows: of each queue, of workers and subscriptions, and of the whole.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
     time::Instant,
 };
@@ -13,6 +13,8 @@ use store::{
 };
 use tokio::sync::watch;
 
+use super::shared_parts::SharedParts;
+
 /// The parts of a page by their names.
 pub(in crate::dashboard) type Parts = BTreeMap<&'static str, String>;
 
@@ -23,6 +25,8 @@ pub(crate) struct DashboardState(pub(super) Arc<DashboardStateInner>);
 pub(super) struct DashboardStateInner {
     pub(super) looks: Mutex<Looks>,
     pub(super) turn: Mutex<LookTurn>,
+    /// The overview as HTML for each language and right, with the look that it shows.
+    pub(super) rendered: Mutex<HashMap<(&'static str, bool), (Arc<Overview>, Arc<SharedParts>)>>,
     pub(super) watchers: AtomicUsize,
     /// Counts the looks.
     pub(super) changed: watch::Sender<u64>,
@@ -41,6 +45,7 @@ impl DashboardState {
         Self(Arc::new(DashboardStateInner {
             looks: Mutex::default(),
             turn: Mutex::default(),
+            rendered: Mutex::default(),
             watchers: AtomicUsize::new(0),
             changed: watch::Sender::new(0),
         }))

@@ -10,6 +10,7 @@
 //! | `overview_data` | what the overview shows, put together from the looks |
 //! | `problems` | what is wrong, in words, with the action beside it |
 //! | `plot` | lines as SVG |
+//! | `rendered`, `shared_parts` | the overview as HTML, once for all who look at it; its parts |
 //! | `stream` | the stream that pages follow |
 
 pub(crate) mod known;
@@ -17,6 +18,8 @@ mod looks;
 mod overview_data;
 mod plot;
 mod problems;
+mod rendered;
+mod shared_parts;
 mod stream;
 
 use std::{
@@ -28,7 +31,11 @@ use tokio::sync::watch;
 
 use self::known::{DashboardState, Overview};
 pub(crate) use self::stream::follow;
-pub(super) use self::{overview_data::history_plots, plot::sparkline};
+pub(super) use self::{
+    overview_data::history_plots,
+    plot::sparkline,
+    shared_parts::{SharedParts, digest},
+};
 use crate::services::Services;
 
 /// How often the gateway looks while somebody watches.

@@ -1,7 +1,5 @@
 //! The stream that pages follow: parts of the page that changed, as HTML.
 
-use std::collections::BTreeMap;
-
 use actix_web::{HttpRequest, web, web::Bytes};
 use common::{id::JobId, name::ChannelName};
 use model::access::Scope;
@@ -10,16 +8,15 @@ use store::{
     events::{EventReader, EventReaderItem, EventStart},
 };
 
-use super::{Watcher, known::Parts};
+use super::{
+    Watcher,
+    known::Parts,
+    rendered::changed,
+    shared_parts::{SentParts, digest, parts_event},
+};
 use crate::{
     auth::{Caller, StreamSession},
-    dashboard::{
-        channels::ChannelSource,
-        job,
-        job_sheet::JobSheet,
-        overview::live_parts,
-        page::{Page, digest},
-    },
+    dashboard::{channels::ChannelSource, job, job_sheet::JobSheet, page::Page},
     error::{ApiError, ErrorCode},
     request_check::query_pairs,
     routes::{ApiResult, job_not_found, parse_job_id},
@@ -142,32 +139,13 @@ impl AwaitedSse for JobSource {
     }
 }
 
-/// What the page has, by the name of each part: only what differs is sent.
-pub(in crate::dashboard) struct SentParts(BTreeMap<String, String>);
-
-impl SentParts {
-    /// Those that a page says it has: see [`fingerprint`](crate::dashboard::page::fingerprint).
-    fn of(have: &str) -> Self {
-        let pairs = have.split('.').filter_map(|part| part.split_once('-'));
-        Self(pairs.map(|(name, digest)| (name.to_owned(), digest.to_owned())).collect())
-    }
-}
-
 /// An event with those parts that differ from what was sent.
-pub(in crate::dashboard) fn changed_parts(sent: &mut SentParts, parts: Parts) -> Bytes {
-    let mut changed = serde_json::Map::new();
-    for (name, html) in parts {
-        let digest = digest(&html);
-        if sent.0.get(name) != Some(&digest) {
-            changed.insert(name.to_owned(), html.into());
-            sent.0.insert(name.to_owned(), digest);
-        }
+fn changed_parts(sent: &mut SentParts, mut parts: Parts) -> Bytes {
+    parts.retain(|name, html| sent.differs(name, &digest(html)));
+    if parts.is_empty() {
+        return Bytes::new();
     }
-    let mut frames = String::new();
-    if !changed.is_empty() {
-        sse::push_event(&mut frames, None, "parts", &serde_json::Value::Object(changed).to_string());
-    }
-    frames.into()
+    parts_event(parts.iter().map(|(name, html)| (*name, html.as_str())))
 }
 
 impl AwaitedSse for OverviewSource {
@@ -181,9 +159,8 @@ impl AwaitedSse for OverviewSource {
             () = self.watcher.changed() => {}
         }
         let overview = self.watcher.overview();
-        self.page.now = overview.at;
-        match live_parts(&self.page, &overview) {
-            Ok(parts) => SseFrames::More(changed_parts(&mut self.sent, parts)),
+        match self.services.dashboard.render(&mut self.page, &overview) {
+            Ok(parts) => SseFrames::More(changed(&parts, &mut self.sent, &self.page)),
             Err(_) => SseFrames::Last(Bytes::new()),
         }
     }

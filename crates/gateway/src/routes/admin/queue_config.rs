@@ -8,7 +8,10 @@ use model::job::limit;
 use serde_json::{Value, json};
 use store::jobs::QueueControl;
 
-use super::{ApiResult, ojs_response, queues::summary_json};
+use super::{
+    ApiResult, ojs_response,
+    queues::{recent_json, summary_json},
+};
 use crate::{auth::Caller, body::JsonBody, error::ApiError, routes::queues::known_queue, services::Services};
 
 /// The configuration as it is shown. It can be sent back.
@@ -43,7 +46,8 @@ pub(in crate::routes) async fn show(
 
 async fn detail_json(services: &Services, queue: &QueueName) -> Result<Value, ApiError> {
     let (stats, control) = (services.jobs.queue_stats(queue).await?, services.jobs.queue_control(queue).await?);
-    let mut detail = summary_json(queue, &stats, &control);
+    let recent = recent_json(services, std::slice::from_ref(queue)).await?.pop().unwrap_or_default();
+    let mut detail = summary_json(queue, &stats, &control, recent);
     let oldest = services.jobs.oldest_waiting_at(queue).await?;
     detail["configuration"] = configuration_json(&services.settings.jobs, &control);
     detail["oldest_available_at"] = json!(oldest.map(time::format));

@@ -8,10 +8,14 @@ use common::{
 use model::{
     access::Scope,
     job::{JobFilter, JobState},
+    statistics::Tally,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use store::jobs::{PurgeRequest, QueueControl, QueueStats};
+use store::{
+    jobs::{PurgeRequest, QueueControl, QueueStats},
+    statistics::Statistics,
+};
 
 use super::{
     ApiResult,
@@ -24,7 +28,10 @@ use crate::{
     auth::Caller,
     body::JsonBody,
     error::{ApiError, ErrorCode},
-    routes::queues::known_queue,
+    routes::{
+        queues::known_queue,
+        statistics::{rates_since, throughput_json},
+    },
     services::Services,
 };
 
@@ -50,8 +57,13 @@ pub(in crate::routes) async fn list(
     let total = names.len() as u64;
     let names = page.of(names);
     let overviews = services.jobs.queue_overviews(&names).await?;
-    let items: Vec<Value> =
-        names.iter().zip(overviews).map(|(name, (stats, control))| summary_json(name, &stats, &control)).collect();
+    let recent = recent_json(&services, &names).await?;
+    let items: Vec<Value> = names
+        .iter()
+        .zip(overviews)
+        .zip(recent)
+        .map(|((name, (stats, control)), recent)| summary_json(name, &stats, &control, recent))
+        .collect();
     let answer = json!({ "items": items, "pagination": page.to_json(total) });
     Ok(ojs_response(StatusCode::OK, answer.to_string()))
 }
@@ -69,7 +81,24 @@ pub(super) fn counts_json(stats: &QueueStats) -> Map<String, Value> {
     }
 }
 
-pub(super) fn summary_json(name: &QueueName, stats: &QueueStats, control: &QueueControl) -> Value {
+/// What happened lately in each queue: how many jobs in a minute, and how long their attempts took.
+pub(super) async fn recent_json(services: &Services, queues: &[QueueName]) -> Result<Vec<(Value, Value)>, ApiError> {
+    let now = services.redis.estimated_now();
+    let recent = Statistics::new(&services.jobs).of_each(queues, rates_since(now)).await?;
+    let shown = |tally: &Tally| {
+        let percentile = |percent| tally.run.percentile(percent);
+        let latency = json!({ "p50": percentile(50), "p95": percentile(95), "p99": percentile(99) });
+        (throughput_json(tally, now), latency)
+    };
+    Ok(recent.iter().map(shown).collect())
+}
+
+pub(super) fn summary_json(
+    name: &QueueName,
+    stats: &QueueStats,
+    control: &QueueControl,
+    (throughput, latency): (Value, Value),
+) -> Value {
     let state = match (control.is_paused, control.is_closed) {
         (true, _) => "paused",
         (false, true) => "draining",
@@ -78,6 +107,7 @@ pub(super) fn summary_json(name: &QueueName, stats: &QueueStats, control: &Queue
     json!({
         "name": name, "state": state, "counts": counts_json(stats), "paused": control.is_paused,
         "closed": control.is_closed, "dead_letters": stats.dead, "retried": stats.retried,
+        "throughput": throughput, "latency_ms": latency,
     })
 }
 
