@@ -7,6 +7,7 @@ there to be idempotent with.
 
 from __future__ import annotations
 
+import contextvars
 import datetime
 import http.client
 import json
@@ -187,16 +188,27 @@ class Client:
         self._connection()
 
     def enqueue(
-        self, type: str, *args: Any, queue: str = "default", traceparent: Optional[str] = None, **options: Any
+        self,
+        type: str,
+        *args: Any,
+        queue: str = "default",
+        traceparent: Optional[str] = None,
+        tracestate: Optional[str] = None,
+        baggage: Optional[str] = None,
+        **options: Any,
     ) -> Job:
         """Stores a job and gives it, with its ``id``.
 
         Options are members of the job: ``priority``, ``scheduled_at``, ``timeout_ms``, ``retry``, ``unique``, ``meta`` and
         so on. The request is sent again until it is answered, and makes one job however often it came through.
-        ``traceparent`` makes the job part of a trace, such as that of the handler that calls this.
+        Called by a handler, in its thread, it makes the job part of the trace of the handler's job. ``traceparent``,
+        ``tracestate`` and ``baggage`` (W3C) say another trace.
         """
         body = {**options, "type": type, "args": list(args), "queue": queue}
-        headers = [("Idempotency-Key", str(uuid.uuid4()))] + ([("traceparent", traceparent)] if traceparent else [])
+        handled = _handled.get()
+        trace = {"traceparent": traceparent, "tracestate": tracestate, "baggage": baggage}
+        given = [(name, value) for name, value in trace.items() if value]
+        headers = [("Idempotency-Key", str(uuid.uuid4()))] + (given or (handled._trace() if handled else []))
         return self._call("POST", "/ojs/v1/jobs", body, headers=headers)["job"]
 
     def get(self, id: str, wait: float = 0.0) -> Job:
@@ -255,6 +267,9 @@ class Context:
         self.token: str = job["token"]
         #: The trace to continue (W3C Trace Context), for your own spans and for ``Client.enqueue``; none without one.
         self.traceparent: Optional[str] = job.get("traceparent")
+        #: The rest of it.
+        self.tracestate: Optional[str] = job.get("tracestate")
+        self.baggage: Optional[str] = job.get("baggage")
         timeout_ms = job.get("timeout_ms")
         #: When the job's ``timeout_ms`` is over, as ``time.time()`` has it; none without one.
         self.deadline: Optional[float] = None if timeout_ms is None else time.time() + timeout_ms / 1000
@@ -263,6 +278,10 @@ class Context:
         self._lease_until = time.monotonic() + lease
         self._is_given_up = False
         self._connect, self._worker_id = connect, worker_id
+
+    def _trace(self) -> List[Tuple[str, str]]:
+        trace = {"traceparent": self.traceparent, "tracestate": self.tracestate, "baggage": self.baggage}
+        return [(name, value) for name, value in trace.items() if value]
 
     def _abandon(self) -> None:
         self._is_given_up = True
@@ -274,7 +293,7 @@ class Context:
         if message is not None:
             body["data"] = {"message": _valid(message)}
         try:
-            self._connect().call("POST", f"/ojs/v1/jobs/{self.id}/progress", body)
+            self._connect().call("POST", f"/ojs/v1/jobs/{self.id}/progress", body, headers=self._trace())
         except Unavailable as error:
             log.debug("progress of job %s not noted: %s", self.id, error)
         except GalleyError as error:
@@ -289,13 +308,17 @@ class Context:
         line = {"message": _valid(str(message))[:MAX_LINE], "level": level, "at": at}
         body = {"job_id": self.id, "token": self.token, "worker_id": self._worker_id, "lines": [line]}
         try:
-            self._connect().call("POST", "/ojs/v1/workers/log", body)
+            self._connect().call("POST", "/ojs/v1/workers/log", body, headers=self._trace())
         except Unavailable as error:
             log.debug("line of job %s not noted: %s", self.id, error)
         except GalleyError as error:
             if error.status not in (404, 409):
                 raise
             self.cancelled.set()
+
+
+#: The attempt whose handler runs in this thread.
+_handled: "contextvars.ContextVar[Optional[Context]]" = contextvars.ContextVar("galley_handled", default=None)
 
 
 class Worker:
@@ -477,6 +500,7 @@ class Worker:
         handler = self._handlers.get(context.job["type"])
         if handler is None:
             return _failure("handler_not_found", "HandlerNotFound", f"no handler for jobs of type {context.job['type']}")
+        before = _handled.set(context)
         try:
             result = handler(context, *context.job.get("args", ()))
             # Here, so that what cannot be sent is a failure of the handler
@@ -489,6 +513,8 @@ class Worker:
             return _failure("handler_error", name, _text(error), retryable=False, stack=_stack())
         except BaseException as error:  # a handler that calls sys.exit has failed, and its thread lives on
             return _failure("handler_error", _name(error), _text(error), stack=_stack())
+        finally:
+            _handled.reset(before)
 
     def _settle(self, context: Context, kind: str, outcome: Dict[str, Any]) -> Optional[Job]:
         """Tells how an attempt ended until somebody has heard it or the lease is over; the next job, if there is one."""
@@ -496,7 +522,7 @@ class Worker:
         while not context._is_given_up and time.monotonic() < context._lease_until:
             item = {"job_id": context.id, "token": context.token, **outcome}
             try:
-                jobs, error = self._send(kind, item)
+                jobs, error = self._send(kind, item, context._trace())
             except GalleyError as refused:
                 jobs, error = [], {"code": refused.code, "message": str(refused), "retryable": refused.retryable}
             if error is None or not error.get("retryable"):
@@ -522,7 +548,8 @@ class Worker:
         item, pause = {"job_id": context.id, "token": context.token, **outcome}, _pauses()
         while not context._is_given_up and time.monotonic() < context._lease_until:
             try:
-                answer = self._connection().call("POST", f"/ojs/v1/workers/{kind[:-1]}", {kind: [item], "worker_id": self.id})
+                body = {kind: [item], "worker_id": self.id}
+                answer = self._connection().call("POST", f"/ojs/v1/workers/{kind[:-1]}", body, headers=context._trace())
                 error = answer["results"][0].get("error") or {}
             except GalleyError as refused:
                 error = {"code": refused.code, "message": str(refused), "retryable": refused.retryable}
@@ -536,15 +563,17 @@ class Worker:
                 continue
             time.sleep(pause())
 
-    def _send(self, kind: str, item: Dict[str, Any]) -> Tuple[List[Job], Optional[Dict[str, Any]]]:
+    def _send(
+        self, kind: str, item: Dict[str, Any], trace: Sequence[Tuple[str, str]]
+    ) -> Tuple[List[Job], Optional[Dict[str, Any]]]:
         with self._changed:
             goes_on = self._stops == 0 and not self._is_quiet
         if goes_on:
             body = {**self._wanted(1, 0), kind: [item]}
-            answer = self._connection().call("POST", "/ojs/v1/workers/fetch", body)
+            answer = self._connection().call("POST", "/ojs/v1/workers/fetch", body, headers=trace)
             return answer["jobs"], answer[kind][0].get("error")
         body = {kind: [item], "worker_id": self.id}
-        answer = self._connection().call("POST", f"/ojs/v1/workers/{kind[:-1]}", body)
+        answer = self._connection().call("POST", f"/ojs/v1/workers/{kind[:-1]}", body, headers=trace)
         return [], answer["results"][0].get("error")
 
     # Signs of life

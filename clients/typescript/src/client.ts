@@ -1,7 +1,7 @@
 /** Enqueueing jobs and looking after them. */
 
 import { JobFailed, Unavailable } from "./errors.js";
-import { type Call, Gateway, type Job, pauses, sleep } from "./http.js";
+import { type Call, Gateway, handled, type Job, pauses, sleep, traceOf } from "./http.js";
 
 /** Longest single wait that is asked of the gateway; it allows a minute by default (`gateway.max_wait_ms`). */
 const MAX_WAIT_MS = 20_000;
@@ -15,8 +15,10 @@ export interface JobOptions {
   retry?: Record<string, unknown>;
   unique?: Record<string, unknown>;
   meta?: Record<string, unknown>;
-  /** Makes the job part of a trace, such as that of the handler that calls this. */
+  /** Makes the job part of this trace (W3C Trace Context). Otherwise it is part of the trace of the handler that calls this. */
   traceparent?: string | undefined;
+  tracestate?: string | undefined;
+  baggage?: string | undefined;
   [member: string]: unknown;
 }
 
@@ -31,8 +33,9 @@ export class Client {
   }
 
   /** Stores a job. However often the request came through, it makes one. */
-  async enqueue(type: string, args: unknown[], { traceparent, ...options }: JobOptions = {}): Promise<Job> {
-    const trace = traceparent === undefined ? {} : { traceparent };
+  async enqueue(type: string, args: unknown[], { traceparent, tracestate, baggage, ...options }: JobOptions = {}): Promise<Job> {
+    const given = traceOf({ traceparent, tracestate, baggage });
+    const trace = Object.keys(given).length > 0 ? given : (handled?.getStore() ?? {});
     const headers = { "idempotency-key": crypto.randomUUID(), ...trace };
     const body = { ...options, type, args };
     const answer = await this.call<{ job: Job }>({ method: "POST", path: "/ojs/v1/jobs", body, headers });

@@ -6,7 +6,7 @@
  */
 
 import { GalleyError, NoRetry, Retry, Unavailable } from "./errors.js";
-import { type Failure, Gateway, type Job, pauses, sleep } from "./http.js";
+import { type Failure, Gateway, handled, type Job, pauses, sleep, traceOf } from "./http.js";
 
 declare const process:
   | { pid: number; on(signal: string, f: () => void): void; off(signal: string, f: () => void): void }
@@ -49,6 +49,9 @@ export interface Context {
   readonly token: string;
   /** The trace to continue (W3C Trace Context), for your own spans and for `Client.enqueue`. */
   readonly traceparent: string | undefined;
+  /** The rest of it. */
+  readonly tracestate: string | undefined;
+  readonly baggage: string | undefined;
   /** When the job's `timeout_ms` is over. */
   readonly deadline: Date | undefined;
   /** Aborted when nobody wants the result: cancelled, timed out, given to another, or this worker ends. */
@@ -189,7 +192,8 @@ export class Worker {
     const leaseUntil = Date.now() + this.leaseMs;
     const report = async (path: string, body: Record<string, unknown>) => {
       try {
-        await this.gateway.call({ method: "POST", path, body: { ...body, token, worker_id: this.id } });
+        const request = { method: "POST", path, body: { ...body, token, worker_id: this.id }, headers: traceOf(job) };
+        await this.gateway.call(request);
       } catch (error) {
         if (error instanceof Unavailable) return;
         if (!(error instanceof GalleyError && [404, 409].includes(error.status))) throw error;
@@ -202,8 +206,9 @@ export class Worker {
       const line = { message: String(message).slice(0, MAX_LINE), level, at: new Date().toISOString() };
       return report("/ojs/v1/workers/log", { job_id: job.id, lines: [line] });
     };
-    const { id, attempt, traceparent } = job;
-    return { job, id, attempt, token, traceparent, deadline, signal: aborter.signal, progress, log, aborter, leaseUntil, isGivenUp: false };
+    const { id, attempt, traceparent, tracestate, baggage } = job;
+    const trace = { traceparent, tracestate, baggage };
+    return { job, id, attempt, token, ...trace, deadline, signal: aborter.signal, progress, log, aborter, leaseUntil, isGivenUp: false };
   }
 
   private async work(attempt: Attempt): Promise<void> {
@@ -230,7 +235,8 @@ export class Worker {
       return failure("handler_not_found", "HandlerNotFound", `no handler for jobs of type ${type}`);
     }
     try {
-      const result = (await handler(attempt, ...args)) ?? null;
+      const work = () => handler(attempt, ...args);
+      const result = (await (handled === undefined ? work() : handled.run(traceOf(attempt), work))) ?? null;
       // Here, so that what cannot be sent is a failure of the handler
       JSON.stringify(result);
       return { kind: "acks", body: { result } };
@@ -273,15 +279,17 @@ export class Worker {
 
   private async send(attempt: Attempt, { kind, body }: Settled, fetches: boolean): Promise<{ jobs: Job[]; error?: Results[number]["error"] }> {
     const items = { [kind]: [{ job_id: attempt.id, token: attempt.token, ...body }] };
+    const headers = traceOf(attempt);
     try {
       if (fetches) {
         type Answer = { jobs: Job[] } & Partial<Record<"acks" | "nacks", Results>>;
         const path = "/ojs/v1/workers/fetch";
-        const answer = await this.gateway.call<Answer>({ method: "POST", path, body: { ...this.wanted(1, 0), ...items } });
+        const answer = await this.gateway.call<Answer>({ method: "POST", path, body: { ...this.wanted(1, 0), ...items }, headers });
         return { jobs: answer.jobs, ...(answer[kind]?.[0] ?? {}) };
       }
       const path = `/ojs/v1/workers/${kind === "acks" ? "ack" : "nack"}`;
-      const answer = await this.gateway.call<{ results: Results }>({ method: "POST", path, body: { ...items, worker_id: this.id } });
+      const request = { method: "POST", path, body: { ...items, worker_id: this.id }, headers };
+      const answer = await this.gateway.call<{ results: Results }>(request);
       return { jobs: [], ...(answer.results[0] ?? {}) };
     } catch (error) {
       if (!(error instanceof GalleyError)) throw error;

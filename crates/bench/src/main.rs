@@ -31,6 +31,7 @@ mod scope;
 mod slow_reader;
 mod startup;
 mod storm;
+mod tracing;
 mod waiters;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -120,6 +121,8 @@ enum BenchCommand {
     Enqueue,
     /// What the check of a key costs a request.
     Access,
+    /// What tracing costs, and what is noticed when its receiver is killed.
+    Tracing,
     /// A server to compare the gateway with, until it is killed.
     #[command(hide = true)]
     BareServer,
@@ -151,6 +154,7 @@ impl BenchCommand {
             Self::Care => vec![care::run(durability, scope).await?],
             Self::Enqueue => vec![enqueue::run(durability, scope).await?],
             Self::Access => vec![access::run(durability, scope).await?],
+            Self::Tracing => vec![tracing::run(durability, scope).await?],
             Self::Scale(options) => vec![scale::run(durability, scope, &options).await?],
             Self::Cost => vec![cost::run(durability, scope).await?],
             Self::BareServer | Self::Publish => Vec::new(),
@@ -165,6 +169,7 @@ async fn run_all(durability: BenchDurability, scope: BenchScope) -> anyhow::Resu
         care::run(durability, scope).await?,
         enqueue::run(durability, scope).await?,
         access::run(durability, scope).await?,
+        tracing::run(durability, scope).await?,
         latency::run(durability, scope).await?,
         backlog::run(durability, scope).await?,
         memory::run(durability, scope).await?,

@@ -87,6 +87,8 @@ async fn enqueue_after_rest(jobs: &Jobs, queue: &QueueName) -> anyhow::Result<In
     let now = local_now();
     let new = NewJob::parse(&serde_json::from_str(&body)?, now)?;
     let at = Instant::now();
-    jobs.enqueue(new, None, now).await?.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
+    jobs.enqueue(new, common::trace_context::TraceContext::default(), now)
+        .await?
+        .map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
     Ok(at)
 }

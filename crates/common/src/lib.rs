@@ -38,6 +38,7 @@ pub mod rate;
 #[cfg(feature = "service")]
 pub mod reloadable;
 pub mod rotation;
+pub mod sampling;
 pub mod settings;
 #[cfg(feature = "service")]
 pub mod shutdown;
@@ -47,3 +48,4 @@ pub mod text;
 pub mod time;
 #[cfg(feature = "service")]
 pub mod tls;
+pub mod trace_context;

@@ -3,38 +3,44 @@
 //! Logs go to stdout through a separate thread, so a slow reader of stdout delays nothing. Spans go to an OTLP receiver
 //! if one is set. Drop the guard that [`start`] returns last: it sends the remaining spans and lines.
 
+mod job_lines;
 mod otlp;
+mod scope;
+mod span_description;
+mod span_queue;
+pub mod spans;
 
 use std::{fmt, io::IsTerminal, sync::OnceLock, time::Duration};
 
 use anyhow::Context as _;
-use opentelemetry::{
-    propagation::{Extractor, Injector, TextMapPropagator},
-    trace::TracerProvider,
-};
-use opentelemetry_sdk::{propagation::TraceContextPropagator, trace::SdkTracerProvider};
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::sync::oneshot;
 use tracing::{
-    Event, Metadata, Span,
+    Event, Metadata,
     field::{Field, Visit},
 };
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{
     EnvFilter, Layer,
     filter::{FilterExt, filter_fn},
+    fmt::format::JsonFields,
     layer::{self, Filter, SubscriberExt},
     util::SubscriberInitExt,
 };
+
+pub use scope::WorkScope;
+
+use job_lines::WorkLines;
 
 use crate::{
     settings::{LogFormat, LogSettings, TelemetrySettings},
     text::{LineFormat, LineWriter},
 };
 
-/// Only Galley's own spans. Tracing the exporter's HTTP requests would produce more spans to export, without end.
+/// Spans that handlers in Rust make with `tracing`, which become children of their attempt. Galley's own do not come this way.
 const SPAN_FILTER: &str =
-    "off,common=info,store=info,delivery=info,worker=info,gateway=info,queue_worker=info,pubsub_worker=info";
+    "info,h2=off,hyper=off,hyper_util=off,tonic=off,tower=off,opentelemetry=off,opentelemetry_sdk=off";
 /// Lines that wait to be written. More are lost, and counted.
 const MAX_BUFFERED_LINES: usize = 16_384;
 /// The number of lost lines.
@@ -64,20 +70,27 @@ pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySett
     let writer = move || LineWriter { inner: writer.clone(), format };
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines = if format == LineFormat::People {
-        lines.with_ansi(std::io::stdout().is_terminal()).with_target(false).boxed()
+        let is_terminal = std::io::stdout().is_terminal();
+        let people = tracing_subscriber::fmt::format().with_target(false).with_ansi(is_terminal);
+        lines.with_ansi(is_terminal).event_format(WorkLines::for_people(people)).boxed()
     } else {
-        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        let json = tracing_subscriber::fmt::format().json().flatten_event(true);
+        let json = json.with_current_span(false).with_span_list(false);
+        lines.fmt_fields(JsonFields::new()).event_format(WorkLines::for_machines(json)).boxed()
     };
     // Events have the ids as fields; spans are for the receiver of traces
     let events = EnvFilter::try_new(&log.level)?.and(filter_fn(|metadata: &Metadata<'_>| metadata.is_event()));
-    let events = events.and(WithoutMalformedRequests);
+    let events = events.and(WithoutMalformedRequests).and(filter_fn(|metadata| !is_of_exporter(metadata.target())));
     let provider = telemetry
         .otlp_endpoint
         .as_deref()
         .map(|endpoint| otlp::tracer_provider(service, endpoint, telemetry))
         .transpose()?;
     let spans = provider.as_ref().map(|provider| {
-        tracing_opentelemetry::layer().with_tracer(provider.tracer("galley")).with_filter(EnvFilter::new(SPAN_FILTER))
+        let tracer = provider.tracer("galley");
+        spans::start_recording(tracer.clone(), telemetry.sampler.unwrap_or_default());
+        let only_spans = filter_fn(|metadata: &Metadata<'_>| metadata.is_span());
+        tracing_opentelemetry::layer().with_tracer(tracer).with_filter(EnvFilter::new(SPAN_FILTER).and(only_spans))
     });
     let lines = tracing_subscriber::registry().with(lines.with_filter(events));
     // Not an optional layer: an absent one counts as interested, so each span and each event that is not logged, of which
@@ -88,6 +101,11 @@ pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySett
     };
     started.context("logging was set up before")?;
     Ok(Telemetry { provider, logs })
+}
+
+/// What the exporter says itself is counted, and logged once a minute.
+fn is_of_exporter(target: &str) -> bool {
+    target.starts_with("opentelemetry")
 }
 
 /// Drops the errors that actix-web logs about requests that are no HTTP: any client can send these, and nobody has to act.
@@ -149,44 +167,6 @@ impl Telemetry {
         });
         let _ = tokio::time::timeout(LOG_FLUSH_TIMEOUT, ended).await;
     }
-}
-
-/// Makes a span part of the trace that a `traceparent` names. Invalid text changes nothing.
-pub fn continue_trace(span: &Span, traceparent: Option<&str>) {
-    struct TraceparentExtractor<'a>(&'a str);
-    impl Extractor for TraceparentExtractor<'_> {
-        fn get(&self, key: &str) -> Option<&str> {
-            (key == "traceparent").then_some(self.0)
-        }
-        fn keys(&self) -> Vec<&str> {
-            vec!["traceparent"]
-        }
-    }
-    if let Some(text) = traceparent {
-        let context = TraceContextPropagator::new().extract(&TraceparentExtractor(text));
-        // Fails only where no exporter is set up, and then there is no trace to continue
-        let _ = span.set_parent(context);
-    }
-}
-
-/// The `traceparent` of a span, if spans are exported.
-#[must_use]
-pub fn traceparent_of(span: &Span) -> Option<String> {
-    #[derive(Default)]
-    struct One(Option<String>);
-    impl Injector for One {
-        fn set(&mut self, key: &str, value: String) {
-            if key == "traceparent" {
-                self.0 = Some(value);
-            }
-        }
-    }
-    if span.is_disabled() {
-        return None;
-    }
-    let mut carrier = One::default();
-    TraceContextPropagator::new().inject_context(&span.context(), &mut carrier);
-    carrier.0
 }
 
 /// Brings the count of lost lines up to date.

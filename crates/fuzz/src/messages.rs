@@ -1,6 +1,6 @@
 //! Messages of channels, and what selects them.
 
-use common::json;
+use common::{json, trace_context::TraceContext};
 use model::{
     message::{NewMessage, Position, StoredMessage, cloud_event, item},
     subscription::{MessageFilter, SubscriptionRequest},
@@ -17,6 +17,7 @@ fn check_message(message: NewMessage<'_>) {
         content_type: message.content_type.map(Into::into),
         attributes: message.attributes,
         body: message.body.into_owned(),
+        trace: TraceContext::default(),
     };
     let shown = stored.to_json(&"orders.new".parse().expect("a name"));
     assert!(!shown.contains('\n'), "{shown}");
@@ -84,6 +85,7 @@ pub(crate) fn message_filter(data: &[u8]) {
             content_type: Some(content_type.to_owned()),
             attributes,
             body: body.to_owned(),
+            trace: TraceContext::default(),
         };
         let _ = filter.matches(&message);
     }

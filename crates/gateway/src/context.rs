@@ -18,9 +18,12 @@ use common::{
     health::is_probe,
     prometheus::handles_epoch,
     settings::GatewaySettings,
-    telemetry::{continue_trace, traceparent_of},
+    telemetry::{
+        WorkScope,
+        spans::{ActiveSpan, SpanDescription},
+    },
+    trace_context::TraceContext,
 };
-use tracing::{Instrument, Span, field::Empty};
 
 use crate::{
     answer_budget::CountedBody,
@@ -35,14 +38,14 @@ use crate::{
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const OJS_VERSION: HeaderName = HeaderName::from_static("ojs-version");
 
-/// The trace that a request belongs to, as a `traceparent`.
+/// The trace that a request belongs to.
 #[derive(Clone)]
-pub(crate) struct RequestTrace(Option<String>);
+pub(crate) struct RequestTrace(TraceContext);
 
 impl RequestTrace {
     /// The trace of a request. The jobs that the request creates continue it.
-    pub(crate) fn from_request(request: &HttpRequest) -> Option<String> {
-        request.extensions().get::<Self>().and_then(|trace| trace.0.clone())
+    pub(crate) fn from_request(request: &HttpRequest) -> TraceContext {
+        request.extensions().get::<Self>().map(|trace| trace.0.clone()).unwrap_or_default()
     }
 }
 
@@ -54,11 +57,12 @@ pub(crate) async fn request_middleware(
     let started = Instant::now();
     let request_id = request_id(request.headers());
     let path = request.path().to_owned();
-    let given = traceparent(request.headers().get("traceparent"));
+    let given = given_trace(request.headers());
     let rules = matched_rules(&request);
-    let span = request_span(&request, rules, &request_id);
-    continue_trace(&span, given.as_deref());
-    request.extensions_mut().insert(RequestTrace(traceparent_of(&span).or(given)));
+    let mut span = request_span(&request, &given, rules, &request_id);
+    let trace = span.as_ref().map_or(&given, ActiveSpan::context).clone();
+    let work = WorkScope::of_request(&request_id, trace.clone());
+    request.extensions_mut().insert(RequestTrace(trace));
     let rule = rules.and_then(|rules| rules.of_method(request.method()));
     let action = rule.and_then(|rule| AdminAction::of(request.request(), rule));
     let mut response = if let Err(refused) = check_sender(&request, rules).await {
@@ -66,7 +70,7 @@ pub(crate) async fn request_middleware(
         request.into_response(page.unwrap_or_else(|| refused.render(&path, &request_id)))
     } else {
         // Errors of handlers and extractors arrive as responses; the router has no others
-        let response = next.call(request).instrument(span.clone()).await?.map_into_boxed_body();
+        let response = work.run(next.call(request)).await?.map_into_boxed_body();
         let response = count_answer(render_error(response, &path, &request_id), &path, &request_id);
         match response.request().app_data::<Data<Services>>().cloned() {
             Some(services) => services.streams.count(response, &path, &request_id),
@@ -77,7 +81,10 @@ pub(crate) async fn request_middleware(
         action.record(&response, &request_id).await;
     }
     add_standard_headers(response.headers_mut(), &path, &request_id);
-    record_metrics(&span, &response, rules, started);
+    if let Some(span) = &mut span {
+        span.set_http_status(response.status().as_u16(), 500);
+    }
+    record_metrics(&response, rules, started);
     Ok(response)
 }
 
@@ -130,21 +137,20 @@ pub(crate) fn refuse_early(head: &RequestHead, settings: &GatewaySettings) -> Op
 }
 
 /// The span of a request. Health probes and scrapes have none: they would hide everything else.
-fn request_span(request: &ServiceRequest, rules: Option<&PathRules>, request_id: &str) -> Span {
+fn request_span(
+    request: &ServiceRequest,
+    given: &TraceContext,
+    rules: Option<&PathRules>,
+    request_id: &str,
+) -> Option<ActiveSpan> {
     let (method, path) = (standard_method(request.method()), request.path());
     if is_probe(path) || path == "/metrics" {
-        return Span::none();
+        return None;
     }
-    tracing::info_span!(
-        "http.request",
-        otel.name = %format_args!("{method} {}", rules.map_or("", |rules| rules.path)),
-        otel.kind = "server",
-        http.request.method = method,
-        url.path = path,
-        http.response.status_code = Empty,
-        otel.status_code = Empty,
-        request_id,
-    )
+    Some(ActiveSpan::start(given, || {
+        let route = rules.map_or("", |rules| rules.path);
+        SpanDescription::server(method, route, path).with("galley.request.id", request_id.to_owned())
+    }))
 }
 
 /// Renders errors, also those of actix-web, in the shape that the path's part of the interface uses.
@@ -221,15 +227,11 @@ fn add_standard_headers(headers: &mut HeaderMap, path: &str, request_id: &str) {
     }
 }
 
-fn record_metrics(span: &Span, response: &ServiceResponse, rules: Option<&'static PathRules>, started: Instant) {
+fn record_metrics(response: &ServiceResponse, rules: Option<&'static PathRules>, started: Instant) {
     let status = response.status().as_u16();
     // The pattern, not the path: each id in a path would make another time series
     let route = rules.map_or("unknown", |rules| rules.path);
     let method = standard_method(response.request().method());
-    span.record("http.response.status_code", status);
-    if response.status().is_server_error() {
-        span.record("otel.status_code", "ERROR");
-    }
     RequestMetrics::with(route, method, status, |kept| {
         kept.count.increment(1);
         kept.seconds.record(started.elapsed().as_secs_f64());
@@ -291,17 +293,14 @@ fn new_request_id() -> String {
     uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid().to_string()
 }
 
-/// A W3C `traceparent` of version 00 that is well-formed.
-fn traceparent(value: Option<&HeaderValue>) -> Option<String> {
-    let text = value?.to_str().ok()?;
-    let parts: Vec<&str> = text.split('-').collect();
-    let is_hex = |part: &str, length: usize| {
-        part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    };
-    let is_id = |part: &str, length: usize| is_hex(part, length) && part.contains(|c| c != '0');
-    let is_valid = matches!(parts[..], ["00", trace, parent, flags]
-        if is_id(trace, 32) && is_id(parent, 16) && is_hex(flags, 2));
-    is_valid.then(|| text.to_owned())
+/// The trace that a client says its request belongs to. Two `traceparent` contradict each other and count as none; the
+/// other headers may come in parts.
+fn given_trace(headers: &HeaderMap) -> TraceContext {
+    let texts = |name| headers.get_all(name).filter_map(|value: &HeaderValue| value.to_str().ok()).collect::<Vec<_>>();
+    let joined = |name| Some(texts(name).join(",")).filter(|text| !text.is_empty());
+    let parents = texts("traceparent");
+    let parent = parents.first().filter(|_| parents.len() == 1);
+    TraceContext::new(parent.copied(), joined("tracestate").as_deref(), joined("baggage").as_deref())
 }
 
 #[cfg(test)]
@@ -309,11 +308,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_well_formed_traceparent_is_used() {
+    fn the_headers_of_a_trace_are_read_together() {
         let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(traceparent(Some(&HeaderValue::from_static(good))).as_deref(), Some(good));
-        for bad in ["", "00-x-y-01", "00-00000000000000000000000000000000-b7ad6b7169203331-01", "ff-a-b-c"] {
-            assert_eq!(traceparent(Some(&HeaderValue::from_static(bad))), None, "{bad}");
-        }
+        let read = |headers: &[(&'static str, &'static str)]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            }
+            given_trace(&map)
+        };
+        let whole = read(&[("traceparent", good), ("tracestate", "a=1"), ("tracestate", "b=2"), ("baggage", "k=v")]);
+        assert_eq!(whole, TraceContext::new(Some(good), Some("a=1,b=2"), Some("k=v")));
+        let contradiction =
+            read(&[("traceparent", good), ("traceparent", good), ("baggage", "k=v"), ("baggage", "l=w")]);
+        assert_eq!(contradiction, TraceContext::new(None, None, Some("k=v,l=w")));
+        assert!(read(&[]).is_empty());
     }
 }

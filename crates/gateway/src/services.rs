@@ -2,7 +2,14 @@
 
 use std::sync::Arc;
 
-use common::{name::ChannelName, settings::Settings};
+use common::{
+    name::ChannelName,
+    settings::Settings,
+    telemetry::{
+        WorkScope,
+        spans::{ActiveSpan, Operation, SpanDescription, attribute},
+    },
+};
 use model::message::NewMessage;
 use store::{
     Redis,
@@ -55,9 +62,26 @@ impl Services {
     pub(crate) async fn publish(
         &self,
         channel: &ChannelName,
-        message: &NewMessage<'_>,
+        message: NewMessage<'_>,
         once: Option<MessageDedup>,
     ) -> Result<PublishedMessage, ApiError> {
-        Ok(self.channels.publish_deduplicated(channel, message, once).await??)
+        // An event may bring the trace of its own
+        let event = message.event_trace();
+        let trace = WorkScope::current().trace().clone().or(|| event.clone());
+        let mut span = ActiveSpan::start(&trace, || {
+            let size = i64::try_from(message.body.len()).unwrap_or(i64::MAX);
+            let other = event.span().filter(|span| Some(*span) != trace.span());
+            SpanDescription::messaging(Operation::Publish, channel.as_str())
+                .with(attribute::MESSAGING_MESSAGE_BODY_SIZE, size)
+                .with_links(other)
+        });
+        let message = NewMessage { trace: span.context().clone(), ..message };
+        let published = self.channels.publish_deduplicated(channel, &message, once).await;
+        match &published {
+            Ok(Ok(published)) => span.set(attribute::MESSAGING_MESSAGE_ID, published.position.to_string()),
+            Ok(Err(_)) => span.fail("too_many_channels", None),
+            Err(_) => span.fail("not_published", None),
+        }
+        Ok(published??)
     }
 }

@@ -1,8 +1,14 @@
-//! An OTLP receiver over gRPC, as Jaeger is one: it keeps the spans it is sent.
+//! An OTLP receiver over gRPC, as Jaeger is one: it keeps the spans it is sent. Those that are sent over HTTP a
+//! [`crate::WebhookReceiver`] takes, and [`decode_spans`] reads.
 
 use std::{
+    collections::BTreeMap,
+    io::Read,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use opentelemetry_proto::tonic::{
@@ -10,18 +16,20 @@ use opentelemetry_proto::tonic::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
         trace_service_server::{TraceService, TraceServiceServer},
     },
-    common::v1::any_value::Value,
+    common::v1::{KeyValue, any_value::Value},
     trace::v1::status::StatusCode,
 };
+use prost::Message;
 use tonic::{
     Request, Response, Status,
+    codec::CompressionEncoding,
     transport::{Identity, ServerTlsConfig, server::TcpIncoming},
 };
 
 use crate::CertificateFiles;
 
 /// A span, as far as tests look at it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReceivedSpan {
     /// The service that sent it.
     pub service: String,
@@ -33,8 +41,36 @@ pub struct ReceivedSpan {
     pub span_id: String,
     /// The span it is part of, in hex; empty for none.
     pub parent_span_id: String,
+    /// Its kind, in lower case.
+    pub kind: String,
     /// Whether its status is Error.
     pub is_error: bool,
+    /// Its attributes as text.
+    pub attributes: BTreeMap<String, String>,
+    /// The traces and spans that it has links to, in hex.
+    pub links: Vec<(String, String)>,
+    /// Its events with their attributes.
+    pub events: Vec<(String, BTreeMap<String, String>)>,
+    /// Its `tracestate`.
+    pub trace_state: String,
+    /// When it began, in nanoseconds since 1970.
+    pub began: u64,
+    /// When it ended, in nanoseconds since 1970.
+    pub ended: u64,
+}
+
+/// The spans of a request, as OTLP over HTTP sends them.
+///
+/// # Panics
+/// The bytes are no such request.
+#[must_use]
+pub fn decode_spans(body: &[u8], is_gzip: bool) -> Vec<ReceivedSpan> {
+    let mut plain = body.to_vec();
+    if is_gzip {
+        plain.clear();
+        flate2::read::GzDecoder::new(body).read_to_end(&mut plain).expect("gzip");
+    }
+    spans_of(ExportTraceServiceRequest::decode(plain.as_slice()).expect("a request of OTLP"))
 }
 
 /// A running receiver.
@@ -43,6 +79,10 @@ pub struct OtlpReceiver {
     address: SocketAddr,
     spans: Arc<Mutex<Vec<ReceivedSpan>>>,
     text: Arc<Mutex<String>>,
+    /// Whether it takes requests and never answers.
+    hangs: Arc<AtomicBool>,
+    /// Whether it keeps nothing.
+    discards: Arc<AtomicBool>,
 }
 
 impl OtlpReceiver {
@@ -70,8 +110,14 @@ impl OtlpReceiver {
     fn serve(listen: SocketAddr, mut server: tonic::transport::Server) -> Self {
         let incoming = TcpIncoming::bind(listen).expect("the address is free");
         let address = incoming.local_addr().expect("an address");
-        let receiver = Self { address, spans: Arc::default(), text: Arc::default() };
-        let service = TraceServiceServer::new(receiver.clone());
+        let receiver = Self {
+            address,
+            spans: Arc::default(),
+            text: Arc::default(),
+            hangs: Arc::default(),
+            discards: Arc::default(),
+        };
+        let service = TraceServiceServer::new(receiver.clone()).accept_compressed(CompressionEncoding::Gzip);
         tokio::spawn(server.add_service(service).serve_with_incoming(incoming));
         receiver
     }
@@ -94,6 +140,16 @@ impl OtlpReceiver {
         self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// From now on it keeps nothing.
+    pub fn discard(&self) {
+        self.discards.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on it takes requests and never answers.
+    pub fn hang(&self) {
+        self.hangs.store(true, Ordering::Relaxed);
+    }
+
     /// The spans received so far.
     #[must_use]
     pub fn spans(&self) -> Vec<ReceivedSpan> {
@@ -107,30 +163,55 @@ impl TraceService for OtlpReceiver {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let mut received = Vec::new();
-        let text = format!("{:?}", request.get_ref());
-        self.text.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
-        for resource_spans in request.into_inner().resource_spans {
-            let attributes = resource_spans.resource.map(|resource| resource.attributes).unwrap_or_default();
-            let service = attributes.into_iter().find(|attribute| attribute.key == "service.name");
-            let service = match service.and_then(|attribute| attribute.value?.value) {
-                Some(Value::StringValue(name)) => name,
-                _ => String::new(),
-            };
-            for span in resource_spans.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-                received.push(ReceivedSpan {
-                    service: service.clone(),
-                    name: span.name,
-                    trace_id: hex(&span.trace_id),
-                    span_id: hex(&span.span_id),
-                    parent_span_id: hex(&span.parent_span_id),
-                    is_error: span.status.is_some_and(|status| status.code() == StatusCode::Error),
-                });
-            }
+        if self.discards.load(Ordering::Relaxed) {
+            return Ok(Response::new(ExportTraceServiceResponse { partial_success: None }));
         }
+        let text = format!("{:?} {:?}", request.metadata(), request.get_ref());
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
+        if self.hangs.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        let received = spans_of(request.into_inner());
         self.spans.lock().unwrap_or_else(PoisonError::into_inner).extend(received);
         Ok(Response::new(ExportTraceServiceResponse { partial_success: None }))
     }
+}
+
+fn spans_of(request: ExportTraceServiceRequest) -> Vec<ReceivedSpan> {
+    let mut received = Vec::new();
+    for resource_spans in request.resource_spans {
+        let resource = resource_spans.resource.map(|resource| texts(resource.attributes)).unwrap_or_default();
+        let service = resource.get("service.name").cloned().unwrap_or_default();
+        for span in resource_spans.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+            let kind = span.kind().as_str_name().trim_start_matches("SPAN_KIND_").to_ascii_lowercase();
+            received.push(ReceivedSpan {
+                service: service.clone(),
+                kind,
+                name: span.name,
+                trace_id: hex(&span.trace_id),
+                span_id: hex(&span.span_id),
+                parent_span_id: hex(&span.parent_span_id),
+                is_error: span.status.is_some_and(|status| status.code() == StatusCode::Error),
+                attributes: texts(span.attributes),
+                links: span.links.iter().map(|link| (hex(&link.trace_id), hex(&link.span_id))).collect(),
+                events: span.events.into_iter().map(|event| (event.name, texts(event.attributes))).collect(),
+                trace_state: span.trace_state,
+                began: span.start_time_unix_nano,
+                ended: span.end_time_unix_nano,
+            });
+        }
+    }
+    received
+}
+
+fn texts(attributes: Vec<KeyValue>) -> BTreeMap<String, String> {
+    let text = |value: Option<Value>| match value {
+        Some(Value::StringValue(text)) => text,
+        Some(Value::IntValue(number)) => number.to_string(),
+        Some(Value::BoolValue(is_so)) => is_so.to_string(),
+        other => format!("{other:?}"),
+    };
+    attributes.into_iter().map(|one| (one.key, text(one.value.and_then(|value| value.value)))).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -13,18 +13,23 @@ use std::{
     time::Duration,
 };
 
-use common::{telemetry::continue_trace, time::Millis};
+use common::{
+    telemetry::{
+        WorkScope,
+        spans::{ActiveSpan, SpanDescription, attribute},
+    },
+    time::Millis,
+};
 use futures_util::FutureExt;
-use store::jobs::{AttemptMetrics, ClaimedJob, Completion, Fence, JobResult};
+use store::jobs::{AttemptMetrics, ClaimedJob, Completion, Fence, JobResult, describe_attempt};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span, field::Empty};
 
 use crate::{
     handlers::{Context, HandlerError, HandlerOutcome, HandlerResult},
     results::CompletionSender,
     rules::Dispatcher,
-    settlement::{Settlement, settle},
-    settlement_report::{log_settlement, outcome_name},
+    settlement::{Settlement, outcome_name, settle},
+    settlement_report::log_settlement,
     shared::WorkerShared,
     slots::Permit,
     wakeup::Wakeup,
@@ -161,24 +166,24 @@ impl AttemptRunner {
     /// Starts an attempt; without a permit it waits for one first.
     pub(crate) fn start_registered(&self, registered: RegisteredJob, permit: Option<Permit>) {
         let RegisteredJob { claimed, stale } = registered;
-        let job_type = claimed.job.summary.job_type.as_str();
-        let span = tracing::info_span!(
-            "job.attempt",
-            otel.name = %format_args!("process {job_type}"),
-            otel.kind = "consumer",
-            job.id = %claimed.job.id,
-            job.r#type = job_type,
-            messaging.destination.name = %claimed.job.queue,
-            job.attempt = claimed.job.history.current_attempt(),
-            otel.status_code = Empty,
-            otel.status_description = Empty,
-        );
-        continue_trace(&span, claimed.job.traceparent.as_deref());
+        let span = ActiveSpan::start(&claimed.job.trace, || self.describe(&claimed));
+        let work = WorkScope::of_job(claimed.job.id, span.context().clone());
         let runner = self.clone();
-        self.shared.attempts.spawn(async move { runner.run(claimed, permit, stale).await }.instrument(span));
+        self.shared.attempts.spawn(work.run(async move { runner.run(claimed, permit, stale, span).await }));
     }
 
-    async fn run(self, claimed: Arc<ClaimedJob>, permit: Option<Permit>, stale: CancellationToken) {
+    fn describe(&self, claimed: &ClaimedJob) -> SpanDescription {
+        describe_attempt(claimed)
+            .with(attribute::MESSAGING_CLIENT_ID, self.shared.settings.queue_worker.name.to_string())
+    }
+
+    async fn run(
+        self,
+        claimed: Arc<ClaimedJob>,
+        permit: Option<Permit>,
+        stale: CancellationToken,
+        mut span: ActiveSpan,
+    ) {
         let queue = claimed.job.queue.clone();
         let permit = if let Some(permit) = permit {
             Some(permit)
@@ -191,7 +196,8 @@ impl AttemptRunner {
             self.shared.in_flight.mark_running(&claimed);
             permit
         };
-        let outcome = self.run_handler(&claimed, &stale).await;
+        let outcome = self.run_handler(&claimed, &stale, &span).await;
+        claimed.job.note_span(span.recorded());
         match outcome {
             AttemptOutcome::Succeeded(result) => self.complete(claimed, result, None).await,
             AttemptOutcome::SucceededWithoutResult { why } => {
@@ -200,8 +206,10 @@ impl AttemptRunner {
                 self.complete(claimed, None, Some(why)).await;
             }
             AttemptOutcome::Failed(error) => {
-                let span = Span::current();
-                span.record("otel.status_code", "ERROR").record("otel.status_description", error.code());
+                // The text may quote what the job or its endpoint sent
+                let message = self.shared.settings.log.error_texts.then(|| error.to_string());
+                span.record_failed(error.code(), message.as_deref(), || self.describe(&claimed));
+                claimed.job.note_span(span.recorded());
                 let failed = failed(&claimed, &error, self.shared.jobs.estimated_now());
                 self.settle(&claimed, &stale, failed).await;
             }
@@ -227,7 +235,12 @@ impl AttemptRunner {
         }
     }
 
-    async fn run_handler(&self, claimed: &Arc<ClaimedJob>, stale: &CancellationToken) -> AttemptOutcome {
+    async fn run_handler(
+        &self,
+        claimed: &Arc<ClaimedJob>,
+        stale: &CancellationToken,
+        span: &ActiveSpan,
+    ) -> AttemptOutcome {
         if self.shared.hard_shutdown.is_cancelled() {
             return AttemptOutcome::HardShutdown;
         }
@@ -241,9 +254,9 @@ impl AttemptRunner {
         self.shared.jobs.record_started(claimed, Some(&self.shared.settings.queue_worker.name));
         let limit = Some(self.shared.jobs.attempt_timeout(&claimed.job));
         let stopped = CancellationToken::new();
-        let context = Context::new(claimed.clone(), self.shared.clone(), stopped.clone());
+        let context = Context::new(claimed.clone(), self.shared.clone(), stopped.clone(), span.context().clone());
         // A handler that panics must not end the other attempts
-        let handler = AssertUnwindSafe(self.dispatcher.run(context.clone())).catch_unwind();
+        let handler = AssertUnwindSafe(span.attach(self.dispatcher.run(context.clone()))).catch_unwind();
         let stops = HandlerStops { stale, limit, hard_shutdown: &self.shared.hard_shutdown, stopped: &stopped };
         let end = stops.run(handler, || context.stop_grace()).await;
         if claimed.has_log() {

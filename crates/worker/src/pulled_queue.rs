@@ -6,7 +6,7 @@ use std::{future::Future, time::Duration};
 use common::name::{Priority, QueueName, WorkerId};
 use store::{
     StoreError, StoreResult,
-    jobs::{Claimant, ClaimedJob, Jobs},
+    jobs::{Claimant, ClaimedJob, Jobs, record_claim},
     log_interruption,
     long_poll::{LongPoll, LongPollWaiter, Remaining},
     next_reconnect_delay, reconnect_delays,
@@ -111,6 +111,7 @@ impl PulledQueue {
             if batch.jobs.is_empty() {
                 return Ok(Some(Remaining::Empty(batch.availability)));
             }
+            record_claim(&self.queue, &batch.jobs, Some(&self.worker), self.jobs.estimated_now());
             for claimed in batch.jobs {
                 start(claimed, permits.pop());
             }

@@ -9,14 +9,18 @@
 //! refuses it now may pass. Meanwhile its lease is renewed, so that the job does not run again. One that is refused for a
 //! reason of its own does not hold up the others.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use common::name::QueueName;
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use store::{
     StoreError, StoreResult,
     events::JobEvent,
-    jobs::{AttemptMetrics, Completion, FollowUps, Settled},
+    jobs::{AttemptMetrics, Completion, FollowUps, Settled, record_settlement},
     next_reconnect_delay, reconnect_delays,
     statistics::AttemptEnd,
 };
@@ -118,7 +122,9 @@ async fn record_single(shared: &WorkerShared, completion: Completion) {
             Ok(follow_ups) => break follow_ups,
             Err(error) if !std::mem::replace(&mut is_logged, true) => {
                 let (id, queue) = (job.id, &job.queue);
-                tracing::error!(event = "result.refused", %id, %queue, %error, "result refused, it is sent again");
+                job.work_scope().within(|| {
+                    tracing::error!(event = "result.refused", %id, %queue, %error, "result refused, it is sent again");
+                });
             }
             Err(_) => {}
         }
@@ -150,10 +156,12 @@ async fn record_batch(
     completions: &[Completion],
 ) -> StoreResult<FollowUps> {
     let (queue, priority) = stream;
+    let began = Instant::now();
     let (settled, follow_ups) = until_available(completions.len(), || {
         shared.jobs.complete_batch(queue, *priority, &shared.consumer, completions)
     })
     .await?;
+    record_settlement(queue, completions.iter().map(|completion| &*completion.claimed), "completed", began.elapsed());
     finish_completions(shared, queue, completions, settled);
     Ok(follow_ups)
 }
@@ -201,7 +209,9 @@ fn finish_completion(shared: &WorkerShared, completion: &Completion, settled: Se
     shared.in_flight.remove(&job.queue, job.priority, claimed.entry);
     if settled == Settled::Stale {
         let (id, queue) = (job.id, &job.queue);
-        tracing::warn!(event = "result.stale", %id, %queue, "a result came too late: another worker has the job");
+        job.work_scope().within(|| {
+            tracing::warn!(event = "result.stale", %id, %queue, "a result came too late: another worker has the job");
+        });
         return false;
     }
     shared.jobs.record_event(JobEvent::completed(job, claimed.started_at, completion.ended_at));

@@ -1,13 +1,13 @@
 //! How an attempt ended, and how to record it: one mechanism for jobs of queue-workers and for redeliveries of
 //! subscriptions.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::name::WorkerId;
 use model::job::{AttemptError, RetryAdvice};
 use store::{
     StoreError, StoreResult,
-    jobs::{Attempt, ClaimedJob, Consumer, FailureOutcome, Fence, JobResult, Jobs, Settled},
+    jobs::{Attempt, ClaimedJob, Consumer, FailureOutcome, Fence, JobResult, Jobs, Settled, record_settlement},
     next_reconnect_delay, reconnect_delays,
 };
 use tokio_util::sync::CancellationToken;
@@ -63,10 +63,14 @@ pub async fn settle(
     settlement: &Settlement,
     stop: &CancellationToken,
 ) -> Option<SettlementOutcome> {
-    let (mut delays, mut is_logged) = (reconnect_delays(), false);
+    let (mut delays, mut is_logged, began) = (reconnect_delays(), false, Instant::now());
     loop {
         match record(jobs, claimed, fence, settlement).await {
-            Ok(outcome) => return Some(outcome),
+            Ok(outcome) => {
+                let name = outcome_name(settlement, Some(outcome));
+                record_settlement(&claimed.job.queue, std::iter::once(claimed), name, began.elapsed());
+                return Some(outcome);
+            }
             Err(error @ StoreError::Unavailable(_)) => {
                 tracing::debug!(id = %claimed.job.id, %error, "outcome not recorded yet");
             }
@@ -78,6 +82,20 @@ pub async fn settle(
             }
         }
         stop.run_until_cancelled(tokio::time::sleep(next_reconnect_delay(&mut delays))).await?;
+    }
+}
+
+/// The outcome for metrics. Stale: it could not be recorded.
+pub(crate) fn outcome_name(settlement: &Settlement, outcome: Option<SettlementOutcome>) -> &'static str {
+    match (settlement, outcome) {
+        (_, None | Some(SettlementOutcome::Stale)) => "stale",
+        (Settlement::Fail { .. }, Some(SettlementOutcome::Recorded(next))) => next,
+        (Settlement::Snooze(_), _) => "snoozed",
+        (Settlement::Release, _) => "released",
+        (Settlement::Expire, _) => "expired",
+        (Settlement::CompleteAsync { .. }, _) => "handed_over",
+        (Settlement::Discard, _) => "discarded",
+        (Settlement::Complete, _) => "completed",
     }
 }
 

@@ -4,20 +4,6 @@ use store::jobs::ClaimedJob;
 
 use crate::settlement::{Settlement, SettlementOutcome};
 
-/// The outcome for metrics. Stale: it could not be recorded.
-pub(crate) fn outcome_name(settlement: &Settlement, outcome: Option<SettlementOutcome>) -> &'static str {
-    match (settlement, outcome) {
-        (_, None | Some(SettlementOutcome::Stale)) => "stale",
-        (Settlement::Fail { .. }, Some(SettlementOutcome::Recorded(next))) => next,
-        (Settlement::Snooze(_), _) => "snoozed",
-        (Settlement::Release, _) => "released",
-        (Settlement::Expire, _) => "expired",
-        (Settlement::CompleteAsync { .. }, _) => "handed_over",
-        (Settlement::Discard, _) => "discarded",
-        (Settlement::Complete, _) => "completed",
-    }
-}
-
 /// Logs every outcome except a success.
 pub(crate) fn log_settlement(
     claimed: &ClaimedJob,

@@ -94,6 +94,9 @@ impl Settings {
             settings.telemetry.otlp_endpoint = otel::otlp_endpoint(|name| std::env::var(name).ok())?;
             settings.telemetry.check()?;
         }
+        if settings.telemetry.sampler.is_none() {
+            settings.telemetry.sampler = otel::sampler(|name| std::env::var(name).ok())?;
+        }
         Ok(settings)
     }
 

@@ -1,10 +1,13 @@
 //! The variables that OpenTelemetry defines for every program. A setting of Galley comes first.
 
-use super::{SettingError, error::invalid_value};
+use super::{SettingError, error::invalid_value, kinds::parse_value};
+use crate::sampling::{SAMPLERS, Sampling};
 
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
 const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
+const SAMPLER_ARGUMENT: &str = "OTEL_TRACES_SAMPLER_ARG";
 const PROTOCOL: &str = "grpc or http/protobuf";
 /// Where receivers of gRPC listen.
 const GRPC_PORT: &str = ":4317";
@@ -40,9 +43,34 @@ pub(super) fn otlp_endpoint(variable: impl Fn(&str) -> Option<String>) -> Result
     }))
 }
 
+/// What the variables say about sampling; none if they say nothing.
+pub(super) fn sampler(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Sampling>, SettingError> {
+    let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let Some(name) = variable(SAMPLER) else { return Ok(None) };
+    // The argument is about ratios only
+    let argument = variable(SAMPLER_ARGUMENT).filter(|_| name.ends_with("traceidratio"));
+    let text = argument.map_or_else(|| name.clone(), |argument| format!("{name}/{argument}"));
+    parse_value(SAMPLER, &text, SAMPLERS).map(Some)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_sampler_is_what_opentelemetry_says() {
+        let of = |name: &str, argument: &str| {
+            sampler(|asked| Some(if asked == SAMPLER { name } else { argument }.to_owned()))
+        };
+        assert_eq!(of("", "0.5").expect("allowed"), None);
+        assert_eq!(of("always_on", "0.5").expect("allowed"), Some(Sampling { follows_parent: false, ratio: 1.0 }));
+        let half = Some(Sampling { follows_parent: true, ratio: 0.5 });
+        assert_eq!(of("parentbased_traceidratio", "0.5").expect("allowed"), half);
+        for (name, argument) in [("jaeger_remote", ""), ("traceidratio", "2")] {
+            let error = of(name, argument).expect_err("not allowed").to_string();
+            assert!(error.contains(SAMPLER), "{error}");
+        }
+    }
 
     fn of(variables: &[(&str, &str)]) -> Result<Option<String>, SettingError> {
         let find =

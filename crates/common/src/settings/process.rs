@@ -5,8 +5,9 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     declare::section,
     error::invalid_value,
-    kinds::{millis, number, optional_path, switch, text_with},
+    kinds::{millis, number, optional_path, parse_value, switch, text_with},
 };
+use crate::sampling::{SAMPLERS, Sampling};
 
 section! {
     /// Encryption at rest: what clients sent is stored sealed, so that Redis and its files hold no plain text of it.
@@ -77,6 +78,14 @@ section! {
         });
         /// PEM file of the authorities that an https endpoint is checked against. Empty: those of the machine or image.
         "otlp_ca_file" => otlp_ca_file: Option<PathBuf> = optional_path();
+        /// Which traces are recorded. With `parentbased_` a request's own trace is recorded if its client records it, and a job
+        /// as the request that made it. Empty: what `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG` say, else
+        /// `parentbased_traceidratio/0.1`. Failed attempts are recorded always.
+        "sampler" => sampler: Option<Sampling> = text_with(SAMPLERS, "", |key, text| {
+            if text.is_empty() { Ok(None) } else { parse_value(key, &text, SAMPLERS).map(Some) }
+        });
+        /// Spans that wait to be sent. More are lost, and counted: a receiver that is away takes no more memory.
+        "max_queued_spans" => max_queued_spans: usize = number(512..=1_048_576, 4096);
     }
 }
 

@@ -34,7 +34,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use common::time::Millis;
+use common::{
+    telemetry::{
+        WorkScope,
+        spans::{ActiveSpan, SpanDescription},
+    },
+    time::Millis,
+};
 use http::Response;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -154,10 +160,17 @@ impl Endpoint {
             let message = format!("{} requests are under way already", self.settings.concurrency);
             return Err(PushFailure::new(PushErrorKind::ConcurrencyLimit, message));
         };
-        let built = request::build(request, &self.settings)?;
+        let mut built = request::build(request, &self.settings)?;
         let admitted = self.admit()?;
+        let mut span = ActiveSpan::start(WorkScope::current().trace(), || describe(request, &built));
+        request::add_trace(built.headers_mut(), span.context(), &self.settings);
         let answered = self.exchange(built, request.sent_at, deadline).await;
         admitted.record(&answered);
+        match &answered {
+            Ok(PushAnswer { status, .. }) => span.set_http_status(*status, 400),
+            Err(PushFailure { status: Some(status), .. }) => span.set_http_status(*status, 400),
+            Err(failure) => span.fail(failure.kind.code(), None),
+        }
         answered
     }
 
@@ -234,6 +247,15 @@ impl Endpoint {
         })?;
         Ok(AdmittedRequest { breaker: &self.breaker, permit: Some(pass) })
     }
+}
+
+/// What the span of a request says. The rest of its URL may be secret.
+fn describe(request: &PushRequest<'_>, built: &http::Request<Full<Bytes>>) -> SpanDescription {
+    let uri = built.uri();
+    let is_tls = uri.scheme_str() == Some("https");
+    let (scheme, port) = if is_tls { ("https", 443) } else { ("http", 80) };
+    SpanDescription::client("POST", scheme, uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(port))
+        .with_message_id(&request.id)
 }
 
 /// The breaker's clock: tokio's, so that tests can advance it.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use common::time::Millis;
+use common::{time::Millis, trace_context::TraceContext};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method,
     header::{ACCEPT, CONTENT_TYPE, USER_AGENT},
@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Maximum bytes of a request's headers, names and values together: the attributes of any event that can be published,
-/// and room for what Galley says itself.
+/// and room for what Galley says itself. The trace comes on top.
 pub const MAX_HEADER_BYTES: usize = MAX_ATTRIBUTES_BYTES + 8 * 1024;
 /// Maximum length of a `webhook-id` in bytes.
 pub const MAX_ID_BYTES: usize = 256;
@@ -32,7 +32,7 @@ pub struct PushRequest<'a> {
     pub id: &'a str,
     /// Values for the placeholders of the URL.
     pub values: &'a [(&'a str, &'a str)],
-    /// Headers such as `ce-*`, `traceparent` and `content-type` (default `application/json`). The values of `ce-*` may
+    /// Headers such as `ce-*` and `content-type` (default `application/json`). The values of `ce-*` may
     /// be any text and are encoded as `CloudEvents` requires. The endpoint's fixed headers override these.
     pub headers: &'a [(&'a str, &'a str)],
     /// The body, signed and sent unchanged.
@@ -61,6 +61,17 @@ pub(super) fn build(
     }
     add_signature(headers, request, settings).map_err(invalid)?;
     Ok(built)
+}
+
+/// Adds what the receiver continues the trace by. The endpoint's fixed headers override it.
+pub(super) fn add_trace(headers: &mut HeaderMap, trace: &TraceContext, settings: &EndpointSettings) {
+    for (name, value) in trace.headers() {
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value))
+            && !settings.headers.map().contains_key(&name)
+        {
+            headers.insert(name, value);
+        }
+    }
 }
 
 fn add_headers(headers: &mut HeaderMap, given: &[(&str, &str)]) -> Result<(), String> {

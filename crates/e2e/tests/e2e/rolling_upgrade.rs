@@ -12,6 +12,8 @@ use std::{
 use serde_json::{Value, json};
 use testkit::{RedisPersistence, RedisServer, ServiceProcess, binary_path, eventually};
 
+use crate::trace_context::TRACE;
+
 /// One gateway, queue-worker and pubsub-worker of a version.
 struct Version {
     gateway: ServiceProcess,
@@ -58,7 +60,11 @@ struct Load {
 
 impl Load {
     async fn post(&self, gateway: &ServiceProcess, path: &str, body: &Value) -> Value {
-        let request = self.http.post(gateway.url(path)).header("content-type", "application/json");
+        let mut request = self.http.post(gateway.url(path)).header("content-type", "application/json");
+        // A version that knows less of them keeps what it knows
+        for (name, value) in TRACE {
+            request = request.header(name, value);
+        }
         let response = request.body(body.to_string()).send().await.expect("the gateway answers");
         assert!(response.status().is_success(), "{path} {body}: {}", response.text().await.expect("text"));
         response.json().await.expect("JSON")

@@ -27,7 +27,7 @@ async fn a_job_belongs_to_the_trace_of_the_request_that_made_it() {
         let spans = receiver.spans();
         let find =
             |service: &str, name: &str| spans.iter().find(|span| span.service == service && span.name == name).cloned();
-        Some((find("gateway", "POST /ojs/v1/jobs")?, find("queue-worker", "process test.noop")?))
+        Some((find("gateway", "POST /ojs/v1/jobs")?, find("queue-worker", "process default")?))
     })
     .await;
     assert_eq!((request.trace_id.as_str(), request.parent_span_id.as_str()), (trace_id, parent));
@@ -102,7 +102,7 @@ async fn a_failed_attempt_has_a_span_with_the_status_error() {
     assert!(worker.terminate().await.success());
     let spans = eventually("both attempts have arrived", || async {
         let mut spans = receiver.spans();
-        spans.retain(|span| span.name == "process test.fail_once");
+        spans.retain(|span| span.name == "process default");
         (spans.len() == 2).then_some(spans)
     })
     .await;

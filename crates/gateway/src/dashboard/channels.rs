@@ -150,7 +150,7 @@ pub(crate) async fn publish(
     let kind = kind.map(|kind| model::message::check_content_type(kind).map(|()| kind)).transpose()?;
     let body = form.get("body").as_bytes();
     let message = NewMessage { content_type: kind.map(Into::into), ..NewMessage::plain(body) };
-    let published = services.publish(&name, &message, None).await?;
+    let published = services.publish(&name, message, None).await?;
     let position = published.position.to_string();
     Ok(redirect(&format!("/ui/channels/{}", encode(name.as_str())), "message_published", &position))
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use actix_web::{HttpRequest, http::StatusCode, web};
-use common::{json::Object, name::quoted};
+use common::{json::Object, name::quoted, trace_context::TraceContext};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use store::jobs::{BatchRefusal, Jobs, RequestClock};
@@ -69,7 +69,7 @@ async fn enqueue_atomic(
     caller: &Caller,
     services: &Services,
     jobs: &[&RawValue],
-    trace: Option<String>,
+    trace: TraceContext,
     seed: Option<IdempotencySeed>,
 ) -> ApiResult {
     let (mut new, mut own_ids, mut now) = (Vec::with_capacity(jobs.len()), HashSet::new(), 0);
@@ -118,7 +118,7 @@ async fn enqueue_per_item(
     caller: &Caller,
     services: &Services,
     jobs: &[&RawValue],
-    trace: Option<String>,
+    trace: TraceContext,
     seed: Option<IdempotencySeed>,
 ) -> ApiResult {
     let wanted: Vec<BatchItem> =
@@ -157,7 +157,7 @@ pub(super) async fn enqueue_items(
     caller: &Caller,
     services: &Services,
     wanted: &[BatchItem<'_>],
-    trace: Option<String>,
+    trace: TraceContext,
 ) -> BatchResults {
     let mut clock = RequestClock::new(&services.jobs);
     let mut origins = Vec::with_capacity(wanted.len());

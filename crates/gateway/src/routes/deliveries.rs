@@ -4,6 +4,7 @@ use actix_web::{HttpResponse, http::StatusCode, web};
 use common::{
     id::JobId,
     name::{ChannelName, SubscriptionName, quoted},
+    telemetry::WorkScope,
 };
 use model::{
     message::Position,
@@ -136,7 +137,7 @@ pub(crate) async fn resend_message(services: &Services, name: &str, id: &str) ->
         redelivery.to_job(&subscription, now, Vec::new(), now).map_err(|error| ApiError::invalid(error.to_string()))?;
     // Another job than that of the first delivery, which may be over or still retried
     (job.id, job.start_at) = (None, None);
-    let enqueued = services.jobs.enqueue(job, None, now).await?;
+    let enqueued = services.jobs.enqueue(job, WorkScope::current().trace().clone(), now).await?;
     enqueued.map_err(|refused| {
         ApiError::new(ErrorCode::Conflict, format!("queue {} takes no job: {refused:?}", subscription.queue()))
     })

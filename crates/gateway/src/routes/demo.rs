@@ -30,7 +30,7 @@ pub(super) async fn pubsub(services: web::Data<Services>) -> ApiResult {
     let element: u8 = rand::random_range(0..10);
     let channel: ChannelName = DEMO_CHANNEL.parse().map_err(|_| StoreError::Damaged(DEMO_CHANNEL.to_owned()))?;
     let element = element.to_string();
-    services.publish(&channel, &NewMessage::plain(element.as_bytes()), None).await?;
+    services.publish(&channel, NewMessage::plain(element.as_bytes()), None).await?;
     tracing::info!("publish {DEMO_CHANNEL} -- {element}");
     Ok(redirect_home())
 }

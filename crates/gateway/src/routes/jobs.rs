@@ -10,7 +10,7 @@ use actix_web::{
     },
     web,
 };
-use common::{id::JobId, json::Object, name::quoted, time::Millis};
+use common::{id::JobId, json::Object, name::quoted, time::Millis, trace_context::TraceContext};
 use model::{access::Scope, job::NewJob};
 use serde::Deserialize;
 use store::jobs::{EnqueueRefusal, EnqueuedJob, JobTransitionError, RequestClock};
@@ -148,7 +148,7 @@ pub(crate) async fn parse_job(
 pub(crate) async fn enqueue_parsed(
     services: &Services,
     read: ParsedJob,
-    trace: Option<String>,
+    trace: TraceContext,
 ) -> Result<AcceptedJob, ApiError> {
     let now = read.now;
     let (new, origin) = read.split();
@@ -184,7 +184,7 @@ pub(super) async fn enqueue_outcome(
 async fn enqueue_until_deadline(
     services: &Services,
     read: ParsedJob,
-    trace: Option<String>,
+    trace: TraceContext,
     deadline: Instant,
 ) -> Result<AcceptedJob, ApiError> {
     let (mut permit, mut pause) = (None, MIN_FULL_QUEUE_RETRY_DELAY);

@@ -10,7 +10,7 @@ use actix_web::{
     http::header,
     web::{self, Bytes, BytesMut},
 };
-use common::json;
+use common::{json, trace_context::TraceContext};
 use futures_util::{StreamExt, stream};
 use serde_json::{json, value::RawValue};
 use tokio::{sync::mpsc, task::coop, time::Instant};
@@ -74,7 +74,7 @@ struct ClientNotReading;
 struct NdjsonEnqueuer {
     caller: Caller,
     services: web::Data<Services>,
-    trace: Option<String>,
+    trace: TraceContext,
     /// Counts the bytes of the body, if they are limited.
     meter: Option<Arc<KeyMeter>>,
     responses: mpsc::Sender<Bytes>,

@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The names that Galley manages. A client that sends one at the top level is ignored.
-pub const SYSTEM_MANAGED: [&str; 29] = [
+pub const SYSTEM_MANAGED: [&str; 31] = [
     "id",
     "state",
     "queue",
@@ -42,6 +42,8 @@ pub const SYSTEM_MANAGED: [&str; 29] = [
     "worker_id",
     "token",
     "traceparent",
+    "tracestate",
+    "baggage",
     "lease_ms",
     "progress",
     "progress_data",

@@ -7,6 +7,7 @@ use common::{
     json::ObjectWriter,
     name::{Priority, QueueName},
     time::{self, Millis},
+    trace_context::TraceContext,
 };
 
 /// All members of a job's view.
@@ -52,8 +53,8 @@ pub struct JobView<'a> {
     pub progress: Option<&'a str>,
     /// The fencing token, shown only to the worker that claimed the job.
     pub token: Option<&'a str>,
-    /// The trace that it belongs to, as a W3C `traceparent`.
-    pub traceparent: Option<&'a str>,
+    /// The trace that it belongs to.
+    pub trace: TraceContext,
 }
 
 impl<'a> JobView<'a> {
@@ -89,7 +90,7 @@ impl<'a> JobView<'a> {
             worker_id: None,
             progress: None,
             token: None,
-            traceparent: None,
+            trace: TraceContext::default(),
         }
     }
 
@@ -113,8 +114,8 @@ impl<'a> JobView<'a> {
         if let Some(token) = self.token {
             out.text("token", token);
         }
-        if let Some(traceparent) = self.traceparent {
-            out.text("traceparent", traceparent);
+        for (name, value) in self.trace.headers() {
+            out.text(name, value);
         }
         if let Some(progress) = self.progress {
             out.splice(progress);

@@ -11,6 +11,7 @@ use common::{
     json::{self, Object, ObjectWriter},
     name::quoted,
     time,
+    trace_context::TraceContext,
 };
 
 /// The media type of one event in structured mode.
@@ -149,6 +150,7 @@ pub fn parse_structured(body: &[u8], depth_limit: usize) -> Result<NewMessage<'_
         body: Cow::Borrowed(body),
         content_type: Some(Cow::Borrowed(STRUCTURED_MEDIA_TYPE)),
         attributes: Some(parse_attributes(&members)?),
+        trace: TraceContext::default(),
     })
 }
 

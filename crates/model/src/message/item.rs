@@ -6,7 +6,10 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use super::{MessageError, NewMessage, check_content_type, cloud_event, decode_base64, is_json};
-use common::json::{self, Object};
+use common::{
+    json::{self, Object},
+    trace_context::TraceContext,
+};
 
 /// Reads one message of a batch.
 ///
@@ -35,7 +38,7 @@ pub fn parse(item: &RawValue, depth_limit: usize) -> Result<NewMessage<'_>, Mess
         }
         _ => None,
     };
-    Ok(NewMessage { body, content_type, attributes })
+    Ok(NewMessage { body, content_type, attributes, trace: TraceContext::default() })
 }
 
 /// Reads one event of a batch of `CloudEvents`.

@@ -18,8 +18,10 @@ mod position;
 mod resume_token;
 mod stored_message;
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use std::borrow::Cow;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use common::{json::Object, trace_context::TraceContext};
 
 pub use position::Position;
 pub use resume_token::ResumeToken;
@@ -39,13 +41,21 @@ pub struct NewMessage<'a> {
     pub content_type: Option<Cow<'a, str>>,
     /// The context attributes of a `CloudEvent`: a JSON object.
     pub attributes: Option<String>,
+    /// The trace that it belongs to.
+    pub trace: TraceContext,
 }
 
 impl<'a> NewMessage<'a> {
+    /// The trace that an event names itself, by the distributed tracing extension of `CloudEvents`.
+    #[must_use]
+    pub fn event_trace(&self) -> TraceContext {
+        event_trace(self.attributes.as_deref())
+    }
+
     /// A body without a content type.
     #[must_use]
     pub fn plain(body: &'a [u8]) -> Self {
-        Self { body: Cow::Borrowed(body), content_type: None, attributes: None }
+        Self { body: Cow::Borrowed(body), content_type: None, attributes: None, trace: TraceContext::default() }
     }
 }
 
@@ -70,6 +80,17 @@ impl MessageError {
     fn invalid(text: impl Into<String>) -> Self {
         Self::Invalid(text.into())
     }
+}
+
+/// The trace that the attributes of a `CloudEvent` name.
+pub(crate) fn event_trace(attributes: Option<&str>) -> TraceContext {
+    let Some(attributes) = attributes.filter(|text| text.contains("traceparent")) else {
+        return TraceContext::default();
+    };
+    let members = serde_json::from_str::<Object>(attributes).ok();
+    let text =
+        |name| members.as_ref().and_then(|members| serde_json::from_str::<String>(members.get(name)?.get()).ok());
+    TraceContext::new(text("traceparent").as_deref(), text("tracestate").as_deref(), None)
 }
 
 /// Refuses a content type that cannot be stored or would break a header or a log line.

@@ -3,11 +3,12 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::value::RawValue;
 
-use super::{Position, is_json};
+use super::{Position, event_trace, is_json};
 use common::{
     json::{self, ObjectWriter},
     name::ChannelName,
     time::{self, Millis},
+    trace_context::TraceContext,
 };
 
 /// Deepest JSON that is shown as JSON. Deeper JSON, which many parsers refuse, is shown as text.
@@ -26,9 +27,17 @@ pub struct StoredMessage {
     pub attributes: Option<String>,
     /// The body.
     pub body: Vec<u8>,
+    /// The trace that it belongs to.
+    pub trace: TraceContext,
 }
 
 impl StoredMessage {
+    /// The trace that its delivery continues: the one that it was published in, else the one that the event names.
+    #[must_use]
+    pub fn trace(&self) -> TraceContext {
+        self.trace.clone().or(|| event_trace(self.attributes.as_deref()))
+    }
+
     /// The message as clients see it, on one line.
     #[must_use]
     pub fn to_json(&self, channel: &ChannelName) -> String {
@@ -83,6 +92,7 @@ mod tests {
             content_type: content_type.map(ToOwned::to_owned),
             attributes: None,
             body: body.to_vec(),
+            trace: TraceContext::default(),
         }
     }
 

@@ -173,6 +173,7 @@ fn read_json<'a>(bytes: &'a [u8], content_type: Option<&str>) -> Result<Option<&
 mod tests {
     use super::*;
     use crate::message::Position;
+    use common::trace_context::TraceContext;
 
     fn message(content_type: Option<&str>, attributes: Option<&str>, body: &str) -> StoredMessage {
         StoredMessage {
@@ -181,6 +182,7 @@ mod tests {
             content_type: content_type.map(ToOwned::to_owned),
             attributes: attributes.map(ToOwned::to_owned),
             body: body.as_bytes().to_vec(),
+            trace: TraceContext::default(),
         }
     }
 

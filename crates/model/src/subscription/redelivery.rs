@@ -14,6 +14,7 @@ use common::{
     json::{Object, ObjectWriter},
     name::{ChannelName, QueueName, SubscriptionName},
     time::{self, Millis},
+    trace_context::TraceContext,
 };
 
 /// The type of the jobs of failed deliveries.
@@ -139,6 +140,8 @@ impl Redelivery {
             content_type: written.content_type,
             attributes: written.attributes.map(|raw| raw.get().to_owned()),
             body,
+            // The job has it
+            trace: TraceContext::default(),
         };
         Some(Self {
             channel: written.channel,
@@ -222,6 +225,7 @@ mod tests {
                 content_type,
                 attributes: is_event.then(|| r#"{"type":"a","n":1}"#.to_owned()),
                 body,
+                trace: TraceContext::default(),
             };
             let subscription = Subscription { resumed_at, ..subscription() };
             let sent = Redelivery::new(&subscription, &"c".parse().expect("a name"), &message, is_hopeless);
@@ -241,6 +245,7 @@ mod tests {
             content_type: None,
             attributes: None,
             body: b"x".to_vec(),
+            trace: TraceContext::default(),
         };
         let job_of = |created_at, channel: &str, sequence| {
             let target = QueueTarget {

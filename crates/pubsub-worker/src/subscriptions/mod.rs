@@ -13,6 +13,7 @@
 
 mod broadcast;
 mod channel_tasks;
+mod delivery_span;
 mod message_notifier;
 mod ordered;
 mod retries;

@@ -17,7 +17,7 @@ use worker::{
 };
 
 use super::runner::SubscriptionRunner;
-use crate::targets::DeliveryError;
+use crate::targets::{DeliveryAttempt, DeliveryError};
 
 /// Delay before a worker that does not know of a change yet gets the delivery again, if no other does.
 const STALE_DELAY: Duration = Duration::from_secs(1);
@@ -78,14 +78,16 @@ async fn deliver(runner: &SubscriptionRunner, claimed: &ClaimedJob) -> Settlemen
         {
             Settlement::Discard
         }
-        Some(redelivery) => match runner.deliver(&redelivery.channel, &redelivery.message, attempt).await {
-            Ok(()) => Settlement::Complete,
-            Err(DeliveryError::Deferred { delay, .. }) => Settlement::Snooze(delay),
-            Err(DeliveryError::Failed(failure)) => {
-                Settlement::Fail { error: runner.attempt_error(&failure, attempt), advice: failure.advice }
+        Some(Redelivery { channel, message, .. }) => {
+            match runner.redeliver(DeliveryAttempt { channel: &channel, message: &message, attempt }, claimed).await {
+                Ok(()) => Settlement::Complete,
+                Err(DeliveryError::Deferred { delay, .. }) => Settlement::Snooze(delay),
+                Err(DeliveryError::Failed(failure)) => {
+                    Settlement::Fail { error: runner.attempt_error(&failure, attempt), advice: failure.advice }
+                }
+                Err(DeliveryError::Abandoned) => Settlement::Release,
             }
-            Err(DeliveryError::Abandoned) => Settlement::Release,
-        },
+        }
     }
 }
 

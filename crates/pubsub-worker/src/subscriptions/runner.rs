@@ -8,7 +8,9 @@ use std::{
 use common::{
     json::ObjectWriter,
     name::{ChannelName, WorkerId},
+    telemetry::spans::ActiveSpan,
     time::Millis,
+    trace_context::TraceContext,
 };
 use delivery::http::TargetAvailability;
 use model::{
@@ -18,7 +20,6 @@ use model::{
 };
 use store::{
     StoreError, StoreResult,
-    deliveries::{DeliveredItem, DeliveryOutcome, DeliveryOwner, DeliveryRecord},
     jobs::{EnqueueRefusal, Jobs},
     log_interruption,
     long_poll::LongPoll,
@@ -29,7 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::message_notifier::MessageNotifier;
-use crate::targets::{Deliverer, DeliveryAttempt, DeliveryContext, DeliveryError, DeliveryFailure, TargetAnswer};
+use crate::targets::{Deliverer, DeliveryAttempt, DeliveryContext, DeliveryError, DeliveryFailure};
 
 /// How much longer than its longest delivery a worker may stay silent before others reclaim its messages.
 const RECLAIM_GRACE: Duration = Duration::from_secs(5);
@@ -76,7 +77,7 @@ pub(crate) struct SubscriptionRunner {
     pub(crate) subscription: Arc<Subscription>,
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) stop: CancellationToken,
-    deliverer: Deliverer,
+    pub(super) deliverer: Deliverer,
 }
 
 impl SubscriptionRunner {
@@ -155,6 +156,17 @@ impl SubscriptionRunner {
         attempt: u32,
     ) -> Result<(), DeliveryError> {
         let delivery = DeliveryAttempt { channel, message, attempt };
+        let mut span = ActiveSpan::start(&message.trace(), || self.describe(delivery));
+        self.deliver_in(delivery, &mut span, None).await
+    }
+
+    /// Tries once, inside its span.
+    pub(super) async fn deliver_once(
+        &self,
+        delivery: DeliveryAttempt<'_>,
+        span: &mut ActiveSpan,
+    ) -> Result<(), DeliveryError> {
+        let DeliveryAttempt { channel, message, attempt } = delivery;
         let (at, began) = (self.process.jobs.estimated_now(), Instant::now());
         let delivered = self.deliverer.deliver(delivery, &self.process.hard_shutdown).await;
         if self.deliverer.is_logged() {
@@ -169,6 +181,11 @@ impl SubscriptionRunner {
         };
         let name = self.subscription.name.to_string();
         metrics::counter!("galley_deliveries_total", "subscription" => name, "outcome" => outcome).increment(1);
+        span.set("galley.outcome", outcome);
+        if let Err(DeliveryError::Failed(failure)) = &delivered {
+            let message = self.process.logs_error_texts.then_some(failure.message.as_str());
+            span.record_failed(&failure.code, message, || self.describe(delivery));
+        }
         match &delivered {
             Err(DeliveryError::Deferred { reason: why, .. }) => {
                 tracing::debug!(subscription = %self.subscription.name, why, "not delivered now");
@@ -177,39 +194,6 @@ impl SubscriptionRunner {
             Ok(()) | Err(DeliveryError::Abandoned) => {}
         }
         delivered
-    }
-
-    /// Adds an attempt to the log of the subscription. What was not tried is no attempt.
-    fn log_attempt(
-        &self,
-        delivery: DeliveryAttempt<'_>,
-        delivered: &Result<TargetAnswer, DeliveryError>,
-        (at, duration): (Millis, Duration),
-    ) {
-        let (outcome, answer, error) = match delivered {
-            Ok(answer) => (DeliveryOutcome::Delivered, answer, None),
-            Err(DeliveryError::Failed(failure)) => {
-                let error = (failure.code.clone(), failure.message.clone());
-                (DeliveryOutcome::Failed, &*failure.answer, Some(error))
-            }
-            Err(DeliveryError::Deferred { .. } | DeliveryError::Abandoned) => return,
-        };
-        let record = DeliveryRecord {
-            item: DeliveredItem::Message {
-                channel: delivery.channel.to_string(),
-                id: delivery.message.position.to_string(),
-                subscription_created_at: self.subscription.created_at,
-            },
-            webhook_id: self.deliverer.webhook_id(delivery).unwrap_or_default(),
-            attempt: delivery.attempt,
-            at,
-            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-            outcome,
-            status: answer.status,
-            response: answer.excerpt.clone(),
-            error,
-        };
-        self.process.jobs.deliveries().record(DeliveryOwner::Subscription(self.subscription.name.clone()), record);
     }
 
     async fn record_failure(
@@ -299,7 +283,7 @@ impl SubscriptionRunner {
         let redelivery = Redelivery::new(&self.subscription, channel, message, is_hopeless);
         let mut delays = reconnect_delays();
         loop {
-            match self.enqueue_retry(&redelivery, delay, failures.clone()).await {
+            match self.enqueue_retry(&redelivery, delay, failures.clone(), message.trace()).await {
                 Ok(Ok(())) => return true,
                 Ok(Err(problem)) => {
                     self.drop_message(channel, message, &problem);
@@ -333,6 +317,7 @@ impl SubscriptionRunner {
         redelivery: &Redelivery,
         delay: Duration,
         failures: Vec<Recorded>,
+        trace: TraceContext,
     ) -> StoreResult<Result<(), String>> {
         if self.is_deleted().await? {
             // It would be a job of the next subscription of that name
@@ -344,7 +329,7 @@ impl SubscriptionRunner {
             Ok(job) => job,
             Err(error) => return Ok(Err(error.to_string())),
         };
-        match self.process.jobs.enqueue(job, None, now).await? {
+        match self.process.jobs.enqueue(job, trace, now).await? {
             Ok(_) | Err(EnqueueRefusal::Duplicate(_)) => Ok(Ok(())),
             // The queue may be closed or full: both may change
             Err(refused) => {

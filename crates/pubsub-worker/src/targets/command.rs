@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use common::{name::CommandName, reloadable::Reloadable, time};
+use common::{name::CommandName, reloadable::Reloadable, telemetry::WorkScope, time};
 use delivery::command::{CommandOutcome, Commands};
 use model::{job::RetryAdvice, subscription::Subscription};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ pub(super) async fn deliver(
         return Err(DeliveryFailure::error("command_unknown", message, RetryAdvice::ByPolicy));
     };
     let DeliveryAttempt { channel, message, attempt } = delivery;
-    let env = vec![
+    let mut env = vec![
         ("GALLEY_SUBSCRIPTION", subscription.name.to_string()),
         ("GALLEY_CHANNEL", channel.to_string()),
         ("GALLEY_MESSAGE_ID", message.position.to_string()),
@@ -30,6 +30,7 @@ pub(super) async fn deliver(
         ("GALLEY_CONTENT_TYPE", message.content_type.clone().unwrap_or_default()),
         ("GALLEY_ATTEMPT", attempt.to_string()),
     ];
+    env.extend(WorkScope::current().trace().environment());
     let stop = abandon.child_token();
     let running = command.run(message.body.clone(), env, stop.clone());
     let mut running = std::pin::pin!(running);

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use common::telemetry::WorkScope;
 use delivery::http::TargetAvailability;
 use model::{
     job::RetryAdvice,
@@ -51,7 +52,7 @@ impl QueueTargetClient {
             .target
             .to_job((&subscription.name, subscription.created_at), channel, message, now)
             .map_err(|error| DeliveryFailure::error("no_job", error.to_string(), RetryAdvice::Never))?;
-        match self.jobs.enqueue(job, traceparent(delivery), now).await {
+        match self.jobs.enqueue(job, WorkScope::current().trace().clone(), now).await {
             Ok(Ok(_) | Err(EnqueueRefusal::Duplicate(_))) => Ok(()),
             Ok(Err(refused)) => Err(self.defer(format!("the queue {} takes no job: {refused:?}", self.target.queue))),
             Err(error @ (StoreError::Unavailable(_) | StoreError::OutOfMemory | StoreError::NoRoom(_))) => {
@@ -66,12 +67,4 @@ impl QueueTargetClient {
             Some(Instant::now() + QUEUE_RETRY_INTERVAL);
         DeliveryError::Deferred { delay: QUEUE_RETRY_INTERVAL, reason: why }
     }
-}
-
-/// The trace of an event, from the distributed tracing extension of `CloudEvents`.
-fn traceparent(DeliveryAttempt { message, .. }: DeliveryAttempt<'_>) -> Option<String> {
-    let attributes: serde_json::Value = serde_json::from_str(message.attributes.as_deref()?).ok()?;
-    let text = attributes.get("traceparent")?.as_str()?;
-    let is_one = text.len() == 55 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-    is_one.then(|| text.to_owned())
 }

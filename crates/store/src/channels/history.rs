@@ -6,7 +6,7 @@ use redis::{FromRedisValue, Value};
 
 use super::{Channels, sealed_message};
 use crate::{StoreResult, keys, script, sealing::Sealer};
-use common::{name::ChannelName, time::Millis};
+use common::{name::ChannelName, time::Millis, trace_context::TraceContext};
 use model::message::{
     Position, StoredMessage,
     continuity::{self, Continuity, Gap, HistoryNeighbors},
@@ -272,6 +272,7 @@ pub(crate) fn parse_stored_message(
         published_at: at,
         content_type,
         attributes,
+        trace: TraceContext::from_stored(text("c"), text("r").as_deref()),
         body: fields.remove("b").unwrap_or_default(),
     })
 }
@@ -288,6 +289,7 @@ mod tests {
             content_type: None,
             attributes: None,
             body: Vec::new(),
+            trace: TraceContext::default(),
         };
         for (kept, oldest, expected) in [
             (100, oldest(0, 95_000), 100),

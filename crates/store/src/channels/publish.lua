@@ -4,7 +4,8 @@
 -- ARGV: 1 channel, 2 live channel, 3 epoch of the data, 4 about how many messages to keep, 5 about how many to keep
 --       when the channel has subscriptions (field `s` of the state), 6 min TTL in ms, 7 ms to add to it when the TTL is
 --       set, 8 body, 9 content type or '', 10 attributes or '', 11 "1" if the caller registered the channel just now,
---       12 "1" if the channel had subscriptions then, 13 TTL of the outcome in ms, 14 body as it is stored if it is sealed
+--       12 "1" if the channel had subscriptions then, 13 TTL of the outcome in ms, 14 body as it is stored if it is sealed,
+--       15 traceparent or '', 16 tracestate and baggage or ''
 -- Returns {position, listeners, 1 if the caller must register the channel again, the time in ms or nil if the message
 -- was published before}, or nil when the caller must register the channel first and call again. A process that knows the
 -- epoch and the time may add messages without the script for as long as the min TTL is above that of the setting.
@@ -20,7 +21,8 @@ local max_kept, max_kept_for_subscriptions = ARGV[4], ARGV[5]
 local min_ttl_ms, extra_ttl_ms = tonumber(ARGV[6]), tonumber(ARGV[7])
 local body, content_type, attributes = ARGV[8], ARGV[9], ARGV[10]
 local is_registered, has_subscriptions = ARGV[11] == '1', ARGV[12] == '1'
-local outcome_ttl_ms, sealed_body = ARGV[13], ARGV[14]
+local outcome_ttl_ms, sealed_body, traceparent, trace_rest = ARGV[13], ARGV[14], ARGV[15], ARGV[16]
+if sealed_body == '' then sealed_body = nil end
 
 if outcome then
   local stored = redis.call('GET', outcome)
@@ -53,6 +55,14 @@ end
 if attributes ~= '' then
   fields[#fields + 1] = 'h'
   fields[#fields + 1] = attributes
+end
+if traceparent and traceparent ~= '' then
+  fields[#fields + 1] = 'c'
+  fields[#fields + 1] = traceparent
+end
+if trace_rest and trace_rest ~= '' then
+  fields[#fields + 1] = 'r'
+  fields[#fields + 1] = trace_rest
 end
 local max_length, id, position = is_subscribed and max_kept_for_subscriptions or max_kept, epoch .. '-*', nil
 if is_registered then

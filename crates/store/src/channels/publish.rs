@@ -185,11 +185,16 @@ impl Channels {
         call.arg(u8::from(registered.is_some()))
             .arg(u8::from(registered.is_some_and(NewChannelGroups::may_have_subscriptions)));
         let outcome_ttl = once.map(|once| self.redis.memory().idempotency_ttl(once.ttl).as_millis().to_string());
-        if outcome_ttl.is_some() || sealed.is_some() {
+        let has_trace = !message.trace.is_empty();
+        if outcome_ttl.is_some() || sealed.is_some() || has_trace {
             call.arg(outcome_ttl.unwrap_or_default());
         }
-        if let Some(sealed) = &sealed {
-            call.arg(&sealed.body);
+        if sealed.is_some() || has_trace {
+            call.arg(sealed.as_ref().map_or(&[][..], |sealed| &sealed.body));
+        }
+        if has_trace {
+            let rest = sealed.as_ref().map_or_else(|| message.trace.stored_rest(), |sealed| sealed.trace_rest.clone());
+            call.arg(message.trace.traceparent().unwrap_or_default()).arg(rest.unwrap_or_default());
         }
         let (id, asked) = (connection.id(), Instant::now());
         let answer: Option<(String, u64, bool, Option<Millis>)> = self.redis.run_pinned(&call, connection).await?;
@@ -282,6 +287,12 @@ fn add_command(
     let attributes = sealed.map_or(message.attributes.as_deref(), |sealed| sealed.attributes.as_deref());
     if let Some(attributes) = attributes.filter(|text| !text.is_empty()) {
         add.arg("h").arg(attributes);
+    }
+    if let Some(traceparent) = message.trace.traceparent() {
+        add.arg("c").arg(traceparent);
+    }
+    if let Some(rest) = sealed.map_or_else(|| message.trace.stored_rest(), |sealed| sealed.trace_rest.clone()) {
+        add.arg("r").arg(rest);
     }
     add
 }

@@ -24,6 +24,7 @@ use crate::{
 use common::{
     name::{CronName, quoted},
     time::Millis,
+    trace_context::TraceContext,
 };
 use model::{
     cron::{CronDefinition, CronEntry, definition::MAX_ENTRY_BYTES},
@@ -214,10 +215,10 @@ impl Cron<'_> {
     pub async fn trigger(
         &self,
         name: &CronName,
-        traceparent: Option<String>,
+        trace: TraceContext,
     ) -> StoreResult<Option<Result<EnqueuedJob, EnqueueRefusal>>> {
         let Some((new, now)) = self.new_manual_job(name).await? else { return Ok(None) };
-        self.jobs.enqueue(new, traceparent, now).await.map(Some)
+        self.jobs.enqueue(new, trace, now).await.map(Some)
     }
 
     /// The job that [`Cron::trigger`] would create now, and the time.

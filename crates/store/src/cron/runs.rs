@@ -13,6 +13,7 @@ use common::{
     id::JobId,
     name::{CronName, quoted},
     time::{self, Millis},
+    trace_context::TraceContext,
 };
 use model::cron::{CatchUpLimits, CronEntry, CronRunOutcome, CronTick, OverlapPolicy, template::run_job_id};
 
@@ -123,7 +124,7 @@ impl Cron<'_> {
             return Ok(decision);
         }
         new.id = Some(id);
-        match self.jobs.enqueue(new, None, now).await? {
+        match self.jobs.enqueue(new, TraceContext::default(), now).await? {
             Ok(_) => self.finish_fire(entry, id).await,
             Err(EnqueueRefusal::Duplicate(known)) if known == id => self.finish_fire(entry, id).await,
             Err(EnqueueRefusal::Duplicate(_) | EnqueueRefusal::Ignored { .. }) => {

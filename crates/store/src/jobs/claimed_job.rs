@@ -1,9 +1,17 @@
 //! A job in an attempt.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::{Duration, UNIX_EPOCH},
+};
 
 use super::record::JobRecord;
-use common::{id::EntryId, time::Millis};
+use common::{
+    id::EntryId,
+    name::{QueueName, WorkerId},
+    telemetry::spans::{self, ActiveSpan, Operation, SpanDescription, attribute},
+    time::Millis,
+};
 
 /// A claimed job.
 #[derive(Debug, Clone)]
@@ -18,6 +26,56 @@ pub struct ClaimedJob {
     pub started_at: Millis,
     /// Whether its handler logged something.
     pub(crate) has_log: HasLog,
+}
+
+/// Records the span of a claim, in the trace of its jobs. Nothing if none of them is recorded.
+pub fn record_claim(queue: &QueueName, jobs: &[ClaimedJob], worker: Option<&WorkerId>, now: Millis) {
+    let Some(first) = jobs.first().filter(|_| spans::is_exporting()) else { return };
+    let took = Duration::from_millis(u64::try_from(now - first.started_at).unwrap_or_default());
+    spans::record_batch(jobs.iter().filter_map(|claimed| claimed.job.trace.span()), took, || {
+        let span = SpanDescription::messaging(Operation::Receive, queue.as_str())
+            .with_some(attribute::MESSAGING_CLIENT_ID, worker.map(ToString::to_string));
+        if jobs.len() == 1 { span.with_message_id(&first.job.id) } else { span.with_batch(jobs.len()) }
+    });
+}
+
+/// Records the span of the end of attempts, which took that long to be recorded itself.
+pub fn record_settlement<'a>(
+    queue: &QueueName,
+    jobs: impl ExactSizeIterator<Item = &'a ClaimedJob> + Clone,
+    outcome: &'static str,
+    took: Duration,
+) {
+    if !spans::is_exporting() {
+        return;
+    }
+    spans::record_batch(jobs.clone().filter_map(|claimed| claimed.job.span()), took, || {
+        let span = SpanDescription::messaging(Operation::Settle, queue.as_str()).with("galley.outcome", outcome);
+        match (jobs.len(), jobs.clone().next()) {
+            (1, Some(claimed)) => span.with_message_id(&claimed.job.id),
+            (count, _) => span.with_batch(count),
+        }
+    });
+}
+
+/// What the span of an attempt says.
+#[must_use]
+pub fn describe_attempt(claimed: &ClaimedJob) -> SpanDescription {
+    let job = &claimed.job;
+    SpanDescription::messaging(Operation::Process, job.queue.as_str())
+        .with_message_id(&job.id)
+        .with("galley.job.type", job.summary.job_type.to_string())
+        .with("galley.job.attempt", i64::from(job.history.current_attempt()))
+        .with_links(job.previous_span.as_deref().copied())
+}
+
+/// Records an attempt that nobody ended: its worker is gone, or went on for too long.
+pub(crate) fn record_lost(claimed: &ClaimedJob, code: &str) {
+    let job = &claimed.job;
+    let began = UNIX_EPOCH.checked_add(Duration::from_millis(u64::try_from(claimed.started_at).unwrap_or_default()));
+    let mut span = ActiveSpan::start_at(&job.trace, began, || describe_attempt(claimed));
+    span.record_failed(code, None, || describe_attempt(claimed));
+    job.note_span(span.recorded());
 }
 
 /// A mark that is set while many share the job.

@@ -9,6 +9,7 @@ use common::{
     json::ObjectWriter,
     name::{JobType, Priority, QueueName},
     time::Millis,
+    trace_context::TraceContext,
 };
 use model::job::{Envelope, JobHistory, JobState, view::JobView};
 
@@ -122,7 +123,7 @@ impl<'a> CompactResult<'a> {
         view.enqueued_at = self.enqueued_at;
         view.started_at = self.started_at;
         view.ended_at = Some(self.ended_at);
-        view.traceparent = self.traceparent;
+        view.trace = TraceContext::from_stored(self.traceparent.map(ToOwned::to_owned), None);
         match self.result {
             JobResult::None => {}
             JobResult::Json(json) => view.result = Some(json),

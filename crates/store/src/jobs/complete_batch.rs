@@ -182,7 +182,12 @@ impl Jobs {
         let (ended, lost): (Vec<_>, Vec<_>) = members.iter().partition(|member| member.finished.is_some());
         let ends = ended.into_iter().filter_map(|WorkflowFollowUp { claimed, finished }| {
             let job = &claimed.job;
-            Some(MemberEnd { membership: job.workflow?, job: job.id, json: finished.as_ref()?.json() })
+            Some(MemberEnd {
+                membership: job.workflow?,
+                job: job.id,
+                json: finished.as_ref()?.json(),
+                span: job.span(),
+            })
         });
         self.continue_workflows(&queue, ends.collect()).await;
         for WorkflowFollowUp { claimed, .. } in lost {

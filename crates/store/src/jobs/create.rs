@@ -14,6 +14,7 @@ use common::{
     id::{EntryId, JobId, queue_tag},
     name::LimitKey,
     time::Millis,
+    trace_context::TraceContext,
 };
 use model::job::{JobHistory, JobState, NewJob, UniquePolicy};
 
@@ -48,7 +49,7 @@ impl Jobs {
     pub(super) async fn create_with_record(
         &self,
         mut new: NewJob,
-        traceparent: Option<String>,
+        trace: TraceContext,
         now: Millis,
     ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
         let id = match new.id {
@@ -69,7 +70,7 @@ impl Jobs {
                 UniquenessCheck::Conflict(refused) => return Ok(Err(refused)),
             };
             let outcome =
-                self.create_if_holder(id, new.clone(), &holder, replaced.as_deref(), traceparent.clone(), now).await?;
+                self.create_if_holder(id, new.clone(), &holder, replaced.as_deref(), trace.clone(), now).await?;
             if let Some(outcome) = outcome {
                 return Ok(outcome);
             }
@@ -85,7 +86,7 @@ impl Jobs {
         new: NewJob,
         holder: &str,
         replaced: Option<&LocatedJob>,
-        traceparent: Option<String>,
+        trace: TraceContext,
         now: Millis,
     ) -> StoreResult<Option<Result<EnqueuedJob, EnqueueRefusal>>> {
         let place = match (&new.summary.limit, new.start_at) {
@@ -113,7 +114,7 @@ impl Jobs {
         for failure in new.failures.iter().cloned() {
             history.record_failure(failure, None);
         }
-        let job = build_job_record(id, new, traceparent, history, true);
+        let job = build_job_record(id, new, trace, history, true);
         let answer = self.run_create_script(&job, &plan).await?;
         match answer.first().map(String::as_str) {
             Some("full") => {

@@ -3,12 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use super::{EnqueuedJob, JobRecord, Jobs, enqueue::build_job_record};
+use super::{
+    EnqueuedJob, JobRecord, Jobs,
+    enqueue::{build_job_record, enqueue_span},
+};
 use crate::{StoreResult, connection::notification::Notification, keys::QueueKeys, script};
 use common::{
     id::EntryId,
     name::{Priority, QueueName},
+    telemetry::spans::attribute,
     time::Millis,
+    trace_context::{SpanReference, TraceContext},
 };
 use model::job::{JobHistory, JobState, NewJob};
 
@@ -18,7 +23,9 @@ pub(crate) struct NewMember {
     /// The job, with the id that its workflow gives it.
     pub(crate) job: NewJob,
     /// The trace that its workflow belongs to.
-    pub(crate) traceparent: Option<String>,
+    pub(crate) trace: TraceContext,
+    /// The span of the attempt that it follows, if that is recorded.
+    pub(crate) cause: Option<SpanReference>,
     /// When it is created.
     pub(crate) now: Millis,
 }
@@ -37,7 +44,10 @@ impl NewMember {
 
     fn to_record(&self) -> Option<JobRecord> {
         let history = JobHistory { created_at: Some(self.now), ..JobHistory::default() };
-        Some(build_job_record(self.job.id?, self.job.clone(), self.traceparent.clone(), history, true))
+        let id = self.job.id?;
+        let mut span = enqueue_span(&self.job, &self.trace, self.cause);
+        span.set(attribute::MESSAGING_MESSAGE_ID, id.to_string());
+        Some(build_job_record(id, self.job.clone(), span.context().clone(), history, true))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Enqueues one job.
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{cell::RefCell, collections::HashMap, sync::OnceLock};
 
 use redis::{Cmd, ScriptInvocation, ToRedisArgs};
 
@@ -10,7 +10,9 @@ use common::{
     id::{EntryId, JobId},
     name::{Priority, QueueName},
     prometheus::handles_epoch,
+    telemetry::spans::{ActiveSpan, Operation, SpanDescription, attribute},
     time::Millis,
+    trace_context::{SpanReference, TraceContext},
 };
 use model::job::{JobHistory, JobState, NewJob};
 
@@ -83,7 +85,37 @@ impl Jobs {
     pub async fn enqueue(
         &self,
         new: NewJob,
-        traceparent: Option<String>,
+        trace: TraceContext,
+        now: Millis,
+    ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
+        self.enqueue_after(new, (trace, None), now).await
+    }
+
+    /// Stores a job that follows from an attempt, or from another trace: its span has a link there.
+    ///
+    /// # Errors
+    /// As [`Jobs::enqueue`].
+    pub(crate) async fn enqueue_after(
+        &self,
+        new: NewJob,
+        (trace, cause): (TraceContext, Option<SpanReference>),
+        now: Millis,
+    ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
+        let mut span = enqueue_span(&new, &trace, cause);
+        let outcome = self.enqueue_in(new, span.context().clone(), now).await;
+        match &outcome {
+            Ok(Ok(enqueued)) => span.set(attribute::MESSAGING_MESSAGE_ID, enqueued.job.id.to_string()),
+            // What a client asked for and may happen at any time
+            Ok(Err(_)) => span.set("galley.outcome", "refused"),
+            Err(_) => span.fail("not_enqueued", None),
+        }
+        outcome
+    }
+
+    async fn enqueue_in(
+        &self,
+        new: NewJob,
+        trace: TraceContext,
         now: Millis,
     ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
         if new.workflow.is_none() && self.is_closed(&new.queue).await? {
@@ -93,9 +125,9 @@ impl Jobs {
             self.check_room(&new)?;
         }
         let outcome = if needs_record(&new) {
-            self.create_with_record(new, traceparent, now).await?
+            self.create_with_record(new, trace, now).await?
         } else {
-            self.add_to_stream(new, traceparent).await?
+            self.add_to_stream(new, trace).await?
         };
         if let Ok(enqueued) = &outcome {
             self.report_enqueued(enqueued);
@@ -126,9 +158,9 @@ impl Jobs {
     async fn add_to_stream(
         &self,
         new: NewJob,
-        traceparent: Option<String>,
+        trace: TraceContext,
     ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
-        let fields = NewEntry::new(self.sealer(), &new, traceparent.as_deref());
+        let fields = NewEntry::new(self.sealer(), &new, &trace);
         let salt = fields.salt;
         for _ in 0..MAX_STREAM_ATTEMPTS {
             let added = match self.max_depth(&new.queue) {
@@ -140,7 +172,7 @@ impl Jobs {
                     let Some(id) = JobId::from_entry(entry, &new.queue, new.priority, salt) else {
                         return Err(self.undo_without_id(&new, entry).await);
                     };
-                    return Ok(Ok(build_enqueued(id, entry, new, traceparent)));
+                    return Ok(Ok(build_enqueued(id, entry, new, trace)));
                 }
                 AddResult::Full => {
                     let max_depth = self.max_depth(&new.queue).unwrap_or(0);
@@ -235,9 +267,9 @@ fn count_enqueued(queue: &QueueName) {
 }
 
 /// An ordinary job that is in its stream.
-pub(super) fn build_enqueued(id: JobId, entry: EntryId, new: NewJob, traceparent: Option<String>) -> EnqueuedJob {
+pub(super) fn build_enqueued(id: JobId, entry: EntryId, new: NewJob, trace: TraceContext) -> EnqueuedJob {
     let enqueued_at = i64::try_from(entry.milliseconds).ok();
-    let job = JobRecord { enqueued_at, ..build_job_record(id, new, traceparent, JobHistory::default(), false) };
+    let job = JobRecord { enqueued_at, ..build_job_record(id, new, trace, JobHistory::default(), false) };
     EnqueuedJob { job, state: JobState::Available }
 }
 
@@ -254,19 +286,36 @@ pub(super) fn parse_entry_id(text: &str) -> StoreResult<EntryId> {
     text.parse().map_err(|error: common::id::EntryIdError| StoreError::damaged(error.to_string()))
 }
 
+/// The span of a job that is put into its queue, with a link to what it follows from.
+pub(super) fn enqueue_span(new: &NewJob, trace: &TraceContext, cause: Option<SpanReference>) -> ActiveSpan {
+    ActiveSpan::start(trace, || {
+        SpanDescription::messaging(Operation::Enqueue, new.queue.as_str())
+            .with("galley.job.type", new.summary.job_type.to_string())
+            .with_links(cause)
+    })
+}
+
+/// The span of jobs that are put into their queues together: each job's trace continues it.
+pub(super) fn batch_span(jobs: &[NewJob], trace: &TraceContext) -> ActiveSpan {
+    ActiveSpan::start(trace, || {
+        let queue = jobs.first().map_or("", |job| job.queue.as_str());
+        SpanDescription::messaging(Operation::Enqueue, queue).with_batch(jobs.len())
+    })
+}
+
 /// The record of a new, ordinary job.
 pub(crate) fn new_job_record(id: JobId, new: NewJob) -> JobRecord {
     let mut history = JobHistory::default();
     for failure in new.failures.iter().cloned() {
         history.record_failure(failure, None);
     }
-    build_job_record(id, new, None, history, false)
+    build_job_record(id, new, TraceContext::default(), history, false)
 }
 
 pub(super) fn build_job_record(
     id: JobId,
     new: NewJob,
-    traceparent: Option<String>,
+    trace: TraceContext,
     history: JobHistory,
     has_record: bool,
 ) -> JobRecord {
@@ -279,7 +328,9 @@ pub(super) fn build_job_record(
         history,
         lease_ms: new.visibility_timeout_ms,
         timeout_ms: new.timeout_ms,
-        traceparent,
+        trace,
+        previous_span: None,
+        span: OnceLock::new(),
         workflow: new.workflow,
         parent_results: None,
         parent_results_bytes: new.parent_results_bytes,

@@ -5,7 +5,7 @@
 
 use super::{
     EnqueueRefusal, EnqueuedJob, Jobs, LocatedJob,
-    enqueue::{add_command, needs_record, new_job_record},
+    enqueue::{add_command, batch_span, needs_record, new_job_record},
     new_entry::NewEntry,
 };
 use crate::{StoreError, StoreResult, keys::QueueKeys};
@@ -13,6 +13,7 @@ use common::{
     id::JobId,
     name::{Priority, QueueName},
     time::Millis,
+    trace_context::TraceContext,
 };
 use model::job::NewJob;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -41,7 +42,7 @@ impl Jobs {
     pub async fn enqueue_all(
         &self,
         new: Vec<NewJob>,
-        traceparent: Option<String>,
+        trace: TraceContext,
         now: Millis,
         own_ids: &HashSet<JobId>,
     ) -> StoreResult<Result<Vec<EnqueuedJob>, BatchRefusal>> {
@@ -49,9 +50,10 @@ impl Jobs {
             return Ok(Err(refused));
         }
         if !Self::is_one_step(&new) {
-            return self.enqueue_one_by_one(new, traceparent, now, own_ids).await;
+            return self.enqueue_one_by_one(new, trace, now, own_ids).await;
         }
-        self.add_all_to_streams(new, traceparent).await
+        let span = batch_span(&new, &trace);
+        self.add_all_to_streams(new, span.context().clone()).await
     }
 
     /// Checks each job, as far as that is possible beforehand.
@@ -131,14 +133,14 @@ impl Jobs {
     async fn enqueue_one_by_one(
         &self,
         new: Vec<NewJob>,
-        traceparent: Option<String>,
+        trace: TraceContext,
         now: Millis,
         own_ids: &HashSet<JobId>,
     ) -> StoreResult<Result<Vec<EnqueuedJob>, BatchRefusal>> {
         let (mut stored, mut made) = (Vec::with_capacity(new.len()), Vec::new());
         for (index, job) in new.into_iter().enumerate() {
             let copy = job.clone();
-            match self.enqueue(job, traceparent.clone(), now).await {
+            match self.enqueue(job, trace.clone(), now).await {
                 Ok(Ok(enqueued)) => {
                     made.push(enqueued.job.id);
                     stored.push(enqueued);
@@ -176,7 +178,7 @@ impl Jobs {
     async fn add_all_to_streams(
         &self,
         new: Vec<NewJob>,
-        traceparent: Option<String>,
+        trace: TraceContext,
     ) -> StoreResult<Result<Vec<EnqueuedJob>, BatchRefusal>> {
         let streams: BTreeSet<(&QueueName, Priority)> = new.iter().map(|job| (&job.queue, job.priority)).collect();
         // A transaction that finds one of several streams missing adds to the others. If it has only one stream it adds
@@ -188,19 +190,19 @@ impl Jobs {
                 }
             }
         }
-        let mut added = self.add_in_transaction(&new, traceparent.as_deref()).await?;
+        let mut added = self.add_in_transaction(&new, &trace).await?;
         if let [(queue, priority)] = streams.into_iter().collect::<Vec<_>>()[..]
             && added.iter().all(|(entry, _)| entry.is_none())
         {
             if let Err(refusal) = self.open_stream_for(&new, queue, priority).await? {
                 return Ok(Err(refusal));
             }
-            added = self.add_in_transaction(&new, traceparent.as_deref()).await?;
+            added = self.add_in_transaction(&new, &trace).await?;
         }
         let mut stored = Vec::with_capacity(new.len());
         for (job, (entry, salt)) in new.into_iter().zip(added) {
             let entry = entry.ok_or_else(|| StoreError::damaged("redis was emptied in the middle of a batch"))?;
-            stored.push(self.record_enqueued(job, traceparent.clone(), &entry, salt).await?);
+            stored.push(self.record_enqueued(job, trace.clone(), &entry, salt).await?);
         }
         Ok(Ok(stored))
     }
@@ -233,13 +235,13 @@ impl Jobs {
     async fn add_in_transaction(
         &self,
         new: &[NewJob],
-        traceparent: Option<&str>,
+        trace: &TraceContext,
     ) -> StoreResult<Vec<(Option<String>, u32)>> {
         let mut pipeline = redis::Pipeline::with_capacity(new.len());
         pipeline.atomic();
         let mut salts = Vec::with_capacity(new.len());
         for job in new {
-            let fields = NewEntry::new(self.sealer(), job, traceparent);
+            let fields = NewEntry::new(self.sealer(), job, trace);
             salts.push(fields.salt);
             pipeline.add_command(add_command(&fields));
         }

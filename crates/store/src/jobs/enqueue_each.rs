@@ -11,7 +11,12 @@ use super::{
     new_entry::NewEntry,
 };
 use crate::{StoreError, StoreResult};
-use common::{id::JobId, time::Millis};
+use common::{
+    id::JobId,
+    telemetry::spans::{ActiveSpan, Operation, SpanDescription},
+    time::Millis,
+    trace_context::TraceContext,
+};
 use model::job::NewJob;
 
 /// Jobs with a record that are created concurrently.
@@ -23,20 +28,20 @@ type EnqueueOutcome = StoreResult<Result<EnqueuedJob, EnqueueRefusal>>;
 impl Jobs {
     /// Stores each job that is not refused. Each comes with the time that its start time was computed from. Returns
     /// the outcomes in the same order.
-    pub async fn enqueue_each(&self, new: Vec<(NewJob, Millis)>, traceparent: Option<String>) -> Vec<EnqueueOutcome> {
+    pub async fn enqueue_each(&self, new: Vec<(NewJob, Millis)>, trace: TraceContext) -> Vec<EnqueueOutcome> {
         let mut outcomes = Vec::with_capacity(new.len());
         let (mut ordinary, mut others) = (Vec::new(), Vec::new());
         for (job, now) in new {
             if self.can_pipeline(&job).await {
-                outcomes.extend(self.enqueue_concurrently(std::mem::take(&mut others), traceparent.as_ref()).await);
+                outcomes.extend(self.enqueue_concurrently(std::mem::take(&mut others), &trace).await);
                 ordinary.push((job, now));
             } else {
-                outcomes.extend(self.enqueue_pipelined(std::mem::take(&mut ordinary), traceparent.as_ref()).await);
+                outcomes.extend(self.enqueue_pipelined(std::mem::take(&mut ordinary), &trace).await);
                 others.push((job, now));
             }
         }
-        outcomes.extend(self.enqueue_concurrently(others, traceparent.as_ref()).await);
-        outcomes.extend(self.enqueue_pipelined(ordinary, traceparent.as_ref()).await);
+        outcomes.extend(self.enqueue_concurrently(others, &trace).await);
+        outcomes.extend(self.enqueue_pipelined(ordinary, &trace).await);
         outcomes
     }
 
@@ -48,24 +53,25 @@ impl Jobs {
         is_plain && self.is_closed(&job.queue).await.is_ok_and(|is_closed| !is_closed)
     }
 
-    async fn enqueue_concurrently(
-        &self,
-        new: Vec<(NewJob, Millis)>,
-        traceparent: Option<&String>,
-    ) -> Vec<EnqueueOutcome> {
-        let stored = stream::iter(new).map(|(job, now)| self.enqueue(job, traceparent.cloned(), now));
+    async fn enqueue_concurrently(&self, new: Vec<(NewJob, Millis)>, trace: &TraceContext) -> Vec<EnqueueOutcome> {
+        let stored = stream::iter(new).map(|(job, now)| self.enqueue(job, trace.clone(), now));
         stored.buffered(CONCURRENCY).collect().await
     }
 
-    async fn enqueue_pipelined(&self, new: Vec<(NewJob, Millis)>, traceparent: Option<&String>) -> Vec<EnqueueOutcome> {
+    async fn enqueue_pipelined(&self, new: Vec<(NewJob, Millis)>, trace: &TraceContext) -> Vec<EnqueueOutcome> {
         if new.is_empty() {
             return Vec::new();
         }
+        let span = ActiveSpan::start(trace, || {
+            let queue = new.first().map_or("", |(job, _)| job.queue.as_str());
+            SpanDescription::messaging(Operation::Enqueue, queue).with_batch(new.len())
+        });
+        let trace = span.context();
         let mut pipeline = redis::pipe();
         pipeline.ignore_errors();
         let mut salts = Vec::with_capacity(new.len());
         for (job, _) in &new {
-            let fields = NewEntry::new(self.sealer(), job, traceparent.map(String::as_str));
+            let fields = NewEntry::new(self.sealer(), job, trace);
             salts.push(fields.salt);
             pipeline.add_command(add_command(&fields));
         }
@@ -77,9 +83,9 @@ impl Jobs {
         let mut outcomes = Vec::with_capacity(new.len());
         for (((job, now), salt), answer) in new.into_iter().zip(salts).zip(answers) {
             outcomes.push(match answer {
-                Ok(Some(entry)) => self.record_enqueued(job, traceparent.cloned(), &entry, salt).await.map(Ok),
+                Ok(Some(entry)) => self.record_enqueued(job, trace.clone(), &entry, salt).await.map(Ok),
                 // The first job of a stream creates it; the following ones take the same path, one after the other
-                Ok(None) => self.enqueue(job, traceparent.cloned(), now).await,
+                Ok(None) => self.enqueue(job, trace.clone(), now).await,
                 Err(error) => Err(StoreError::from(error)),
             });
         }
@@ -90,7 +96,7 @@ impl Jobs {
     pub(super) async fn record_enqueued(
         &self,
         job: NewJob,
-        traceparent: Option<String>,
+        trace: TraceContext,
         entry: &str,
         salt: u32,
     ) -> StoreResult<EnqueuedJob> {
@@ -98,7 +104,7 @@ impl Jobs {
         let Some(id) = JobId::from_entry(entry, &job.queue, job.priority, salt) else {
             return Err(self.undo_without_id(&job, entry).await);
         };
-        let enqueued = build_enqueued(id, entry, job, traceparent);
+        let enqueued = build_enqueued(id, entry, job, trace);
         self.report_enqueued(&enqueued);
         Ok(enqueued)
     }

@@ -28,7 +28,9 @@ impl Jobs {
             };
             let Some(located) = &located else { return Ok(()) };
             if self.end_externally(located, &ended).await? {
-                tracing::info!(%queue, %id, is_overdue, "job discarded: its time is over");
+                job.work_scope().within(|| {
+                    tracing::info!(%queue, %id, is_overdue, "job discarded: its time is over");
+                });
                 debug_assert_eq!(ended.state, JobState::Discarded);
                 return Ok(());
             }

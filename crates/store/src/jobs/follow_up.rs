@@ -15,6 +15,7 @@ use crate::{
 use common::{
     id::{JobId, WorkflowId},
     name::QueueName,
+    trace_context::SpanReference,
 };
 use model::{job::Envelope, workflow::Membership};
 
@@ -37,7 +38,7 @@ impl Jobs {
         if !job.has_follow_up() {
             return;
         }
-        let done = self.run_follow_up(&job.queue, job.id, ended.json()).await;
+        let done = self.run_follow_up(&job.queue, job.id, ended.json(), job.span()).await;
         if done.is_ok() && !is_dead_letter {
             self.shorten_results(&job.queue, &[job.id]).await;
         }
@@ -104,12 +105,19 @@ impl Jobs {
     /// Runs a missed follow-up; a deleted job needs none.
     pub(crate) async fn run_missed_follow_up(&self, queue: &QueueName, id: JobId) -> StoreResult<()> {
         match self.locate_in_queue(id, queue).await? {
-            Some(LocatedJob::Finished(json)) => self.run_follow_up(queue, id, &json).await,
+            Some(LocatedJob::Finished(json)) => self.run_follow_up(queue, id, &json, None).await,
             _ => self.clear_follow_up_timers(queue, &[id]).await,
         }
     }
 
-    pub(super) async fn run_follow_up(&self, queue: &QueueName, id: JobId, json: &str) -> StoreResult<()> {
+    /// `span` is that of the attempt that ended the job.
+    async fn run_follow_up(
+        &self,
+        queue: &QueueName,
+        id: JobId,
+        json: &str,
+        span: Option<SpanReference>,
+    ) -> StoreResult<()> {
         let damaged = |error: model::job::envelope::EnvelopeError| StoreError::damaged(format!("job {id}: {error}"));
         let envelope = Envelope::from_job_json(json).map_err(damaged)?;
         let parts = envelope.fields().map_err(damaged)?;
@@ -131,7 +139,7 @@ impl Jobs {
         let member: MembershipFields =
             serde_json::from_str(json).map_err(|error| StoreError::damaged(error.to_string()))?;
         if let (Some(workflow), Some(index)) = (member.workflow_id, member.workflow_index) {
-            let end = MemberEnd { membership: Membership { workflow, index }, job: id, json };
+            let end = MemberEnd { membership: Membership { workflow, index }, job: id, json, span };
             (self.members_ended)(self, vec![end]).await.into_iter().collect::<StoreResult<()>>()?;
         }
         self.clear_follow_up_timers(queue, &[id]).await

@@ -87,7 +87,9 @@ impl Jobs {
                 {
                     let fence = Fence::Pull { token: Some(attempt.token), worker: None };
                     self.release(Attempt { job: &job, entry, fence: &fence }).await?;
-                    tracing::info!(event = "job.released", %queue, id = %job.id, "job of a lost answer released");
+                    job.work_scope().within(|| {
+                        tracing::info!(event = "job.released", %queue, id = %job.id, "job of a lost answer released");
+                    });
                 }
             }
             cursor = next;

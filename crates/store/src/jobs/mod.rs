@@ -96,6 +96,7 @@ use common::{
     name::{QueueName, WorkerId},
     settings::JobSettings,
     time::Millis,
+    trace_context::SpanReference,
 };
 use model::{
     job::{JobState, NewJob},
@@ -108,7 +109,8 @@ pub use cancel::JobTransitionError;
 pub use claim::{ClaimAvailability, ClaimBatch, Claimant};
 pub(crate) use claim::{duration_millis, malformed_reply, parse_streams_reply};
 pub use claim_directly::{DirectClaim, EncodedJobs, JobSizes};
-pub use claimed_job::ClaimedJob;
+pub(crate) use claimed_job::record_lost;
+pub use claimed_job::{ClaimedJob, describe_attempt, record_claim, record_settlement};
 pub use compact_result::JobResult;
 pub use complete_batch::{Completion, FollowUps};
 pub use consumer::{Consumer, PULL_CONSUMER};
@@ -153,6 +155,8 @@ pub(crate) struct MemberEnd<'a> {
     pub(crate) job: JobId,
     /// The JSON of the job.
     pub(crate) json: &'a str,
+    /// The span of the attempt that ended it, if it is recorded.
+    pub(crate) span: Option<SpanReference>,
 }
 
 /// Continues workflows when jobs of theirs ended: set by `workflows`, which depends on jobs.

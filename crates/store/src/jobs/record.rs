@@ -1,5 +1,7 @@
 //! A stored job, and what remains of it when it is finished.
 
+use std::sync::OnceLock;
+
 use redis::{FromRedisValue, ParsingError, Value};
 
 use super::compact_result::{CompactResult, JobResult};
@@ -7,12 +9,17 @@ use crate::{StoreError, StoreResult, sealing::Sealer};
 use common::{
     id::{EntryId, JobId},
     name::{LimitKey, Priority, QueueName},
+    telemetry::WorkScope,
     time::Millis,
+    trace_context::{SpanReference, TraceContext},
 };
 use model::{
     job::{Envelope, EnvelopeSummary, JobHistory, JobState, KeyLimit, RetryPolicy, retry::OnExhaustion, view::JobView},
     workflow::Membership,
 };
+
+/// The field that holds `tracestate` and `baggage`, beside `c` with the `traceparent`.
+pub(crate) const TRACE_REST: &str = "b";
 
 /// A job from a stream entry or a record.
 #[derive(Debug, Clone)]
@@ -34,7 +41,11 @@ pub struct JobRecord {
     /// Time limit of an attempt in milliseconds.
     pub timeout_ms: Option<u64>,
     /// The trace it belongs to.
-    pub traceparent: Option<String>,
+    pub trace: TraceContext,
+    /// The span of the attempt before, if it is recorded.
+    pub previous_span: Option<Box<SpanReference>>,
+    /// The span of the current attempt, if it is recorded.
+    pub(super) span: OnceLock<Box<SpanReference>>,
     /// The workflow it belongs to.
     pub workflow: Option<Membership>,
     /// Results of the jobs before it in its workflow: a JSON array. The workflow has them: what claims or shows the job
@@ -106,6 +117,7 @@ impl JobRecord {
         };
         let envelope = Envelope::from_json(envelope);
         let summary = envelope.fields().map_err(|error| StoreError::damaged(format!("job {id}: {error}")))?.summary();
+        let trace_rest = fields.remove(TRACE_REST).map(|text| open(TRACE_REST, text)).transpose()?;
         // `=<bytes>` stands for results that the workflow has
         let parent_results = fields.remove("r");
         let number = |name: &str| fields.get(name).and_then(|text| text.parse().ok());
@@ -120,7 +132,9 @@ impl JobRecord {
             history,
             lease_ms: number("v"),
             timeout_ms: number("t"),
-            traceparent: fields.remove("c"),
+            previous_span: fields.remove("n").and_then(|text| SpanReference::parse(&text)).map(Box::new),
+            span: OnceLock::new(),
+            trace: TraceContext::from_stored(fields.remove("c"), trace_rest.as_deref()),
             workflow: fields.remove("w").and_then(|text| text.parse().ok()),
             parent_results: parent_results
                 .filter(|text| !text.starts_with('='))
@@ -155,8 +169,14 @@ impl JobRecord {
         if let Some(ms) = self.timeout_ms {
             push("t", ms.to_string());
         }
-        if let Some(text) = &self.traceparent {
-            push("c", text.clone());
+        if let Some(text) = self.trace.traceparent() {
+            push("c", text.to_owned());
+        }
+        if let Some(span) = self.span.get().or(self.previous_span.as_ref()) {
+            push("n", span.to_string());
+        }
+        if let Some(text) = self.trace.stored_rest() {
+            push(TRACE_REST, seal(TRACE_REST, &text));
         }
         if let Some(limit) = self.key_limit() {
             push("l", limit.to_field());
@@ -170,6 +190,25 @@ impl JobRecord {
             (None, None) => {}
         }
         fields
+    }
+
+    /// What a task works on that is about this job: for lines of the log.
+    #[must_use]
+    pub fn work_scope(&self) -> WorkScope {
+        WorkScope::of_job(self.id, self.trace.clone())
+    }
+
+    /// Notes the span of its attempt, to which later ones have a link. The first note counts.
+    pub fn note_span(&self, span: Option<SpanReference>) {
+        if let Some(span) = span {
+            let _ = self.span.set(Box::new(span));
+        }
+    }
+
+    /// The span of its attempt, if it is recorded.
+    #[must_use]
+    pub fn span(&self) -> Option<SpanReference> {
+        self.span.get().map(|span| **span)
     }
 
     /// Its key's limit, if it has one.
@@ -240,7 +279,7 @@ impl JobRecord {
             started_at,
             ended_at,
             result,
-            traceparent: self.traceparent.as_deref(),
+            traceparent: self.trace.traceparent(),
         }
     }
 
@@ -258,7 +297,7 @@ impl JobRecord {
         view.enqueued_at = self.enqueued_at;
         view.workflow = self.workflow;
         view.parent_results = self.parent_results.as_deref();
-        view.traceparent = self.traceparent.as_deref();
+        view.trace = self.trace.clone();
         view
     }
 

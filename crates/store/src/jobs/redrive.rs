@@ -1,5 +1,7 @@
 //! Runs jobs again that ended without success, and jobs now that wait for their time.
 
+use std::sync::OnceLock;
+
 use serde_json::value::RawValue;
 
 use super::{
@@ -12,7 +14,12 @@ use crate::{
 use common::{
     id::{JobId, WorkflowId},
     name::{LimitKey, Priority, QueueName},
+    telemetry::{
+        WorkScope,
+        spans::{ActiveSpan, Operation, SpanDescription},
+    },
     time::{self, Millis},
+    trace_context::TraceContext,
 };
 use model::{
     job::{AttemptError, Envelope, JobHistory, JobState, JobTransition, KeyLimit, UniquePolicy},
@@ -33,6 +40,9 @@ struct EndedJobFields {
     workflow_id: Option<WorkflowId>,
     workflow_index: Option<u32>,
     parent_results: Option<Box<RawValue>>,
+    traceparent: Option<String>,
+    tracestate: Option<String>,
+    baggage: Option<String>,
 }
 
 impl Jobs {
@@ -101,6 +111,18 @@ impl Jobs {
             return Ok(None);
         }
         let mut job = restore_job(id, queue, &json, self.now().await?)?;
+        // It runs again because of this request. Without a trace of it, it stays in its own
+        let first_run = std::mem::take(&mut job.trace);
+        let parent = WorkScope::current().trace().clone().or(|| first_run.clone());
+        let span = ActiveSpan::start(&parent, || {
+            let other =
+                first_run.span().filter(|first| parent.span().is_some_and(|own| own.trace_id != first.trace_id));
+            SpanDescription::messaging(Operation::Enqueue, job.queue.as_str())
+                .with_message_id(&id)
+                .with("galley.job.type", job.summary.job_type.to_string())
+                .with_links(other)
+        });
+        job.trace = span.context().clone();
         if job.parent_results.is_none() {
             job.parent_results_bytes = self.parent_results_bytes(job.workflow).await?;
         }
@@ -187,7 +209,9 @@ fn restore_job(id: JobId, queue: QueueName, json: &str, now: Millis) -> StoreRes
         history: JobHistory { created_at, errors: kept.errors, ..JobHistory::default() },
         lease_ms: kept.visibility_timeout_ms,
         timeout_ms: kept.timeout_ms,
-        traceparent: None,
+        trace: TraceContext::new(kept.traceparent.as_deref(), kept.tracestate.as_deref(), kept.baggage.as_deref()),
+        previous_span: None,
+        span: OnceLock::new(),
         // The workflow keeps the first outcome; the job gets the same parent results again
         workflow: kept.workflow_id.zip(kept.workflow_index).map(|(workflow, index)| Membership { workflow, index }),
         parent_results: kept.parent_results.map(|results| results.get().to_owned()),

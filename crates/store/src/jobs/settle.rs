@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Attempt, ClaimedJob, Consumer, Fence, JobResult, Jobs, duration_millis, enqueue::RECORD_BYTES,
-    finished_job::FinishedJob, record::JobRecord,
+    Attempt, ClaimedJob, Consumer, Fence, JobResult, Jobs, claimed_job::record_lost, duration_millis,
+    enqueue::RECORD_BYTES, finished_job::FinishedJob, record::JobRecord,
 };
 use crate::connection::{budgets::DataKind, notification::Notification};
 use crate::{StoreResult, events::JobEvent, script, statistics::AttemptEnd};
@@ -278,6 +278,7 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable: call again with the same arguments.
     pub async fn worker_lost(&self, claimed: &ClaimedJob, fence: &Fence) -> StoreResult<Settled> {
+        record_lost(claimed, "worker_lost");
         let mut job = claimed.job.clone();
         job.history.record_crash(Some(claimed.started_at));
         if job.history.crashes <= self.store.settings.jobs.crash_budget {

@@ -17,7 +17,7 @@ use crate::{
     keys::{self, QueueKeys},
     script,
 };
-use common::{id::JobId, json::ObjectWriter, name::Priority, settings::BridgeSettings};
+use common::{id::JobId, json::ObjectWriter, name::Priority, settings::BridgeSettings, trace_context::TraceContext};
 use model::job::{Envelope, EnvelopeSummary, JobState, NewJob};
 
 /// Maximum number of elements moved at once after the first.
@@ -111,7 +111,8 @@ impl ListBridge {
     /// Removes an element in transit and adds its job.
     async fn enqueue_element(&self, element: &[u8]) -> StoreResult<()> {
         let new = self.build_job(element);
-        let fields = NewEntry::new(self.jobs.sealer(), &new, None);
+        let no_trace = TraceContext::default();
+        let fields = NewEntry::new(self.jobs.sealer(), &new, &no_trace);
         let salt = fields.salt;
         let stream = QueueKeys::new(&self.settings.queue).stream(Priority::default());
         for _ in 0..3 {

@@ -9,7 +9,7 @@ use super::{OutageGrace, reschedule_on_error};
 use crate::{
     StoreResult,
     connection::clock::MoveDue,
-    jobs::{ActiveAttempt, ClaimedJob, Fence, JobStreamEntry, Jobs},
+    jobs::{ActiveAttempt, ClaimedJob, Fence, JobStreamEntry, Jobs, record_lost},
     keys::{self, QueueKeys},
 };
 use common::{name::QueueName, time::Millis};
@@ -61,12 +61,17 @@ async fn reap_one(jobs: &Jobs, claimed: &ClaimedJob, attempt: &ActiveAttempt, no
         let limit = attempt.deadline - attempt.started_at;
         let message = format!("the attempt took longer than its timeout of {limit} ms");
         let failure = AttemptError::new("timeout", "timeout", &message, claimed.job.history.current_attempt(), now);
+        record_lost(claimed, "timeout");
         let recorded = jobs.fail(claimed, &fence, failure, RetryAdvice::ByPolicy).await?;
-        tracing::info!(event = "attempt.timed_out", %queue, %id, outcome = recorded.as_str(), "attempt timed out");
+        claimed.job.work_scope().within(|| {
+            tracing::info!(event = "attempt.timed_out", %queue, %id, outcome = recorded.as_str(), "attempt timed out");
+        });
     } else {
         let settled = jobs.worker_lost(claimed, &fence).await?;
         let worker = &attempt.worker;
-        tracing::warn!(event = "lease.expired", %queue, %id, worker, ?settled, "lease expired");
+        claimed.job.work_scope().within(|| {
+            tracing::warn!(event = "lease.expired", %queue, %id, worker, ?settled, "lease expired");
+        });
         metrics::counter!("galley_leases_lost_total", "queue" => queue.to_string()).increment(1);
     }
     Ok(())

@@ -139,7 +139,9 @@ async fn reclaim_one(
     }
     let settled = jobs.worker_lost(&claimed, &fence).await?;
     let worker = consumer.name();
-    tracing::warn!(event = "job.reclaimed", %queue, %id, worker, ?settled, "worker vanished, job reclaimed");
+    claimed.job.work_scope().within(|| {
+        tracing::warn!(event = "job.reclaimed", %queue, %id, worker, ?settled, "worker vanished, job reclaimed");
+    });
     metrics::counter!("galley_leases_lost_total", "queue" => queue.to_string()).increment(1);
     Ok(())
 }

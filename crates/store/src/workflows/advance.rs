@@ -108,7 +108,7 @@ impl Workflows {
         new.id = Some(id);
         new.workflow = Some(record.membership(index));
         new.parent_results_bytes = parent_results_bytes;
-        match self.jobs.enqueue(new.clone(), record.traceparent.clone(), now).await? {
+        match self.jobs.enqueue(new.clone(), record.trace.clone(), now).await? {
             Ok(_) => Ok(false),
             Err(EnqueueRefusal::Duplicate(known)) if known == id => Ok(false),
             // Another job blocks it: it counts as cancelled, and the workflow continues from there
@@ -230,7 +230,7 @@ impl Workflows {
         match self.jobs.locate_in_queue(id, &new.queue).await? {
             Some(LocatedJob::Finished(json)) => {
                 tracing::info!(workflow = %record.id, %id, "recorded an end that the workflow missed");
-                self.record_end(MemberEnd { membership, job: id, json: &json }).await?;
+                self.record_end(MemberEnd { membership, job: id, json: &json, span: None }).await?;
             }
             None if index < record.started_before_index => {
                 tracing::warn!(workflow = %record.id, %id, "a job of a workflow cannot be found: it counts as failed");

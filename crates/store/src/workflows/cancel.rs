@@ -98,7 +98,7 @@ impl Workflows {
                 }
                 Err(JobTransitionError::Conflict(_) | JobTransitionError::Duplicate(_)) => {
                     if let Some(LocatedJob::Finished(json)) = self.jobs.locate_in_queue(id, &new.queue).await? {
-                        self.record_end(MemberEnd { membership, job: id, json: &json }).await?;
+                        self.record_end(MemberEnd { membership, job: id, json: &json, span: None }).await?;
                     }
                     return Ok(());
                 }

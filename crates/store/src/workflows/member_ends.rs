@@ -13,7 +13,7 @@ use crate::{
     jobs::{EnqueueRefusal, Jobs, MemberEnd, NewMember, RequestClock},
     keys, script,
 };
-use common::id::JobId;
+use common::{id::JobId, trace_context::SpanReference};
 use model::{
     job::JobState,
     workflow::{Membership, TerminalState, WorkflowKind},
@@ -30,8 +30,11 @@ struct RecordedEnd<'a> {
 /// The reply of `record_member.lua`: kind, members, those that ended, the state if the workflow ended, and the next step.
 type MemberCounts = (String, usize, usize, String, Option<NextStep>);
 
-/// What the next step of a chain needs: its job, the bytes of all results, and the traceparent.
-type NextStep = (String, usize, Option<String>);
+/// What the next step of a chain needs: its job, the bytes of all results, the traceparent, and what is stored beside it.
+type NextStep = (String, usize, Option<String>, Option<String>);
+
+/// A step that ended, and the span of its last attempt if that is recorded.
+type StepBefore = (Membership, Option<SpanReference>);
 
 /// A recorded end: none if the workflow no longer exists.
 type RecordedMember = StoreResult<Option<MemberCounts>>;
@@ -45,7 +48,7 @@ struct MemberRecord {
 }
 
 /// None if the job has not ended.
-fn parse_end(MemberEnd { membership, job, json }: MemberEnd<'_>) -> StoreResult<Option<MemberRecord>> {
+fn parse_end(MemberEnd { membership, job, json, .. }: MemberEnd<'_>) -> StoreResult<Option<MemberRecord>> {
     let over: RecordedEnd =
         serde_json::from_str(json).map_err(|error| StoreError::damaged(format!("job {job} of a workflow: {error}")))?;
     let Some(end) = TerminalState::from_state(over.state) else { return Ok(None) };
@@ -69,7 +72,7 @@ impl Workflows {
         let mut recorded = self.record_ends(ends).await;
         let steps = recorded.iter_mut().enumerate().filter_map(|(number, recorded)| {
             let step = recorded.as_mut().ok()?.as_mut()?.4.take()?;
-            Some((number, ends[number].membership, step))
+            Some((number, (ends[number].membership, ends[number].span), step))
         });
         let started = self.start_next_steps(steps.collect()).await;
         let advances = ends.iter().zip(recorded).enumerate().map(|(number, (end, recorded))| {
@@ -150,12 +153,12 @@ impl Workflows {
 
     /// Starts the next steps of chains without reading the workflows. Returns the numbers of those that run; for the others
     /// the workflow decides what follows.
-    async fn start_next_steps(&self, steps: Vec<(usize, Membership, NextStep)>) -> BTreeSet<usize> {
+    async fn start_next_steps(&self, steps: Vec<(usize, StepBefore, NextStep)>) -> BTreeSet<usize> {
         let (mut numbers, mut new) = (Vec::with_capacity(steps.len()), Vec::with_capacity(steps.len()));
         for (number, ended, step) in steps {
             // A damaged one is reported when its workflow is read
             if let Ok(member) = self.parse_next_step(ended, step).await {
-                numbers.push((number, ended));
+                numbers.push((number, ended.0));
                 new.push(member);
             }
         }
@@ -178,8 +181,8 @@ impl Workflows {
 
     async fn parse_next_step(
         &self,
-        Membership { workflow, index: before }: Membership,
-        (text, bytes, traceparent): NextStep,
+        (Membership { workflow, index: before }, span): StepBefore,
+        (text, bytes, traceparent, trace_rest): NextStep,
     ) -> StoreResult<NewMember> {
         let next = Membership { workflow, index: before + 1 };
         let index = usize::try_from(next.index).unwrap_or(usize::MAX);
@@ -187,16 +190,17 @@ impl Workflows {
         job.id = Some(workflow.job_id(next.index, &job.queue));
         job.parent_results_bytes = Jobs::parent_results_size(bytes, index);
         job.workflow = Some(next);
-        Ok(NewMember { job, traceparent, now })
+        let trace = self.open_trace(workflow, traceparent, trace_rest)?;
+        Ok(NewMember { job, trace, cause: span, now })
     }
 
     /// Creates jobs; returns for each whether it exists.
     async fn create_each(&self, new: Vec<NewMember>) -> Vec<bool> {
         let exist = self.jobs.create_members(&new).await;
-        let each = new.into_iter().zip(exist).map(async |(NewMember { job, traceparent, now }, exists)| {
+        let each = new.into_iter().zip(exist).map(async |(NewMember { job, trace, cause, now }, exists)| {
             let id = job.id;
             exists
-                || match self.jobs.enqueue(job, traceparent, now).await {
+                || match self.jobs.enqueue_after(job, (trace, cause), now).await {
                     Ok(Ok(_)) => true,
                     Ok(Err(EnqueueRefusal::Duplicate(known))) => Some(known) == id,
                     Ok(Err(_)) | Err(_) => false,

@@ -34,7 +34,7 @@ use crate::{
     keys, log_interruption, script,
     sealing::Sealer,
 };
-use common::{id::WorkflowId, name::QueueName, time::Millis};
+use common::{id::WorkflowId, name::QueueName, time::Millis, trace_context::TraceContext};
 use model::workflow::{
     BatchCallback, NewWorkflow, NewWorkflowMember, TerminalState, WorkflowJobView, WorkflowKind, WorkflowProgress,
     WorkflowState, WorkflowView,
@@ -45,6 +45,8 @@ pub use list::{RunningWorkflows, WorkflowCursor};
 
 use record::{WorkflowMember, WorkflowRecord};
 
+/// The field that holds `tracestate` and `baggage`, beside `c` with the `traceparent`.
+const TRACE_REST: &str = "x";
 /// Maximum number of concurrent commands for the jobs of one workflow.
 const MAX_CONCURRENT_COMMANDS: usize = 32;
 
@@ -77,7 +79,7 @@ impl Workflows {
     pub async fn create_workflow(
         &self,
         new: NewWorkflow,
-        traceparent: Option<String>,
+        trace: TraceContext,
         now: Millis,
     ) -> StoreResult<Result<WorkflowId, CreateWorkflowError>> {
         let id = new.id.unwrap_or_default();
@@ -89,7 +91,7 @@ impl Workflows {
         self.reschedule_workflow(id, advance::CHECK_SOON.min(self.jobs.store.settings.workflows.check_interval))
             .await?;
         let mut call = script::CREATE_WORKFLOW.key(keys::workflow(&id));
-        let call = call.arg(record_fields(self.jobs.sealer(), id, &new, traceparent, now));
+        let call = call.arg(record_fields(self.jobs.sealer(), id, &new, &trace, now));
         match call.invoke_async::<i64>(&mut self.jobs.store.redis.clone()).await.map_err(StoreError::from) {
             Ok(0) => return Ok(Err(CreateWorkflowError::Duplicate(id))),
             Ok(_) => {}
@@ -213,13 +215,7 @@ fn count_starting_jobs(new: &NewWorkflow) -> BTreeMap<&QueueName, u64> {
     starting
 }
 
-fn record_fields(
-    sealer: &Sealer,
-    id: WorkflowId,
-    new: &NewWorkflow,
-    traceparent: Option<String>,
-    now: Millis,
-) -> Vec<String> {
+fn record_fields(sealer: &Sealer, id: WorkflowId, new: &NewWorkflow, trace: &TraceContext, now: Millis) -> Vec<String> {
     let id = id.to_string();
     let seal = |field: &str, text: &str| sealer.seal(&["workflow", &id, field], text).into_owned();
     let has = |wanted| new.callbacks.iter().any(|(callback, _)| *callback == wanted);
@@ -228,8 +224,11 @@ fn record_fields(
     let mut fields: Vec<String> = ["y", new.kind.as_str(), "o", &callbacks].map(str::to_owned).into();
     fields.extend(["g".to_owned(), seal("g", &new.name_and_meta)]);
     fields.extend(["t".to_owned(), new.members.len().to_string(), "a".to_owned(), now.to_string()]);
-    if let Some(text) = traceparent {
-        fields.extend(["c".to_owned(), text]);
+    if let Some(text) = trace.traceparent() {
+        fields.extend(["c".to_owned(), text.to_owned()]);
+    }
+    if let Some(text) = trace.stored_rest() {
+        fields.extend([TRACE_REST.to_owned(), seal(TRACE_REST, &text)]);
     }
     let mut push = |index: usize, member: &NewWorkflowMember| {
         let name = format!("j{index}");

@@ -1,6 +1,6 @@
 //! A stored workflow; `docs/redis.md` describes the fields.
 
-use super::Workflows;
+use super::{TRACE_REST, Workflows};
 use crate::{
     StoreError, StoreResult,
     jobs::{RequestClock, open_results},
@@ -12,6 +12,7 @@ use common::{
     json::Object,
     name::QueueName,
     time::Millis,
+    trace_context::TraceContext,
 };
 use model::{
     job::{JobState, NewJob},
@@ -26,7 +27,7 @@ pub(super) struct WorkflowRecord {
     /// `name` and `meta` as a JSON object.
     pub(super) name_and_meta: String,
     pub(super) created_at: Millis,
-    pub(super) traceparent: Option<String>,
+    pub(super) trace: TraceContext,
     /// All jobs before this index that must exist do, or did.
     pub(super) started_before_index: usize,
     /// How and when it ended, if it did.
@@ -80,8 +81,11 @@ impl Workflows {
     pub(super) async fn read_workflow(&self, id: WorkflowId) -> StoreResult<Option<WorkflowRecord>> {
         let (key, mut redis) = (keys::workflow(&id), self.jobs.store.redis.clone());
         let mut command = redis::cmd("HMGET");
-        let fixed: MemberTexts = command.arg(&key).arg(&["y", "t", "o", "a", "g", "c"]).query_async(&mut redis).await?;
-        let [Some(kind), Some(total), Some(callbacks), Some(created_at), Some(about), traceparent] = &fixed[..] else {
+        let fixed: MemberTexts =
+            command.arg(&key).arg(&["y", "t", "o", "a", "g", "c", TRACE_REST]).query_async(&mut redis).await?;
+        let [Some(kind), Some(total), Some(callbacks), Some(created_at), Some(about), traceparent, trace_rest] =
+            &fixed[..]
+        else {
             return if fixed.iter().all(Option::is_none) { Ok(None) } else { Err(damaged(id, "lacks fields")) };
         };
         let kind = WorkflowKind::from_name(kind).ok_or_else(|| damaged(id, "is of no known kind"))?;
@@ -119,11 +123,22 @@ impl Workflows {
             id,
             name_and_meta: self.jobs.sealer().open(&["workflow", &id.to_string(), "g"], about.clone())?,
             created_at: created_at.parse().unwrap_or_default(),
-            traceparent: traceparent.clone(),
+            trace: self.open_trace(id, traceparent.clone(), trace_rest.clone())?,
             started_before_index: number(0).and_then(|number| usize::try_from(number).ok()).unwrap_or(0),
             ended: state.map(|state| (state, number(2).unwrap_or_default())),
             progress,
         }))
+    }
+
+    /// The trace of a workflow, from what is stored of it.
+    pub(super) fn open_trace(
+        &self,
+        id: WorkflowId,
+        traceparent: Option<String>,
+        rest: Option<String>,
+    ) -> StoreResult<TraceContext> {
+        let open = |text| self.jobs.sealer().open(&["workflow", &id.to_string(), TRACE_REST], text);
+        Ok(TraceContext::from_stored(traceparent, rest.map(open).transpose()?.as_deref()))
     }
 
     /// Reads jobs of a workflow.

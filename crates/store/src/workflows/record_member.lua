@@ -3,7 +3,7 @@
 -- KEYS: 1 workflow
 -- ARGV: 1 index, 2 state, 3 result or "", 4 result to store instead if there is no room, 5 max bytes of all results
 -- Returns {kind, members, members that ended, state if the workflow ended or "", what the next step of a chain needs:
--- {its job, bytes of all results, traceparent or nil}, or nil if it must not start now}, or {} when the workflow or the
+-- {its job, bytes of all results, traceparent or nil, what is stored beside it or nil}, or nil if it must not start now}, or {} when the workflow or the
 -- job does not exist.
 -- May run twice: the second run changes nothing, and leaves the next step to whatever reads the workflow.
 local workflow = KEYS[1]
@@ -11,11 +11,11 @@ local index, state, result, short_result, max_result_bytes = ARGV[1], ARGV[2], A
 
 local next_index = string.format('%.0f', tonumber(index) + 1)
 local known = redis.call(
-  'HMGET', workflow, 'y', 't', 'j' .. index, 'e' .. index, 'k', 's', 'b', 'n', 'c', 'j' .. next_index
+  'HMGET', workflow, 'y', 't', 'j' .. index, 'e' .. index, 'k', 's', 'b', 'n', 'c', 'j' .. next_index, 'x'
 )
 local kind, members, job, recorded = known[1], tonumber(known[2] or ''), known[3], known[4]
 local ended, end_state, result_bytes = tonumber(known[5] or '0'), known[6] or '', tonumber(known[7] or '0')
-local started, traceparent, next_job = known[8], known[9], known[10]
+local started, traceparent, next_job, trace_rest = known[8], known[9], known[10], known[11]
 if not kind or not members or not job then return {} end
 if recorded then return { kind, members, ended, end_state, false } end
 
@@ -36,4 +36,4 @@ end
 redis.call('HSET', workflow, unpack(changes))
 -- Otherwise it exists, or did
 local is_next = kind == 'chain' and state == 'completed' and end_state == '' and started == next_index and next_job
-return { kind, members, ended, end_state, is_next and { next_job, result_bytes, traceparent } }
+return { kind, members, ended, end_state, is_next and { next_job, result_bytes, traceparent, trace_rest } }

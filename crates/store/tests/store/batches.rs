@@ -13,7 +13,10 @@ async fn enqueue_all(kit: &StoreKit, bodies: &[&str]) -> Result<Vec<EnqueuedJob>
         NewJob::parse(&members, now).expect("a valid request")
     };
     let new = bodies.iter().map(parse).collect();
-    kit.jobs.enqueue_all(new, None, now, &HashSet::new()).await.expect("redis runs")
+    kit.jobs
+        .enqueue_all(new, common::trace_context::TraceContext::default(), now, &HashSet::new())
+        .await
+        .expect("redis runs")
 }
 
 const CHOSEN: &str = r#"{"type":"a","args":[],"id":"019539a4-b68c-7def-8000-1a2b3c4d5e6f"}"#;

@@ -110,6 +110,11 @@ async fn what_a_message_was_said_to_be_is_kept_with_it() {
         body: b"\x00\xff".as_slice().into(),
         content_type: Some("a/b".into()),
         attributes: Some(r#"{"id":"1"}"#.to_owned()),
+        trace: common::trace_context::TraceContext::new(
+            Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+            Some("a=1"),
+            Some("k=v"),
+        ),
     };
     let before = kit.channels.server_time().await.expect("redis runs");
     let sent = kit.channels.publish(&channel("c"), &message).await.expect("redis runs");

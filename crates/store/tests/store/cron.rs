@@ -304,14 +304,27 @@ async fn a_job_made_by_hand_is_beside_the_schedule() {
     kit.register(EVERY_MINUTE).await;
     let name = "tick".parse().expect("a name");
     for _ in 0..2 {
-        kit.jobs.cron().trigger(&name, None).await.expect("redis runs").expect("an entry").expect("enqueued");
+        kit.jobs
+            .cron()
+            .trigger(&name, common::trace_context::TraceContext::default())
+            .await
+            .expect("redis runs")
+            .expect("an entry")
+            .expect("enqueued");
     }
     assert_eq!((kit.available().await, kit.cron().await["run_count"].as_u64()), (2, Some(0)));
     kit.due_since(0).await;
     kit.fire_due().await;
     assert_eq!(kit.available().await, 3, "no run waits for it");
     let nobody = "nobody".parse().expect("a name");
-    assert!(kit.jobs.cron().trigger(&nobody, None).await.expect("redis runs").is_none());
+    assert!(
+        kit.jobs
+            .cron()
+            .trigger(&nobody, common::trace_context::TraceContext::default())
+            .await
+            .expect("redis runs")
+            .is_none()
+    );
 }
 
 #[tokio::test]

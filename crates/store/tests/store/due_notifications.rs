@@ -91,7 +91,10 @@ async fn a_job_of_a_key_that_nobody_admitted_is_admitted() {
     let now = kit.jobs.now().await.expect("redis runs");
     let members = serde_json::from_str(KEYED).expect("JSON");
     let new = model::job::NewJob::parse(&members, now).expect("a valid request");
-    kit.jobs.enqueue(new, None, now).await.expect_err("it may not admit the job");
+    kit.jobs
+        .enqueue(new, common::trace_context::TraceContext::default(), now)
+        .await
+        .expect_err("it may not admit the job");
     allow_all(&kit).await;
     assert!(kit.claim(&worker, 1).await.is_empty(), "nobody admitted it yet");
     next_job(&kit, &worker).await;
@@ -107,7 +110,10 @@ async fn a_job_with_a_chosen_id_is_found_although_nobody_noted_its_queue() {
     let now = kit.jobs.now().await.expect("redis runs");
     let new = model::job::NewJob::parse(&serde_json::from_str(&body).expect("JSON"), now).expect("a valid request");
     allow_only(&kit, &["%R~galley:id:*", "~galley:{*", "~galley:[^i]*"]).await;
-    kit.jobs.enqueue(new, None, now).await.expect_err("it may not note the queue");
+    kit.jobs
+        .enqueue(new, common::trace_context::TraceContext::default(), now)
+        .await
+        .expect_err("it may not note the queue");
     allow_all(&kit).await;
     eventually("it is found", || async { kit.jobs.locate(id).await.expect("redis runs") }).await;
     leader.stop().await;

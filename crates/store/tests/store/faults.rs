@@ -53,7 +53,10 @@ async fn a_full_redis_takes_no_new_jobs_and_still_works_off_the_old_ones() {
     kit.redis_command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let now = kit.jobs.now().await.expect("redis runs");
     let new = model::job::NewJob::parse(&serde_json::from_str(JOB_BODY).expect("JSON"), now).expect("valid");
-    assert!(matches!(kit.jobs.enqueue(new, None, now).await, Err(StoreError::OutOfMemory)));
+    assert!(matches!(
+        kit.jobs.enqueue(new, common::trace_context::TraceContext::default(), now).await,
+        Err(StoreError::OutOfMemory)
+    ));
     let claimed = kit.claim(&worker, 3).await;
     assert_eq!(kit.complete(&worker, &claimed[0], "1").await, Settled::Done);
     let fence = crate::kit::fence(&worker);
@@ -117,7 +120,10 @@ async fn a_key_of_the_wrong_type_is_an_error_and_is_left_alone() {
     kit.redis_command(&["SET", "galley:{default}:s:0", "not a stream"]).await;
     let now = kit.jobs.now().await.expect("redis runs");
     let new = model::job::NewJob::parse(&serde_json::from_str(JOB_BODY).expect("JSON"), now).expect("valid");
-    assert!(matches!(kit.jobs.enqueue(new, None, now).await, Err(StoreError::Refused(_))));
+    assert!(matches!(
+        kit.jobs.enqueue(new, common::trace_context::TraceContext::default(), now).await,
+        Err(StoreError::Refused(_))
+    ));
     let value = kit.redis_command(&["GET", "galley:{default}:s:0"]).await;
     assert_eq!(value, redis::Value::BulkString(b"not a stream".to_vec()));
     kit.enqueue(r#"{"type":"a","args":[],"queue":"other"}"#).await;

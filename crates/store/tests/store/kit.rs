@@ -72,7 +72,7 @@ impl StoreKit {
         let now = self.jobs.now().await.expect("redis runs");
         let members: Object = serde_json::from_str(body).expect("JSON");
         let new = NewJob::parse(&members, now).expect("a valid request");
-        self.jobs.enqueue(new, None, now).await.expect("redis runs")
+        self.jobs.enqueue(new, common::trace_context::TraceContext::default(), now).await.expect("redis runs")
     }
 
     pub(crate) async fn enqueue(&self, body: &str) -> JobId {

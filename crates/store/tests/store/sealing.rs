@@ -145,7 +145,7 @@ async fn what_was_stored_before_there_were_keys_is_read_or_refused_as_the_settin
     let plain = StoreKit::start();
     let id = plain.enqueue(JOB_BODY).await;
     let channel: ChannelName = "news".parse().expect("a name");
-    let message = NewMessage { body: b"hello".as_slice().into(), content_type: None, attributes: None };
+    let message = NewMessage::plain(b"hello");
     plain.channels.publish(&channel, &message).await.expect("redis runs").expect("published");
     let files = KeyFiles::new();
     let keys = files.write("new", &[NEW]);

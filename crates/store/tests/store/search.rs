@@ -210,7 +210,11 @@ async fn the_newest_completed_jobs_stay_listed_and_older_ones_leave() {
         let all: Vec<common::json::Object> = serde_json::from_str(&body).expect("JSON");
         for members in &all {
             let new = model::job::NewJob::parse(members, 0).expect("a request");
-            kit.jobs.enqueue(new, None, 0).await.expect("redis runs").expect("accepted");
+            kit.jobs
+                .enqueue(new, common::trace_context::TraceContext::default(), 0)
+                .await
+                .expect("redis runs")
+                .expect("accepted");
         }
         complete_all(&kit).await;
     }

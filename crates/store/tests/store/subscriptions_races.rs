@@ -235,7 +235,7 @@ async fn retry_as_job(desk: &SubscriptionKit, subscription: &Subscription) -> Re
     let redelivery = Redelivery::new(subscription, &channel("c"), &message, false);
     let now = desk.kit.jobs.now().await.expect("redis runs");
     let job = redelivery.to_job(subscription, now, Vec::new(), now).expect("a job");
-    desk.kit.jobs.enqueue(job, None, now).await.expect("redis runs").map(drop)
+    desk.kit.jobs.enqueue(job, common::trace_context::TraceContext::default(), now).await.expect("redis runs").map(drop)
 }
 
 #[tokio::test]

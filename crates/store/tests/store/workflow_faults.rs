@@ -93,7 +93,13 @@ async fn a_creation_that_was_cut_off_half_way_is_completed_in_order() {
     let id = WorkflowId::new();
     new.id = Some(id);
     // It is stored, so that is the answer: somebody who hears otherwise would make it twice
-    assert!(kit.workflows.create_workflow(new, None, now).await.expect("redis runs").is_ok());
+    assert!(
+        kit.workflows
+            .create_workflow(new, common::trace_context::TraceContext::default(), now)
+            .await
+            .expect("redis runs")
+            .is_ok()
+    );
     assert_eq!(kit.redis_command(&["XLEN", "galley:{default}:s:0"]).await, redis::Value::Int(60));
     kit.redis_command(&["DEL", "galley:{stuck}:s:0"]).await;
     make_workflow_due(&kit, id).await;
@@ -186,7 +192,7 @@ async fn who_is_late_to_make_a_job_of_a_cancelled_workflow_finds_it_over() {
     let mut late = NewJob::parse(&serde_json::from_str(&text).expect("JSON"), now).expect("valid");
     let member = id.job_id(1, &late.queue);
     (late.id, late.workflow) = (Some(member), Some(Membership { workflow: id, index: 1 }));
-    let made = kit.jobs.enqueue(late, None, now).await.expect("redis runs");
+    let made = kit.jobs.enqueue(late, common::trace_context::TraceContext::default(), now).await.expect("redis runs");
     assert!(matches!(made, Err(EnqueueRefusal::Duplicate(_))), "{made:?}");
     assert!(pull(&kit, "default").await.is_none());
     assert_eq!(kit.state(member).await, "cancelled");
@@ -262,7 +268,10 @@ async fn a_full_redis_records_ends_and_goes_on_when_there_is_room() {
     let new = serde_json::from_str(r#"{"type":"chain","steps":[{"type":"a","args":[]}]}"#).expect("JSON");
     let new = NewWorkflow::parse(&new, 1, 0).expect("valid");
     assert!(
-        matches!(kit.workflows.create_workflow(new, None, 0).await, Err(StoreError::OutOfMemory)),
+        matches!(
+            kit.workflows.create_workflow(new, common::trace_context::TraceContext::default(), 0).await,
+            Err(StoreError::OutOfMemory)
+        ),
         "new ones are refused"
     );
     assert_eq!(kit.redis_keys().await, before);

@@ -18,7 +18,7 @@ pub(crate) async fn try_start(kit: &StoreKit, body: &Value) -> Result<WorkflowId
     let now = kit.jobs.now().await.expect("redis runs");
     let text = body.to_string();
     let new = NewWorkflow::parse(&serde_json::from_str(&text).expect("JSON"), 1000, now).expect("a valid request");
-    kit.workflows.create_workflow(new, None, now).await.expect("redis runs")
+    kit.workflows.create_workflow(new, common::trace_context::TraceContext::default(), now).await.expect("redis runs")
 }
 
 pub(crate) async fn start(kit: &StoreKit, body: &Value) -> WorkflowId {

@@ -21,7 +21,7 @@ use common::name::{Priority, QueueName};
 use store::{
     StoreError, StoreResult,
     connection::dedicated::DedicatedConnection,
-    jobs::{Claimant, DirectClaim},
+    jobs::{Claimant, DirectClaim, record_claim},
     log_interruption, next_reconnect_delay, reconnect_delays,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -156,9 +156,11 @@ impl Claimer {
                     break;
                 }
                 for claimed in lost {
-                    let id = claimed.job.id;
+                    let (id, work) = (claimed.job.id, claimed.job.work_scope());
                     self.runner.start(claimed, None);
-                    tracing::info!(event = "claim.recovered", %queue, %id, "recovered a claim whose answer was lost");
+                    work.within(|| {
+                        tracing::info!(event = "claim.recovered", %queue, %id, "recovered a claim whose answer was lost");
+                    });
                 }
             }
         }
@@ -337,6 +339,8 @@ impl Claimer {
                 state.sizes.observe(&batch.jobs);
                 state.asked(batch.availability, batch.is_cut || batch.jobs.len() == max, Instant::now());
                 let found = !batch.jobs.is_empty();
+                let worker = &self.shared.settings.queue_worker.name;
+                record_claim(queue, &batch.jobs, Some(worker), jobs.estimated_now());
                 for claimed in batch.jobs {
                     self.runner.start(claimed, permits.pop());
                 }

@@ -10,7 +10,7 @@ use common::name::QueueName;
 use futures_util::future::join_all;
 use store::{
     StoreResult,
-    jobs::{EncodedJobs, JobSizes},
+    jobs::{EncodedJobs, JobSizes, record_claim},
 };
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -68,6 +68,7 @@ async fn start_all(
     let deadline = Instant::now() + MAX_PERMIT_WAIT;
     let decoded = shared.jobs.decode_claimed(encoded).await?;
     sizes.observe(&decoded);
+    record_claim(&queue, &decoded, Some(&shared.settings.queue_worker.name), shared.jobs.estimated_now());
     let ready = permits.len();
     let registered = decoded.into_iter().enumerate().filter_map(|(number, job)| runner.register(job, number < ready));
     let mut waiting: VecDeque<RegisteredJob> = registered.collect();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use common::name::QueueName;
-use store::StoreResult;
+use store::{StoreResult, jobs::record_claim};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Claimer, MAX_BLOCK};
@@ -60,6 +60,8 @@ impl Claimer {
         };
         for claimed in arrived {
             self.queues.get_mut(&claimed.job.queue).job_arrived();
+            let (queue, worker) = (&claimed.job.queue, &shared.settings.queue_worker.name);
+            record_claim(queue, std::slice::from_ref(&claimed), Some(worker), shared.jobs.estimated_now());
             let permit = shared.slots.bind_to_queue(&claimed.job.queue, &mut permits, 1).pop();
             self.runner.start(claimed, permit);
         }

@@ -70,7 +70,7 @@ fn environment(context: &Context, timeout_ms: u64) -> Vec<(&'static str, String)
         ("GALLEY_FENCING_TOKEN", context.fencing_token()),
         ("GALLEY_DEADLINE", time::format(deadline)),
     ];
-    variables.extend(context.traceparent().map(|traceparent| ("TRACEPARENT", traceparent.to_owned())));
+    variables.extend(context.trace().environment());
     variables
 }
 

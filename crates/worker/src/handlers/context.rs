@@ -11,8 +11,8 @@ use std::{
 use common::{
     id::JobId,
     name::{JobType, QueueName, WorkerId},
-    telemetry::traceparent_of,
     time::Millis,
+    trace_context::TraceContext,
 };
 use model::job::{JobProgress, JobState, LogLevel};
 use serde::{Serialize, de::DeserializeOwned};
@@ -41,8 +41,7 @@ struct ContextInner {
     last_progress: Mutex<Option<String>>,
     /// Absent until the handler logs something.
     log: OnceLock<AttemptLog>,
-    span: tracing::Span,
-    traceparent: OnceLock<Option<String>>,
+    trace: TraceContext,
 }
 
 /// Why a report or a question of a handler failed.
@@ -66,7 +65,12 @@ impl From<StoreError> for ContextError {
 }
 
 impl Context {
-    pub(crate) fn new(claimed: Arc<ClaimedJob>, shared: Arc<WorkerShared>, stop: CancellationToken) -> Self {
+    pub(crate) fn new(
+        claimed: Arc<ClaimedJob>,
+        shared: Arc<WorkerShared>,
+        stop: CancellationToken,
+        trace: TraceContext,
+    ) -> Self {
         Self(Arc::new(ContextInner {
             claimed,
             shared,
@@ -74,8 +78,7 @@ impl Context {
             stop_grace_ms: AtomicU64::new(0),
             last_progress: Mutex::default(),
             log: OnceLock::new(),
-            span: tracing::Span::current(),
-            traceparent: OnceLock::new(),
+            trace,
         }))
     }
 
@@ -150,12 +153,16 @@ impl Context {
         Duration::from_millis(self.0.stop_grace_ms.load(Relaxed))
     }
 
-    /// The attempt's trace, as a W3C `traceparent`.
+    /// The attempt's trace: what to pass on with requests that the handler sends.
+    #[must_use]
+    pub fn trace(&self) -> &TraceContext {
+        &self.0.trace
+    }
+
+    /// The attempt's trace, as a W3C `traceparent`. The rest of it: [`Context::trace`].
     #[must_use]
     pub fn traceparent(&self) -> Option<&str> {
-        // Without an exporter there is no span, so pass the client's trace on unchanged
-        let known = || traceparent_of(&self.0.span).or_else(|| self.0.claimed.job.traceparent.clone());
-        self.0.traceparent.get_or_init(known).as_deref()
+        self.trace().traceparent()
     }
 
     /// The job's arguments: a JSON array, exactly as the client sent it.

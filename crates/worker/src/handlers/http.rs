@@ -104,7 +104,6 @@ impl HttpRule {
             ("galley-token", &token),
         ];
         headers.extend(deadline.as_deref().map(|deadline| ("galley-deadline", deadline)));
-        headers.extend(context.traceparent().map(|traceparent| ("traceparent", traceparent)));
         let request = PushRequest {
             id: &id,
             values: &[("type", job_type), ("queue", queue)],

@@ -118,7 +118,8 @@ impl Stages {
 
     async fn enqueue(&self, jobs: u32) -> anyhow::Result<()> {
         for _ in 0..jobs {
-            let stored = self.jobs.enqueue(self.parse()?, None, local_now()).await?;
+            let stored =
+                self.jobs.enqueue(self.parse()?, common::trace_context::TraceContext::default(), local_now()).await?;
             stored.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
         }
         Ok(())
@@ -127,7 +128,15 @@ impl Stages {
     async fn enqueue_batches(&self, jobs: u32) -> anyhow::Result<()> {
         for _ in 0..jobs as usize / BATCH_SIZE {
             let new = (0..BATCH_SIZE).map(|_| self.parse()).collect::<anyhow::Result<Vec<_>>>()?;
-            let stored = self.jobs.enqueue_all(new, None, local_now(), &std::collections::HashSet::new()).await?;
+            let stored = self
+                .jobs
+                .enqueue_all(
+                    new,
+                    common::trace_context::TraceContext::default(),
+                    local_now(),
+                    &std::collections::HashSet::new(),
+                )
+                .await?;
             stored.map_err(|refused| anyhow::anyhow!("{refused:?}"))?;
         }
         Ok(())

@@ -4,6 +4,8 @@ use super::{MetricSpec, counter, gauge};
 
 pub(super) const PROCESS: &[MetricSpec] = &[
     counter("galley_log_lines_lost_total", &[], "lines", "Log lines lost because nothing read them in time").explained("log lines lost because nothing read them in time. A service does not wait for its log"),
+    counter("galley_spans_sent_total", &[], "spans", "Spans that the receiver of traces took").explained("spans that the receiver of [traces](../observability.md#traces) took"),
+    counter("galley_spans_lost_total", &["reason"], "spans", "Spans that never reached the receiver of traces").explained("spans that never reached it. `reason`: `queue_full` (`telemetry.max_queued_spans`: it is away or too slow), `not_sent` (it refused them, or could not be reached), `shutdown` (it did not take them in time)"),
     gauge("galley_build_info", &["version", "service"], "", "1, with the version of this process"),
     gauge("galley_leader", &[], "", "Whether this process does the maintenance: 1 or 0").explained("whether this process does the maintenance: 1 or 0. The sum over all processes is 1"),
     counter("galley_series_overflowed_total", &[], "values", "Values of a label that had no room beside the others and were counted as _other").explained("queues, subscriptions and channels that had no room beside the others (`metrics.max_label_values`) and were counted as `_other`, once for each time that a thread asked"),

@@ -32,7 +32,7 @@ pub(crate) async fn publish(
     let message = parse_message(&request, &body.0, services.settings.gateway.json_depth_limit)?;
     let (kind, attributes) = body_metadata(&request);
     run_idempotent(&request, &services, &[kind, &attributes, &body.0], async |seed| {
-        let published = services.publish(&channel, &message, seed.map(|seed| seed.message_dedup(0))).await?;
+        let published = services.publish(&channel, message.clone(), seed.map(|seed| seed.message_dedup(0))).await?;
         Ok(HttpResponse::Created().json(published_json(&channel, &published)))
     })
     .await
@@ -73,7 +73,7 @@ fn parse_message<'a>(
     }
     let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let attributes = cloud_event::attributes_from_headers(headers)?;
-    Ok(NewMessage { body: body.into(), content_type: content_type.map(Into::into), attributes })
+    Ok(NewMessage { content_type: content_type.map(Into::into), attributes, ..NewMessage::plain(body) })
 }
 
 fn content_type(request: &HttpRequest) -> Result<Option<&str>, MessageError> {
@@ -115,7 +115,7 @@ pub(crate) async fn publish_batch(
                 .and_then(|message| check_message_size(gateway.body_limit_bytes, message))
                 .map_err(ApiError::from);
             let outcome = match message {
-                Ok(message) => services.publish(&channel, &message, seed.map(|seed| seed.message_dedup(nth))).await,
+                Ok(message) => services.publish(&channel, message, seed.map(|seed| seed.message_dedup(nth))).await,
                 Err(error) => Err(error),
             };
             are_final &= !outcome.as_ref().is_err_and(|error| error.is_retryable() || error.is_ambiguous());

@@ -59,12 +59,14 @@ pub(super) async fn ack_job(caller: &Caller, services: &Services, request: AckRe
     let id = parse_body_job_id(&request.job_id)?;
     let result = check_result(services, request.result)?;
     let claimed = find_active_attempt(caller, services, id, JobTransition::Succeed, &fence).await?;
+    let mut span = settle::settle_span(&claimed);
     let now = services.jobs.estimated_now();
     let ended = services.jobs.succeeded(&claimed, result.map_or(JobResult::None, JobResult::Json), now);
     match services.jobs.finish(Attempt::of(&claimed, &fence), &ended, false).await? {
         Settled::Done => {}
         Settled::AlreadyDone | Settled::Stale => return Err(stale_attempt(id)),
     }
+    span.set("galley.outcome", "completed");
     services.jobs.report_completed(&claimed, now);
     let mut metrics = AttemptMetrics::new(&claimed.job.queue, "completed");
     metrics.count(&claimed, now);

@@ -6,7 +6,7 @@ use actix_web::web;
 use common::name::{QueueName, WorkerId};
 use common::settings::MAX_WATCHED_QUEUES;
 use store::{
-    jobs::{Claimant, ClaimedJob, Fence},
+    jobs::{Claimant, ClaimedJob, Fence, record_claim},
     long_poll::{Remaining, TooManyWatchedQueues},
 };
 use tokio::{sync::oneshot, time::Instant};
@@ -147,6 +147,7 @@ async fn claim_from_queue(
         }
         let (late, fresh): (Vec<_>, Vec<_>) =
             claimed.jobs.into_iter().partition(|claimed| claimed.job.is_expired(claimed.started_at));
+        record_claim(queue, &fresh, wanted.worker.as_ref(), services.jobs.estimated_now());
         taken.extend(fresh);
         for claimed in &late {
             let fence = Fence::Pull { token: claimed.token.clone(), worker: None };

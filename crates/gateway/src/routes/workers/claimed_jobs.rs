@@ -51,7 +51,9 @@ impl Drop for ClaimedJobs {
                 let fence = Fence::Pull { token: claimed.token.clone(), worker: None };
                 if let Err(error) = services.jobs.release(Attempt::of(&claimed, &fence)).await {
                     let id = claimed.job.id;
-                    tracing::warn!(%id, %error, "a job claimed for a program that hung up waits for its lease");
+                    claimed.job.work_scope().within(|| {
+                        tracing::warn!(%id, %error, "a job claimed for a program that hung up waits for its lease");
+                    });
                 }
             }
         });

@@ -124,7 +124,6 @@ fn fetched_job_json(claimed: &ClaimedJob, worker: Option<&WorkerId>) -> String {
     view.started_at = Some(claimed.started_at);
     view.worker_id = worker.map(WorkerId::as_str);
     view.token = claimed.token.as_deref();
-    view.traceparent = claimed.job.traceparent.as_deref();
     view.to_json()
 }
 

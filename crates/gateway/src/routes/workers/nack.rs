@@ -116,6 +116,7 @@ pub(super) async fn nack_job(
     let pause = request.error.as_ref().and_then(|error| error.0.retry_after_ms).map(parse_retry_after).transpose()?;
     let event = if request.requeue { JobTransition::Release } else { JobTransition::Retry };
     let claimed = find_active_attempt(caller, services, id, event, &fence).await?;
+    let mut span = settle::settle_span(&claimed);
     let max_attempts = claimed.job.summary.max_attempts;
     let mut answer = ObjectWriter::default();
     let (id_text, attempt) = (id.to_string(), claimed.job.history.current_attempt());
@@ -133,12 +134,17 @@ pub(super) async fn nack_job(
             }
             let now = services.jobs.estimated_now();
             let failure = error.failure(attempt, now);
+            let message = services.settings.log.error_texts.then(|| failure.message.clone());
+            span.record_failed(&failure.code, message.as_deref(), || settle::describe(&claimed));
+            claimed.job.note_span(span.recorded());
             let recorded = services.jobs.fail(&claimed, &fence, failure, error.advice(pause)).await?;
+            span.set("galley.outcome", recorded.as_str());
             write_outcome(&mut answer, id, &recorded, now)?;
             AttemptMetrics::new(&claimed.job.queue, recorded.as_str()).count(&claimed, now);
         }
         _ => match services.jobs.release(Attempt::of(&claimed, &fence)).await? {
             Settled::Done => {
+                span.set("galley.outcome", "released");
                 answer.text("state", "available");
                 AttemptMetrics::new(&claimed.job.queue, "released").count(&claimed, services.jobs.estimated_now());
             }

@@ -1,10 +1,17 @@
 //! Settles several attempts in one request. Each has its own outcome, and an invalid one does not affect the others.
 //! They are recorded concurrently: of two about the same job one succeeds, and the other gets a conflict.
 
-use common::json::{JsonError, Object};
+use common::{
+    json::{JsonError, Object},
+    telemetry::{
+        WorkScope,
+        spans::{ActiveSpan, Operation, SpanDescription},
+    },
+};
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use store::jobs::ClaimedJob;
 
 use crate::{body::JsonBody, error::ApiError};
 
@@ -58,4 +65,22 @@ pub(super) fn error_member(error: &ApiError) -> String {
         tracing::error!(cause, "one item of a request failed with an internal error");
     }
     format!("\"error\":{}", error.to_json())
+}
+
+/// The span of the end of a pulled attempt: in the request's span if the client continues the job's trace, else in that
+/// trace with a link to the request.
+pub(super) fn settle_span(claimed: &ClaimedJob) -> ActiveSpan {
+    let (work, trace) = (WorkScope::current(), &claimed.job.trace);
+    let (request, job) = (work.trace().span(), trace.span());
+    let is_same =
+        job.is_none() || request.is_some_and(|request| job.is_some_and(|job| job.trace_id == request.trace_id));
+    let parent = if is_same { work.trace() } else { trace };
+    ActiveSpan::start(parent, || describe(claimed).with_links(request.filter(|_| !is_same)))
+}
+
+pub(super) fn describe(claimed: &ClaimedJob) -> SpanDescription {
+    SpanDescription::messaging(Operation::Settle, claimed.job.queue.as_str())
+        .with_message_id(&claimed.job.id)
+        .with("galley.job.type", claimed.job.summary.job_type.to_string())
+        .with("galley.job.attempt", i64::from(claimed.job.history.current_attempt()))
 }

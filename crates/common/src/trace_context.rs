@@ -1,0 +1,348 @@
+//! W3C Trace Context and Baggage: which trace something belongs to, as it came from outside and is passed on.
+//!
+//! A value is valid: bad input is dropped where it comes in, as the two specifications ask, and never refused. A bad
+//! `traceparent` drops `tracestate` too; `baggage` stands alone. It is passed on also where no spans are exported.
+
+use std::{fmt, sync::Arc};
+
+/// Longest `tracestate` that is passed on, in bytes. Of a longer one whole members are dropped.
+pub const MAX_TRACESTATE_BYTES: usize = 512;
+/// Longest `baggage` that is passed on, in bytes. Of a longer one whole members are dropped.
+pub const MAX_BAGGAGE_BYTES: usize = 8192;
+/// Most members of a `tracestate`: one with more is not valid.
+const MAX_TRACESTATE_MEMBERS: usize = 32;
+/// Members of a `tracestate` that are longer go first when it is too long.
+const LARGE_TRACESTATE_MEMBER_BYTES: usize = 128;
+/// Most members of `baggage` that are passed on.
+const MAX_BAGGAGE_MEMBERS: usize = 64;
+/// Length of a `traceparent` of version 00.
+const TRACEPARENT_BYTES: usize = 55;
+const SAMPLED: u8 = 1;
+/// The flags that version 00 and level 2 define: sampled and random.
+const KNOWN_FLAGS: u8 = 3;
+
+/// A span of a trace: what a `traceparent` names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanReference {
+    /// The trace.
+    pub trace_id: u128,
+    /// The span in it.
+    pub span_id: u64,
+    /// The flags.
+    pub flags: u8,
+}
+
+impl SpanReference {
+    /// Parses a `traceparent`. One of a later version is read as its beginning, which has this form.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes = text.as_bytes();
+        if bytes.len() < TRACEPARENT_BYTES || [2, 35, 52].iter().any(|at| bytes[*at] != b'-') {
+            return None;
+        }
+        let version = parse_hex(&bytes[..2])?;
+        let is_as_long_as_its_version = if version == 0 {
+            bytes.len() == TRACEPARENT_BYTES
+        } else {
+            bytes.get(TRACEPARENT_BYTES).is_none_or(|next| *next == b'-')
+        };
+        let trace_id = parse_hex(&bytes[3..35])?;
+        let span_id = u64::try_from(parse_hex(&bytes[36..52])?).ok()?;
+        let flags = u8::try_from(parse_hex(&bytes[53..55])?).ok()?;
+        let is_valid = version != 0xff && is_as_long_as_its_version && trace_id != 0 && span_id != 0;
+        is_valid.then_some(Self { trace_id, span_id, flags: flags & KNOWN_FLAGS })
+    }
+
+    /// Whether the trace is recorded.
+    #[must_use]
+    pub fn is_sampled(self) -> bool {
+        self.flags & SAMPLED != 0
+    }
+}
+
+/// As a `traceparent`.
+impl fmt::Display for SpanReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, self.flags)
+    }
+}
+
+/// The number in lower case hex digits.
+fn parse_hex(digits: &[u8]) -> Option<u128> {
+    digits.iter().try_fold(0_u128, |number, digit| {
+        let value = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return None,
+        };
+        Some(number << 4 | u128::from(value))
+    })
+}
+
+/// The trace that something belongs to, with its state and its baggage. Cheap to clone; empty for most things.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TraceContext(Option<Arc<ContextParts>>);
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct ContextParts {
+    traceparent: Option<String>,
+    tracestate: Option<String>,
+    baggage: Option<String>,
+}
+
+impl TraceContext {
+    /// What the three headers say, each joined with commas if it came more than once.
+    #[must_use]
+    pub fn new(traceparent: Option<&str>, tracestate: Option<&str>, baggage: Option<&str>) -> Self {
+        let span = traceparent.and_then(SpanReference::parse);
+        Self::from_parts(ContextParts {
+            tracestate: span.and(tracestate).and_then(bounded_tracestate),
+            traceparent: span.map(|span| span.to_string()),
+            baggage: baggage.and_then(bounded_baggage),
+        })
+    }
+
+    fn from_parts(parts: ContextParts) -> Self {
+        let is_empty = parts.traceparent.is_none() && parts.baggage.is_none();
+        Self((!is_empty).then(|| Arc::new(parts)))
+    }
+
+    /// As it was stored: a `traceparent`, and what [`Self::stored_rest`] returned.
+    #[must_use]
+    pub fn from_stored(traceparent: Option<String>, rest: Option<&str>) -> Self {
+        if traceparent.is_none() && rest.is_none() {
+            return Self::default();
+        }
+        let (tracestate, baggage) = rest.map_or(("", ""), |rest| rest.split_once('\n').unwrap_or((rest, "")));
+        let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let traceparent = traceparent.filter(|text| SpanReference::parse(text).is_some());
+        Self::from_parts(ContextParts { traceparent, tracestate: some(tracestate), baggage: some(baggage) })
+    }
+
+    /// `<tracestate>\n<baggage>`, to be stored beside the `traceparent`; none if there is neither.
+    #[must_use]
+    pub fn stored_rest(&self) -> Option<String> {
+        match (self.tracestate(), self.baggage()) {
+            (None, None) => None,
+            (tracestate, baggage) => {
+                Some(format!("{}\n{}", tracestate.unwrap_or_default(), baggage.unwrap_or_default()))
+            }
+        }
+    }
+
+    /// The `traceparent`.
+    #[must_use]
+    pub fn traceparent(&self) -> Option<&str> {
+        self.0.as_ref()?.traceparent.as_deref()
+    }
+
+    /// The `tracestate`.
+    #[must_use]
+    pub fn tracestate(&self) -> Option<&str> {
+        self.0.as_ref()?.tracestate.as_deref()
+    }
+
+    /// The `baggage`.
+    #[must_use]
+    pub fn baggage(&self) -> Option<&str> {
+        self.0.as_ref()?.baggage.as_deref()
+    }
+
+    /// Whether there is nothing to pass on.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The span that it names.
+    #[must_use]
+    pub fn span(&self) -> Option<SpanReference> {
+        self.traceparent().and_then(SpanReference::parse)
+    }
+
+    /// What a span of this context passes on: the same with the span as parent.
+    #[must_use]
+    pub fn with_span(&self, span: SpanReference) -> Self {
+        let parts = self.0.as_deref();
+        // A tracestate is about the trace, and a span of another trace has none
+        let is_same_trace = self.span().is_some_and(|own| own.trace_id == span.trace_id);
+        Self::from_parts(ContextParts {
+            traceparent: Some(span.to_string()),
+            tracestate: parts.filter(|_| is_same_trace).and_then(|parts| parts.tracestate.clone()),
+            baggage: parts.and_then(|parts| parts.baggage.clone()),
+        })
+    }
+
+    /// This one, or the other if this one names no trace.
+    #[must_use]
+    pub fn or(self, other: impl FnOnce() -> Self) -> Self {
+        if self.traceparent().is_some() { self } else { other() }
+    }
+
+    /// The headers that pass it on.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let headers =
+            [("traceparent", self.traceparent()), ("tracestate", self.tracestate()), ("baggage", self.baggage())];
+        headers.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
+
+    /// The variables that pass it on to a program.
+    pub fn environment(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let variables =
+            [("TRACEPARENT", self.traceparent()), ("TRACESTATE", self.tracestate()), ("BAGGAGE", self.baggage())];
+        variables.into_iter().filter_map(|(name, value)| Some((name, value?.to_owned())))
+    }
+}
+
+/// A `tracestate` with at most [`MAX_TRACESTATE_BYTES`]; none if it is not valid.
+fn bounded_tracestate(text: &str) -> Option<String> {
+    let is_space = |c: char| c == ' ' || c == '\t';
+    let mut members: Vec<&str> =
+        text.split(',').map(|member| member.trim_matches(is_space)).filter(|member| !member.is_empty()).collect();
+    if members.len() > MAX_TRACESTATE_MEMBERS || !members.iter().all(|member| is_tracestate_member(member)) {
+        return None;
+    }
+    let keys: std::collections::BTreeSet<&str> = members.iter().filter_map(|member| member.split('=').next()).collect();
+    if keys.len() != members.len() {
+        return None;
+    }
+    let length = |members: &[&str]| members.iter().map(|member| member.len() + 1).sum::<usize>().saturating_sub(1);
+    // Large members first, the last of them before the others; then from the end
+    while length(&members) > MAX_TRACESTATE_BYTES {
+        let large = members.iter().rposition(|member| member.len() > LARGE_TRACESTATE_MEMBER_BYTES);
+        members.remove(large.unwrap_or(members.len() - 1));
+    }
+    Some(members.join(",")).filter(|text| !text.is_empty())
+}
+
+/// `key=value` in the characters and lengths of the specification.
+fn is_tracestate_member(member: &str) -> bool {
+    let Some((key, value)) = member.split_once('=') else { return false };
+    let is_key_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-*/@".contains(&b);
+    let is_key = (1..=256).contains(&key.len())
+        && key.bytes().all(is_key_byte)
+        && key.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        && key.bytes().filter(|b| *b == b'@').count() <= 1;
+    is_key
+        && (1..=256).contains(&value.len())
+        && value.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'=' && b != b',')
+}
+
+/// The members of `baggage` that are valid and fit, in their order; none if none is.
+fn bounded_baggage(text: &str) -> Option<String> {
+    let mut kept = String::new();
+    let members = text.split(',').map(|member| member.trim_matches([' ', '\t'])).filter(|member| !member.is_empty());
+    for member in members.filter(|member| is_baggage_member(member)).take(MAX_BAGGAGE_MEMBERS) {
+        if kept.len() + member.len() + usize::from(!kept.is_empty()) <= MAX_BAGGAGE_BYTES {
+            kept.push_str(if kept.is_empty() { "" } else { "," });
+            kept.push_str(member);
+        }
+    }
+    Some(kept).filter(|text| !text.is_empty())
+}
+
+/// `key=value` with properties after semicolons, in the characters of the specification.
+fn is_baggage_member(member: &str) -> bool {
+    let (pair, _) = member.split_once(';').unwrap_or((member, ""));
+    let Some((key, value)) = pair.split_once('=') else { return false };
+    let is_token_byte = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let (key, value) = (key.trim_matches([' ', '\t']), value.trim_matches([' ', '\t']));
+    let is_value_byte = |b: u8| b.is_ascii_graphic() && !b"\",;\\".contains(&b);
+    !key.is_empty()
+        && key.bytes().all(is_token_byte)
+        && value.bytes().all(is_value_byte)
+        && member.bytes().all(|b| b.is_ascii_graphic() || b == b' ' || b == b'\t')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn only_a_well_formed_traceparent_is_used() {
+        let later = [format!("cc{}", &GOOD[2..]), format!("cc{}-and-more", &GOOD[2..])];
+        for good in [GOOD, &later[0], &later[1]] {
+            assert_eq!(TraceContext::new(Some(good), None, None).traceparent(), Some(GOOD), "{good}");
+        }
+        let unknown_flags = TraceContext::new(Some(&format!("{}ff", &GOOD[..53])), None, None);
+        assert_eq!(unknown_flags.traceparent(), Some(&*format!("{}03", &GOOD[..53])));
+        let upper = GOOD.to_uppercase();
+        for bad in [
+            "",
+            "00-x-y-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+            "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01.more",
+            "00_0af7651916cd43dd8448eb211c80319c_b7ad6b7169203331_01",
+            &upper,
+        ] {
+            let context = TraceContext::new(Some(bad), Some("a=1"), Some("k=v"));
+            assert_eq!((context.traceparent(), context.tracestate()), (None, None), "{bad}");
+            assert_eq!(context.baggage(), Some("k=v"), "it stands alone");
+        }
+    }
+
+    #[test]
+    fn a_tracestate_is_bounded_and_a_bad_one_dropped_without_the_trace() {
+        let state = |text: &str| {
+            let context = TraceContext::new(Some(GOOD), Some(text), None);
+            assert_eq!(context.traceparent(), Some(GOOD));
+            context.tracestate().map(ToOwned::to_owned)
+        };
+        assert_eq!(state("a=1, b@c=2 ,,rojo=x y").as_deref(), Some("a=1,b@c=2,rojo=x y"));
+        let many: Vec<String> = (0..33).map(|n| format!("k{n}=1")).collect();
+        for bad in ["", "a", "A=1", "a=", "a=1=2", "a=1,a=2", "a=\u{e9}", &many.join(",")] {
+            assert_eq!(state(bad), None, "{bad}");
+        }
+        let large = format!("large={}", "x".repeat(200));
+        let members: Vec<String> = (0..5).map(|n| format!("k{n}={}", "y".repeat(90))).collect();
+        let kept = state(&format!("{large},{}", members.join(","))).expect("some fit");
+        assert_eq!(kept, members.join(","), "the large one goes first");
+        let members: Vec<String> = (0..9).map(|n| format!("k{n}={}", "y".repeat(90))).collect();
+        let kept = state(&members.join(",")).expect("some fit");
+        assert_eq!(kept, members[..5].join(","), "then those at the end");
+        assert!(kept.len() <= MAX_TRACESTATE_BYTES);
+    }
+
+    #[test]
+    fn baggage_is_bounded_and_its_bad_members_dropped() {
+        let baggage = |text: &str| TraceContext::new(None, None, Some(text)).baggage().map(ToOwned::to_owned);
+        assert_eq!(baggage("user=a%20b;p=1, tenant = x ,").as_deref(), Some("user=a%20b;p=1,tenant = x"));
+        assert_eq!(baggage("bad,\u{e9}=1,a=\"b\",k=v\nx: y,good=1").as_deref(), Some("good=1"));
+        for bad in ["", "a", "=1", ",,"] {
+            assert_eq!(baggage(bad), None, "{bad}");
+        }
+        let long = format!("long={}", "x".repeat(MAX_BAGGAGE_BYTES));
+        assert_eq!(baggage(&format!("{long},short=1")).as_deref(), Some("short=1"));
+        let many: Vec<String> = (0..70).map(|n| format!("k{n}=1")).collect();
+        assert_eq!(baggage(&many.join(",")), Some(many[..64].join(",")));
+    }
+
+    #[test]
+    fn what_is_stored_is_read_again() {
+        for (tracestate, baggage) in
+            [(None, None), (Some("a=1"), None), (None, Some("k=v")), (Some("a=1"), Some("k=v"))]
+        {
+            let context = TraceContext::new(Some(GOOD), tracestate, baggage);
+            let stored =
+                TraceContext::from_stored(context.traceparent().map(Into::into), context.stored_rest().as_deref());
+            assert_eq!(stored, context);
+        }
+        assert!(TraceContext::from_stored(Some("damaged".to_owned()), None).is_empty());
+    }
+
+    #[test]
+    fn a_span_passes_the_rest_on_and_one_of_another_trace_no_tracestate() {
+        let context = TraceContext::new(Some(GOOD), Some("a=1"), Some("k=v"));
+        let own = context.span().expect("a span");
+        let child = context.with_span(SpanReference { span_id: 1, ..own });
+        assert_eq!((child.tracestate(), child.baggage()), (Some("a=1"), Some("k=v")));
+        let other = context.with_span(SpanReference { trace_id: 1, ..own });
+        assert_eq!((other.tracestate(), other.baggage()), (None, Some("k=v")));
+        assert_eq!(child.headers().map(|(name, _)| name).collect::<Vec<_>>(), ["traceparent", "tracestate", "baggage"]);
+    }
+}
