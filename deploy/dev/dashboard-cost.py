@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures what the dashboard costs with 1,000 queues and a million jobs: docs/dashboard.md has the results.
 
-usage: deploy/dev/dashboard-cost.py [FOLDER OF THE PROGRAMS, target/dist unless given]
+usage: deploy/dev/dashboard-cost.py [FOLDER OF THE PROGRAMS, target/dist unless given] [filled-redis, which cargo builds else]
 """
 
 import os
@@ -71,7 +71,7 @@ def main():
                 break
             except OSError:
                 time.sleep(0.1)
-        fill = ["cargo", "run", "--quiet", "--package", "testkit", "--bin", "filled-redis", "--"]
+        fill = sys.argv[2:3] or ["cargo", "run", "--quiet", "--package", "testkit", "--bin", "filled-redis", "--"]
         url, counts = f"redis://127.0.0.1:{redis_port}/0", (QUEUES, COMPLETED, DISCARDED)
         subprocess.run([*fill, url, *map(str, counts)], check=True)
         print(f"{QUEUES} queues, {QUEUES * (COMPLETED + DISCARDED)} jobs, {redis('DBSIZE')} keys")
