@@ -1,18 +1,23 @@
-//! What the check of a key costs a request: the same POST without keys and with one, in turn on one machine.
+//! What the check of a key, and TLS, cost a request: the same POST without both and with each, in turn on one machine.
+
+use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
+use testkit::TestAuthority;
 
 use crate::{
     galley::{BenchDurability, BenchGalley, noop_job},
     http::{self, HttpConnection},
     load::{self, requests_per_second},
+    load_connection::{LoadTarget, STREAMS_PER_CONNECTION},
     machine::scheduler_times_ms,
     report::{BenchReport, median},
     scope::BenchScope,
 };
 
-const CONNECTIONS: u32 = 64;
+/// Requests under way at a time.
+const REQUESTS: u32 = 64;
 /// How often each is measured in a round: in turn, so that a slow moment of the machine meets both.
 const TURNS: usize = 3;
 const FIRST_KEY: &str = "glk_bench_0123456789012345678901234567890123456789012";
@@ -23,18 +28,36 @@ pub(crate) async fn run(durability: BenchDurability, scope: BenchScope) -> anyho
     let keyed = BenchGalley::start_with(durability, &[("GALLEY__AUTH__FIRST_KEY", FIRST_KEY)]).await;
     let without = http::post_request("/ojs/v1/jobs", &noop_job("single"));
     let with = with_key(&without, &make_key(&keyed).await?);
-    let (mut plain, mut checked) = (Measured::default(), Measured::default());
+    let authority = Arc::new(TestAuthority::new());
+    let encrypted = BenchGalley::start_with_tls(durability, &authority).await;
+    let tls_address = encrypted.gateway.address();
+    let (over_tls, over_http2) =
+        (LoadTarget::Tls(tls_address, authority.clone()), LoadTarget::Http2(tls_address, authority));
+    let [mut plain, mut checked, mut tls, mut http2] = std::array::from_fn(|_| Measured::default());
     for _ in 0..TURNS * scope.rounds() as usize {
-        plain.measure(&open, &without).await?;
-        checked.measure(&keyed, &with).await?;
+        plain.measure(&open, open.gateway.address().into(), &without).await?;
+        checked.measure(&keyed, keyed.gateway.address().into(), &with).await?;
+        tls.measure(&encrypted, over_tls.clone(), &without).await?;
+        http2.measure(&encrypted, over_http2.clone(), &without).await?;
     }
-    report.add_note(format!("medians of {} turns; 64 connections; the key is one in Redis", plain.per_second.len()));
+    report.add_note(format!(
+        "medians of {} turns; {REQUESTS} requests at a time, each on a connection that stays open, with HTTP/2 \
+         {STREAMS_PER_CONNECTION} on each; the key is one in Redis; TLS 1.3",
+        plain.per_second.len()
+    ));
     let (plain_rate, checked_rate) = (median(plain.per_second), median(checked.per_second));
+    let (tls_rate, http2_rate) = (median(tls.per_second), median(http2.per_second));
     report.add_figure("POST /ojs/v1/jobs without keys", plain_rate, "1/s");
     report.add_figure("POST /ojs/v1/jobs with a key", checked_rate, "1/s");
     report.add_with_goal("with a key / without", checked_rate / plain_rate, "", ">= 0.97");
+    report.add_figure("POST /ojs/v1/jobs over TLS, HTTP/1.1", tls_rate, "1/s");
+    report.add_figure("over TLS / without", tls_rate / plain_rate, "");
+    report.add_figure("POST /ojs/v1/jobs over TLS, HTTP/2", http2_rate, "1/s");
+    report.add_figure("over HTTP/2 / without TLS", http2_rate / plain_rate, "");
     report.add_figure("gateway: processor time for a POST without keys", median(plain.cpu_micros), "us");
     report.add_figure("gateway: processor time for a POST with a key", median(checked.cpu_micros), "us");
+    report.add_figure("gateway: processor time for a POST over TLS, HTTP/1.1", median(tls.cpu_micros), "us");
+    report.add_figure("gateway: processor time for a POST over TLS, HTTP/2", median(http2.cpu_micros), "us");
     Ok(report)
 }
 
@@ -46,12 +69,12 @@ struct Measured {
 }
 
 impl Measured {
-    async fn measure(&mut self, galley: &BenchGalley, request: &str) -> anyhow::Result<()> {
-        let (address, process) = (galley.gateway.address(), galley.gateway.process_id());
-        load::warm_up(address, request, CONNECTIONS).await?;
+    async fn measure(&mut self, galley: &BenchGalley, target: LoadTarget, request: &str) -> anyhow::Result<()> {
+        let process = galley.gateway.process_id();
+        load::warm_up(target.clone(), request, REQUESTS).await?;
         let (before, _) = scheduler_times_ms(process);
         let began = std::time::Instant::now();
-        let per_second = requests_per_second(address, request, CONNECTIONS).await?;
+        let per_second = requests_per_second(target, request, REQUESTS).await?;
         let ran = scheduler_times_ms(process).0 - before;
         self.per_second.push(per_second);
         self.cpu_micros.push(ran * 1000.0 / (per_second * began.elapsed().as_secs_f64()));

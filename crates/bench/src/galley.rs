@@ -14,7 +14,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 use store::keys::QueueKeys;
 use testkit::redis::AsyncCommands;
-use testkit::{RedisPersistence, RedisServer, ServiceProcess};
+use testkit::{RedisPersistence, RedisServer, ServiceProcess, TestAuthority, eventually};
 
 use crate::http::HttpConnection;
 
@@ -61,6 +61,24 @@ impl BenchGalley {
         let redis = RedisServer::start_with(durability.persistence());
         let gateway = ServiceProcess::start("gateway", &redis, variables).await;
         gateway.wait_until_ready().await;
+        Self { gateway, redis }
+    }
+
+    /// The same with TLS, and a certificate for `localhost`.
+    pub(crate) async fn start_with_tls(durability: BenchDurability, authority: &TestAuthority) -> Self {
+        let files = authority.issue("gateway", &["localhost"]);
+        let variables = [
+            ("GALLEY__GATEWAY__TLS_CERT_FILE", files.cert.as_str()),
+            ("GALLEY__GATEWAY__TLS_KEY_FILE", files.key.as_str()),
+        ];
+        let redis = RedisServer::start_with(durability.persistence());
+        let gateway = ServiceProcess::start("gateway", &redis, &variables).await;
+        let address = gateway.address();
+        eventually("the gateway is ready", || async {
+            let stream = authority.connect(address, "localhost", &["http/1.1"]).await.ok()?;
+            HttpConnection::over(stream).get("/health/ready").await.ok()
+        })
+        .await;
         Self { gateway, redis }
     }
 

@@ -1,7 +1,6 @@
 //! The same request again and again, over many connections.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -12,7 +11,7 @@ use std::{
 use anyhow::ensure;
 use tokio::task::JoinSet;
 
-use crate::{galley::MEASURE_TIMEOUT, http::HttpConnection};
+use crate::{galley::MEASURE_TIMEOUT, load_connection::LoadTarget};
 
 /// How long they are sent before.
 const WARM_UP_TIME: Duration = Duration::from_secs(1);
@@ -20,27 +19,31 @@ const WARM_UP_TIME: Duration = Duration::from_secs(1);
 const MEASURE_TIME: Duration = Duration::from_secs(3);
 
 /// Sends it for a few seconds; answers per second.
-pub(crate) async fn requests_per_second(address: SocketAddr, request: &str, connections: u32) -> anyhow::Result<f64> {
-    per_second(address, request, connections, u32::MAX, MEASURE_TIME).await
+pub(crate) async fn requests_per_second(
+    target: impl Into<LoadTarget>,
+    request: &str,
+    connections: u32,
+) -> anyhow::Result<f64> {
+    per_second(target.into(), request, connections, u32::MAX, MEASURE_TIME).await
 }
 
 /// The same without counting.
-pub(crate) async fn warm_up(address: SocketAddr, request: &str, connections: u32) -> anyhow::Result<()> {
-    per_second(address, request, connections, u32::MAX, WARM_UP_TIME).await.map(drop)
+pub(crate) async fn warm_up(target: impl Into<LoadTarget>, request: &str, connections: u32) -> anyhow::Result<()> {
+    per_second(target.into(), request, connections, u32::MAX, WARM_UP_TIME).await.map(drop)
 }
 
 /// Sends it that many times; answers per second.
 pub(crate) async fn count_per_second(
-    address: SocketAddr,
+    target: impl Into<LoadTarget>,
     request: &str,
     connections: u32,
     count: u32,
 ) -> anyhow::Result<f64> {
-    per_second(address, request, connections, count, MEASURE_TIMEOUT).await
+    per_second(target.into(), request, connections, count, MEASURE_TIMEOUT).await
 }
 
 async fn per_second(
-    address: SocketAddr,
+    target: LoadTarget,
     request: &str,
     connections: u32,
     count: u32,
@@ -48,10 +51,7 @@ async fn per_second(
 ) -> anyhow::Result<f64> {
     let request: Arc<str> = request.into();
     let sent = Arc::new(AtomicU32::new(0));
-    let mut opened = Vec::new();
-    for _ in 0..connections {
-        opened.push(HttpConnection::open(address).await?);
-    }
+    let opened = target.open(connections).await?;
     let began = Instant::now();
     let mut senders = JoinSet::new();
     for mut connection in opened {

@@ -17,6 +17,7 @@ mod galley;
 mod idle;
 mod latency;
 mod load;
+mod load_connection;
 mod machine;
 mod memory;
 mod numbers;
@@ -119,7 +120,7 @@ enum BenchCommand {
     Care,
     /// Jobs enqueued per second, beside a bare route and a bare client.
     Enqueue,
-    /// What the check of a key costs a request.
+    /// What the check of a key, and TLS, cost a request.
     Access,
     /// What tracing costs, and what is noticed when its receiver is killed.
     Tracing,

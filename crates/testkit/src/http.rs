@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, bail, ensure};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::TcpStream,
     time::timeout,
 };
@@ -16,8 +16,8 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(90);
 const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
 /// A connection that is kept open.
-pub struct HttpConnection {
-    stream: BufReader<TcpStream>,
+pub struct HttpConnection<S = TcpStream> {
+    stream: BufReader<S>,
     line: String,
 }
 
@@ -29,8 +29,15 @@ impl HttpConnection {
     pub async fn open(address: SocketAddr) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await.context("the gateway takes no connection")?;
         stream.set_nodelay(true)?;
+        Ok(Self::over(stream))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> HttpConnection<S> {
+    /// Over a stream that is connected, such as one of TLS.
+    pub fn over(stream: S) -> Self {
         // Small: there are thousands of them
-        Ok(Self { stream: BufReader::with_capacity(1024, stream), line: String::new() })
+        Self { stream: BufReader::with_capacity(1024, stream), line: String::new() }
     }
 
     /// The body of a 200.
@@ -65,6 +72,7 @@ impl HttpConnection {
 
     async fn exchange(&mut self, request: &str) -> anyhow::Result<(u16, String)> {
         self.stream.write_all(request.as_bytes()).await?;
+        self.stream.flush().await?;
         let status = self.read_line().await?.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.context("no HTTP status")?;
         let mut length = 0;
