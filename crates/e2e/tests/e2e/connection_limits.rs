@@ -4,6 +4,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     process::Command,
+    time::Instant,
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -11,6 +12,7 @@ use serde_json::json;
 use testkit::{RedisServer, ServiceProcess, TEST_TIMEOUT, eventually, skip};
 
 use crate::{
+    idle_cost::count_commands,
     kit::{GalleyKit, job_body},
     sse::ChannelEventsClient,
 };
@@ -111,6 +113,8 @@ fn peak_memory(gateway: &ServiceProcess) -> u64 {
 }
 
 const MEBIBYTE: u64 = 1 << 20;
+/// All that a gateway may ask Redis in a second while readers open: fifty lists of channels with what surrounds each.
+const MAX_COMMANDS_OF_READERS: u64 = 400;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_thousand_idle_connections_and_slow_heads_and_bodies_leave_the_gateway_in_its_memory() {
@@ -147,6 +151,12 @@ async fn twenty_thousand_idle_connections_and_slow_heads_and_bodies_leave_the_ga
 
 /// A reader that takes the beginning of its stream and then nothing any more.
 fn open_reader(address: SocketAddr, path: &str) -> TcpStream {
+    let mut reader = ask_for_stream(address, path);
+    read_until(&mut reader, "event: begin");
+    reader
+}
+
+fn ask_for_stream(address: SocketAddr, path: &str) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     // So that the kernel takes as little as it can, and the gateway keeps the rest
     socket.set_recv_buffer_size(4096).expect("a small buffer");
@@ -154,12 +164,15 @@ fn open_reader(address: SocketAddr, path: &str) -> TcpStream {
     let mut reader = TcpStream::from(socket);
     reader.set_read_timeout(Some(TEST_TIMEOUT)).expect("a limit");
     write!(reader, "GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").expect("sent");
-    let (mut begin, mut byte) = (Vec::new(), [0]);
-    while !begin.ends_with(b"event: begin") {
-        reader.read_exact(&mut byte).unwrap_or_else(|_| panic!("no stream: {}", String::from_utf8_lossy(&begin)));
-        begin.push(byte[0]);
-    }
     reader
+}
+
+fn read_until(reader: &mut TcpStream, end: &str) {
+    let (mut answer, mut byte) = (Vec::new(), [0]);
+    while !answer.ends_with(end.as_bytes()) {
+        reader.read_exact(&mut byte).unwrap_or_else(|_| panic!("no {end}: {}", String::from_utf8_lossy(&answer)));
+        answer.push(byte[0]);
+    }
 }
 
 fn open_readers(address: SocketAddr, count: usize) -> Vec<TcpStream> {
@@ -212,4 +225,34 @@ async fn ten_thousand_readers_that_take_nothing_leave_the_gateway_in_its_memory(
     let peak = peak_memory(&kit.gateway);
     assert!(peak < 1024 * MEBIBYTE, "{} MiB", peak / MEBIBYTE);
     drop(open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_readers_by_pattern_that_open_at_once_share_what_they_have_to_read() {
+    let readers = allow_connections(10_000);
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__CHANNELS__MAX_READERS", "20000")]).await;
+    if !limit_memory(&kit.gateway, 1536 * MEBIBYTE) {
+        return skip("the memory of a process cannot be limited here");
+    }
+    publish(&kit, 10).await;
+    let connection = kit.redis.connection().await;
+    let (before, begin) = (count_commands(&connection).await, Instant::now());
+    // All have asked before the first takes its answer
+    let paths = ["/v1/stream?channel=ord*", "/v1/stream?channel=*s&channel=none.*"];
+    let address = kit.gateway.address();
+    let mut open: Vec<TcpStream> =
+        (0..readers).map(|number| ask_for_stream(address, paths[number % paths.len()])).collect();
+    for reader in &mut open {
+        read_until(reader, "HTTP/1.1 200 OK\r\n");
+        read_until(reader, "event: begin");
+    }
+    // However many there are: without sharing each reader costs two or three
+    let (commands, seconds) = (count_commands(&connection).await - before, begin.elapsed().as_secs() + 1);
+    assert!(commands < MAX_COMMANDS_OF_READERS * seconds, "{commands} commands for {readers} readers in {seconds} s");
+    publish(&kit, 10).await;
+    for reader in &mut open {
+        read_until(reader, "event: message");
+    }
+    let peak = peak_memory(&kit.gateway);
+    assert!(peak < 1024 * MEBIBYTE, "{} MiB", peak / MEBIBYTE);
 }

@@ -69,8 +69,11 @@ enum CursorSource {
 impl ChannelCursor {
     /// Starts after a position.
     pub(super) fn new(inner: &Arc<ChannelHubInner>, guard: ReaderGuard, after: Position) -> Self {
-        let waiter_id = guard.0.ring().register_waiter();
-        Self { hub: inner.clone(), guard, waiter_id, after, gap: None, page: None, source: CursorSource::History }
+        let mut ring = guard.0.ring();
+        let waiter_id = ring.register_waiter();
+        let source = ring.join_head(after).map_or(CursorSource::History, CursorSource::Ring);
+        drop(ring);
+        Self { hub: inner.clone(), guard, waiter_id, after, gap: None, page: None, source }
     }
 
     /// Whether it has a page of the history or reads one.

@@ -34,6 +34,7 @@ use super::{
     plain_messages::{PlainMessageTagger, parse_position},
     shared_events::SharedEvents,
     shared_pages::SharedPages,
+    shared_read::{SharedRead, SharedReadResult},
 };
 use crate::{
     StoreResult,
@@ -75,6 +76,8 @@ pub(super) struct ChannelHubInner {
     /// Like `stop`, but cheap to check for readers. All readers are woken after it is set.
     pub(super) is_stopped: AtomicBool,
     pub(super) page_permits: Semaphore,
+    /// The names that readers of patterns match.
+    readable: SharedRead<Arc<Vec<ChannelName>>>,
     /// For reads into rings: they must not wait for readers that are behind.
     pub(super) catch_up_permits: Semaphore,
     pub(super) page_budget: Arc<PageBudget>,
@@ -99,6 +102,7 @@ pub(super) struct ChannelState {
     changed_channels: ChangedChannels,
     pub(super) shared_events: SharedEvents,
     pub(super) shared_pages: SharedPages,
+    head: SharedRead<Option<Position>>,
 }
 
 /// Counts as a reader of a channel until it is dropped.
@@ -154,6 +158,7 @@ impl ChannelHub {
             is_stopped: AtomicBool::new(false),
             page_permits: Semaphore::new(MAX_CONCURRENT_PAGE_READS),
             catch_up_permits: Semaphore::new(MAX_CONCURRENT_PAGE_READS),
+            readable: SharedRead::default(),
             page_budget: Arc::new(PageBudget::new(settings.reader_pages_bytes)),
             runtime: Handle::current(),
             limiter: ReaderLimiter::new(settings.max_readers, "galley_channel_readers"),
@@ -197,6 +202,7 @@ impl ChannelHubInner {
                 changed_channels: self.changed_channels.clone(),
                 shared_events: SharedEvents::default(),
                 shared_pages: SharedPages::default(),
+                head: SharedRead::default(),
             })
         };
         let followed = all.entry(name.clone()).or_insert_with(new).clone();
@@ -306,6 +312,18 @@ impl ChannelHubInner {
         }
     }
 
+    /// The newest position of a channel. While the ring does not know it yet, all who ask at the same moment read it
+    /// together.
+    pub(super) async fn head(&self, followed: &ChannelState) -> StoreResult<Position> {
+        let known = followed.ring().head;
+        if let Some(head) = known {
+            return Ok(head);
+        }
+        let (channels, name) = (self.channels.clone(), followed.name.clone());
+        let read = followed.head.read(&self.runtime, || async move { channels.channel_head(&name).await });
+        Ok(read.await?.unwrap_or(Position::START))
+    }
+
     /// Unsubscribes from channels without readers for a while.
     fn unsubscribe_unread(&self) {
         let mut all = self.active_channels();
@@ -336,13 +354,18 @@ impl ChannelHubInner {
         }
     }
 
-    /// All channels, and those with plain publishers, which need no history.
-    pub(super) async fn readable_channels(&self) -> StoreResult<Vec<ChannelName>> {
-        let mut names = self.channels.all_channels().await?;
-        let plain: Vec<ChannelName> =
-            self.settings.plain_channels.iter().filter(|name| !names.contains(name)).cloned().collect();
-        names.extend(plain);
-        Ok(names)
+    /// All channels, and those with plain publishers, which need no history. All who ask at the same moment share them.
+    pub(super) fn readable_channels(&self) -> SharedReadResult<Arc<Vec<ChannelName>>> {
+        let (channels, settings) = (self.channels.clone(), self.settings.clone());
+        self.readable.read(&self.runtime, || async move {
+            let mut names = channels.all_channels().await?;
+            let plain: Vec<ChannelName> =
+                settings.plain_channels.iter().filter(|name| !names.contains(name)).cloned().collect();
+            if !plain.is_empty() {
+                Arc::make_mut(&mut names).extend(plain);
+            }
+            Ok(names)
+        })
     }
 
     /// Tells readers of patterns of new channels, if they exist: anybody can announce any name.
@@ -355,7 +378,7 @@ impl ChannelHubInner {
 
     async fn broadcast_channel_names(self: Arc<Self>) {
         match self.readable_channels().await {
-            Ok(names) => drop(self.channel_names.send(Arc::new(names))),
+            Ok(names) => drop(self.channel_names.send(names)),
             Err(error) => log_interruption("listing channels", &error),
         }
     }

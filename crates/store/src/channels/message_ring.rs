@@ -154,6 +154,11 @@ impl MessageRing {
         Some(self.first_number + u64::try_from(skipped).unwrap_or_default())
     }
 
+    /// The same for a reader that has all that the ring has: nothing needs to be read for it.
+    pub(super) fn join_head(&self, after: Position) -> Option<u64> {
+        if self.head == Some(after) { self.join(after, self.generation) } else { None }
+    }
+
     /// Registers a reader's slot for a waker.
     pub(super) fn register_waiter(&mut self) -> usize {
         self.wakers.insert(None)

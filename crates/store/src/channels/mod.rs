@@ -7,7 +7,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | `publish` | publishes messages, most of them without a script |
-//! | `registry` | the list of channels |
+//! | `registry`, `shared_read` | the list of channels; one read for all who ask at the same moment |
 //! | `history` | reads a channel's history page by page |
 //! | `hub`, `catch_up`, `catch_up_state`, `message_ring`, `encoded_message` | one subscription for many readers; reads what is new; the newest messages in memory |
 //! | `reader`, `cursor`, `page_budget` | one reader of many channels; its position in each; memory for what it has read |
@@ -37,6 +37,7 @@ mod retention;
 mod sealed_message;
 mod shared_events;
 mod shared_pages;
+mod shared_read;
 mod subscription_groups;
 
 pub use cursor::ReaderEvent;
@@ -53,8 +54,11 @@ pub(crate) use subscription_groups::{ExpectedGroups, OrphanGroups};
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::runtime::Handle;
+
+use self::shared_read::SharedRead;
 use crate::Redis;
-use common::settings::ChannelSettings;
+use common::{name::ChannelName, settings::ChannelSettings};
 use model::message::Position;
 
 /// A published message.
@@ -90,6 +94,9 @@ pub struct Channels {
     pub(crate) redis: Redis,
     pub(crate) settings: Arc<ChannelSettings>,
     known_histories: Arc<publish::KnownHistories>,
+    listing: SharedRead<Arc<Vec<ChannelName>>>,
+    /// The runtime for shared reads: the threads of requests come and go.
+    runtime: Handle,
 }
 
 impl Channels {
@@ -98,8 +105,17 @@ impl Channels {
     }
 
     /// The channels in this Redis.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime. The runtime must outlive every clone.
     #[must_use]
     pub fn new(redis: &Redis, settings: &ChannelSettings) -> Self {
-        Self { redis: redis.clone(), settings: Arc::new(settings.clone()), known_histories: Arc::default() }
+        Self {
+            redis: redis.clone(),
+            settings: Arc::new(settings.clone()),
+            known_histories: Arc::default(),
+            listing: SharedRead::default(),
+            runtime: Handle::current(),
+        }
     }
 }

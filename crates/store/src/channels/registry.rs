@@ -1,10 +1,10 @@
 //! The list of channels. A channel is on it from its first message until some time after its last: publishing
 //! refreshes the entry only now and then, so it usually costs one script and no second key.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::Channels;
-use crate::{StoreResult, keys, script};
+use crate::{Redis, StoreResult, keys, script};
 use common::{name::ChannelName, settings::ChannelSettings};
 
 /// How often the entry and the TTLs of a channel in use are refreshed.
@@ -47,17 +47,22 @@ impl Channels {
     /// # Errors
     /// Redis is unavailable.
     pub async fn list_channels(&self, after: Option<&ChannelName>, max: usize) -> StoreResult<Vec<ChannelName>> {
-        let mut names = self.all_channels().await?;
+        let all = self.all_channels().await?;
+        let mut names: Vec<&ChannelName> = all.iter().filter(|name| after.is_none_or(|after| *name > after)).collect();
         names.sort();
-        let start = after.map_or(0, |after| names.partition_point(|name| name <= after));
-        Ok(names.into_iter().skip(start).take(max).collect())
+        Ok(names.into_iter().take(max).cloned().collect())
     }
 
-    /// All names: at most `channels.max_channels`, each about a hundred bytes.
-    pub(crate) async fn all_channels(&self) -> StoreResult<Vec<ChannelName>> {
-        let mut connection = self.redis.pooled_connection().await?;
-        let names: Vec<String> =
-            redis::cmd("ZRANGE").arg(keys::CHANNELS).arg(0).arg(-1).query_async(&mut connection).await?;
-        Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
+    /// All names: at most `channels.max_channels`, each about a hundred bytes. All who ask at the same moment share them.
+    pub(crate) async fn all_channels(&self) -> StoreResult<Arc<Vec<ChannelName>>> {
+        let redis = self.redis.clone();
+        self.listing.read(&self.runtime, || async move { read_channels(&redis).await.map(Arc::new) }).await
     }
+}
+
+async fn read_channels(redis: &Redis) -> StoreResult<Vec<ChannelName>> {
+    let mut connection = redis.pooled_connection().await?;
+    let names: Vec<String> =
+        redis::cmd("ZRANGE").arg(keys::CHANNELS).arg(0).arg(-1).query_async(&mut connection).await?;
+    Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
 }

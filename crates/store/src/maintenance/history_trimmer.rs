@@ -33,8 +33,8 @@ pub(super) async fn run(channels: &Channels, findings: &LeaderFindings, every: D
 async fn trim_all(channels: &Channels, findings: &LeaderFindings, orphans: &mut OrphanGroups) -> StoreResult<()> {
     let mut backlogs = HashMap::<String, Backlog>::new();
     let groups = channels.expected_groups().await?;
-    for channel in channels.all_channels().await? {
-        match trim_channel(channels, &channel, &groups, orphans).await {
+    for channel in channels.all_channels().await?.iter() {
+        match trim_channel(channels, channel, &groups, orphans).await {
             Err(error @ StoreError::Unavailable(_)) => return Err(error),
             Err(error) => tracing::error!(%channel, %error, "maintenance of a channel failed"),
             Ok(found) => {

@@ -4,7 +4,10 @@
 //! scan that goes on where the last one stopped sees keys in no order, so their mean size and the share of each kind
 //! among them hold for the others. Nothing is measured while Redis is nearly empty: idle servers cost nothing.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use redis::{InfoDict, Pipeline, aio::ConnectionLike};
 
@@ -56,7 +59,7 @@ struct Sample {
 pub(super) struct MemorySurvey {
     rotation: Rotation,
     pub(super) queues: HashMap<QueueName, QueueSize>,
-    channels: Vec<ChannelName>,
+    channels: Arc<Vec<ChannelName>>,
     channel_list_age: u32,
     next_channel: usize,
     histories: HashMap<ChannelName, u64>,

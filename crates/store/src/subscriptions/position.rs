@@ -29,8 +29,9 @@ impl Subscriptions {
     /// # Errors
     /// Redis is unavailable.
     pub async fn matching_channels(&self, subscription: &Subscription) -> StoreResult<Vec<ChannelName>> {
-        let mut channels = self.channels.all_channels().await?;
-        channels.retain(|channel| subscription.channels.matches(channel));
+        let all = self.channels.all_channels().await?;
+        let mut channels: Vec<ChannelName> =
+            all.iter().filter(|channel| subscription.channels.matches(channel)).cloned().collect();
         channels.sort();
         Ok(channels)
     }

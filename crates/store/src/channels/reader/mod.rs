@@ -3,7 +3,7 @@
 
 mod poll;
 
-use std::{collections::BTreeSet, future::Future, pin::Pin, sync::Arc};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc};
 
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -11,6 +11,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use super::{
     cursor::ChannelCursor,
     hub::{ChannelHub, ChannelHubInner, ReaderGuard},
+    shared_read::SharedReadResult,
 };
 use crate::{StoreResult, TooManyReaders, reader_limiter::ReaderPermit};
 use common::{channel_pattern::ChannelPattern, name::ChannelName, time::Millis};
@@ -61,7 +62,7 @@ pub struct ChannelReader {
     /// For readers of patterns, as the two below.
     channel_names: Option<BroadcastStream<Arc<Vec<ChannelName>>>>,
     /// The list of channels that is being read.
-    listing: Option<ChannelListing>,
+    listing: Option<SharedReadResult<Arc<Vec<ChannelName>>>>,
     resume: ResumeToken,
     /// Whether the list of channels was matched with the patterns. Until then `resume` has the positions in matching
     /// channels.
@@ -83,8 +84,6 @@ struct ReadChannel {
     /// Added by name: it stays when a pattern is removed.
     is_named: bool,
 }
-
-type ChannelListing = Pin<Box<dyn Future<Output = StoreResult<Vec<ChannelName>>> + Send>>;
 
 impl ChannelHub {
     /// Opens a reader without channels.
@@ -151,12 +150,13 @@ impl ChannelReader {
         }
         // Subscribe before the list is read, so that no channel is missed in between
         self.subscribe_to_new_channels();
-        let mut new = self.hub.readable_channels().await?;
-        new.retain(|channel| pattern.matches(channel) && !self.reads(channel));
+        let names = self.hub.readable_channels().await?;
+        let new: Vec<&ChannelName> =
+            names.iter().filter(|channel| pattern.matches(channel) && !self.reads(channel)).collect();
         if self.channels.len() + new.len() > MAX_CHANNELS {
             return Ok(Err(ReaderLimitExceeded));
         }
-        for channel in &new {
+        for channel in new.iter().copied() {
             if let Err(error) = self.start_channel(channel, start).await {
                 for channel in &new {
                     self.drop_channel(channel);
@@ -250,13 +250,7 @@ impl ChannelReader {
         let after = match start {
             ReaderStart::After(position) => position,
             ReaderStart::Since(at) => self.hub.channels.retained_channel_position_at(channel, at).await?,
-            ReaderStart::Now => {
-                let heard = hold.0.ring().head;
-                match heard {
-                    Some(head) => head,
-                    None => self.hub.channels.channel_head(channel).await?.unwrap_or(Position::START),
-                }
-            }
+            ReaderStart::Now => self.hub.head(&hold.0).await?,
         };
         self.add_cursor(channel, hold, after);
         Ok(())

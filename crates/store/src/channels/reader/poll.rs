@@ -1,13 +1,13 @@
 //! How a reader is polled. Thousands are polled for each message: no future is made for an event.
 
 use std::{
-    future::{Future, poll_fn},
+    future::poll_fn,
     pin::Pin,
     sync::atomic::Ordering::SeqCst,
     task::{Context, Poll, ready},
 };
 
-use futures_util::Stream;
+use futures_util::{FutureExt, Stream};
 
 use super::{ChannelReader, ReadChannel};
 use crate::{
@@ -45,9 +45,8 @@ impl ChannelReader {
 
     /// Reads the list of channels and adds those that match.
     fn poll_listing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let hub = self.hub.clone();
-        let listing = self.listing.get_or_insert_with(|| Box::pin(async move { hub.readable_channels().await }));
-        let listed = ready!(listing.as_mut().poll(cx));
+        let listing = self.listing.get_or_insert_with(|| self.hub.readable_channels());
+        let listed = ready!(listing.poll_unpin(cx));
         self.listing = None;
         match listed {
             Ok(names) => self.process_channel_list(&names),
