@@ -5,7 +5,7 @@ use std::{
     fmt::Display,
     fs,
     hash::{BuildHasher, RandomState},
-    io,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -18,6 +18,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::config_file::ConfigFileError;
+
+/// The most bytes of a file that are looked at: more than any file that is used may have.
+const MAX_WATCHED_BYTES: u64 = (1 << 20) + 1;
 
 /// The content in use. A copy taken before a reload stays as it is.
 #[derive(Debug)]
@@ -89,6 +92,9 @@ pub struct FileWatch {
     paths: Vec<PathBuf>,
     interval: Duration,
     hasher: RandomState,
+    /// What was told last.
+    told: u64,
+    /// What the last look saw.
     seen: u64,
 }
 
@@ -98,33 +104,42 @@ impl FileWatch {
     pub fn new(paths: impl IntoIterator<Item = PathBuf>, interval: Duration) -> Self {
         let (paths, hasher) = (paths.into_iter().collect::<Vec<_>>(), RandomState::new());
         let seen = fingerprint(&paths, &hasher);
-        Self { paths, interval, hasher, seen }
+        Self { paths, interval, hasher, told: seen, seen }
     }
 
-    /// Returns when the files hold something else than before, or one cannot be read any more. Without files it never
-    /// does. What was not seen when this is dropped is seen by the next call.
+    /// Returns when the files hold something else than before, or one cannot be read any more, and two looks in a row saw the
+    /// same: a file that is being written may hold less than it will, such as a key without its limits. Without files it
+    /// never does. What was not seen when this is dropped is seen by the next call.
     pub async fn changed(&mut self) {
         if self.paths.is_empty() {
             std::future::pending::<()>().await;
         }
         loop {
             tokio::time::sleep(self.interval).await;
-            let (paths, hasher) = (self.paths.clone(), self.hasher.clone());
-            let read = tokio::task::spawn_blocking(move || fingerprint(&paths, &hasher)).await;
-            if let Ok(now) = read
-                && now != self.seen
-            {
-                self.seen = now;
+            if self.look().await {
                 return;
             }
         }
     }
+
+    /// Whether there is something to tell.
+    async fn look(&mut self) -> bool {
+        let (paths, hasher) = (self.paths.clone(), self.hasher.clone());
+        let Ok(now) = tokio::task::spawn_blocking(move || fingerprint(&paths, &hasher)).await else { return false };
+        let is_whole = std::mem::replace(&mut self.seen, now) == now;
+        is_whole && std::mem::replace(&mut self.told, now) != now
+    }
 }
 
-/// What tells contents apart, without keeping secrets.
+/// What tells contents apart, without keeping secrets. Of a file that is too long to be used the beginning is enough.
 fn fingerprint(paths: &[PathBuf], hasher: &RandomState) -> u64 {
+    let read = |path: &PathBuf| -> io::Result<Vec<u8>> {
+        let mut content = Vec::new();
+        fs::File::open(path)?.take(MAX_WATCHED_BYTES).read_to_end(&mut content)?;
+        Ok(content)
+    };
     let contents: Vec<Result<Vec<u8>, io::ErrorKind>> =
-        paths.iter().map(|path| fs::read(path).map_err(|error| error.kind())).collect();
+        paths.iter().map(|path| read(path).map_err(|error| error.kind())).collect();
     hasher.hash_one(contents)
 }
 
@@ -202,6 +217,24 @@ mod tests {
         assert!(sees().await && !sees().await, "what moved from one to the other");
         fs::remove_file(&paths[0]).expect("a file");
         assert!(sees().await && !sees().await);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_being_written_is_told_when_it_is_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("keys.toml");
+        fs::write(&path, "a whole file").expect("a file");
+        let mut watch = FileWatch::new([path.clone()], Duration::from_secs(1));
+        for part in ["", "scopes", "scopes and limits"] {
+            fs::write(&path, part).expect("a file");
+            assert!(!watch.look().await, "{part}: more may come");
+        }
+        assert!(watch.look().await && !watch.look().await);
+        // What was replaced and is back was never gone
+        fs::write(&path, "").expect("a file");
+        assert!(!watch.look().await);
+        fs::write(&path, "scopes and limits").expect("a file");
+        assert!(!watch.look().await && !watch.look().await);
     }
 
     #[test]

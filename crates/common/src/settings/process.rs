@@ -24,7 +24,7 @@ section! {
     /// Files that are in use and may be exchanged: keys (`auth.keys_file`, `auth.jwt.jwks_file`, `encryption.keys_file`) and
     /// certificates (`gateway.tls_cert_file`, `redis.tls_ca_file` and those beside them).
     pub struct ReloadSettings = "reload" {
-        /// How often they are looked at. What they hold then is used, by new connections where it is about connections.
+        /// How often they are looked at. What two looks in a row saw is used, by new connections where it is about connections.
         /// Files that cannot be used change nothing but a line in the log.
         "interval_ms" => interval: Duration = millis(100..=86_400_000, 2000);
     }
