@@ -90,8 +90,9 @@ impl SiteCheck {
     fn is_ours(&self, name: &str) -> bool {
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         let is_address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
-        // Nobody can register a name without a dot: these are of compose files, clusters and local networks
-        let is_private = !name.contains('.') || PRIVATE_SUFFIXES.iter().any(|suffix| name.ends_with(suffix));
+        // Nobody can register a name without a dot, however it is written: these are of compose files, clusters and local
+        // networks
+        let is_private = !name.contains(['.', '%']) || PRIVATE_SUFFIXES.iter().any(|suffix| name.ends_with(suffix));
         is_address || is_private || name == self.machine || self.hosts.iter().any(|host| host.matches(&name))
     }
 
@@ -209,9 +210,14 @@ mod tests {
         for host in ours {
             assert_eq!(code(Method::POST, "/ojs/v1/jobs", &[("host", host)]), None, "{host}");
         }
-        for host in
-            ["evil.example", "127.0.0.1.nip.io:8080", "example.com", "apps.example.com", "localhost.evil.example"]
-        {
+        for host in [
+            "evil.example",
+            "evil%2eexample",
+            "127.0.0.1.nip.io:8080",
+            "example.com",
+            "apps.example.com",
+            "localhost.evil.example",
+        ] {
             for (method, path) in [(Method::POST, "/ojs/v1/jobs"), (Method::GET, "/ojs/v1/queues"), (Method::GET, "/")]
             {
                 assert_eq!(code(method, path, &[("host", host)]), Some(ErrorCode::HostNotAllowed), "{host}");

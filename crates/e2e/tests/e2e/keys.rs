@@ -10,13 +10,14 @@ use testkit::{RedisServer, ServiceProcess, eventually};
 use crate::{
     keyed_gateway::{EVERY_SCOPE, KeyedGateway, create_key, outcome, send_to},
     kit::{GalleyKit, TestFolder},
+    waiting_for_results::wait_for_waiters,
 };
 
 /// The table for people: every route beside what it needs.
 const SCOPES_PAGE: &str = include_str!("../../../../docs/reference/scopes.md");
 
 /// A row of the page: the route, and its cells by column.
-fn rows() -> Vec<(Method, String, HashMap<String, String>)> {
+pub(crate) fn rows() -> Vec<(Method, String, HashMap<String, String>)> {
     let mut lines = SCOPES_PAGE.lines().filter(|line| line.starts_with("| "));
     let cells = |line: &str| -> Vec<String> {
         line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
@@ -280,4 +281,41 @@ async fn the_demo_can_be_switched_off() {
     assert!(!page.contains("prodcons"), "{page}");
     let list = kit.redis_command(&["EXISTS", "task:prodcons:queue"]).await;
     assert_eq!(list, testkit::redis::Value::Int(0), "nothing was pushed");
+}
+
+#[tokio::test]
+async fn requests_that_wait_end_with_their_key_and_get_nothing_that_comes_later() {
+    let settings = [("GALLEY__QUEUES__SMALL__MAX_DEPTH", "1"), ("GALLEY__AUTH__OPEN_METRICS", "true")];
+    let keyed = KeyedGateway::start(&settings).await;
+    let scopes = json!(["work", "jobs:read", "jobs:write", "channels:subscribe"]);
+    let (key, id) = keyed.make_key(&json!({ "name": "waits", "scopes": scopes })).await;
+    let waiting = keyed.enqueue("small").await;
+    let published = keyed.send(&keyed.admin, Method::POST, "/v1/channels/c/messages", Some(&json!(1))).await;
+    let published: Value = published.json().await.expect("JSON");
+    let after =
+        format!("/v1/channels/c/messages?after={}&wait_ms=60000", published["id"].as_str().expect("a position"));
+    let shown = format!("/ojs/v1/jobs/{waiting}?wait_ms=60000");
+    let fetch = json!({ "queues": ["later"], "wait_ms": 60_000 });
+    let one_too_many = json!({ "type": "a", "args": [], "options": { "queue": "small" } });
+    let enqueue = async {
+        let request = keyed.kit.http.post(keyed.kit.gateway.url("/ojs/v1/jobs")).header("prefer", "wait=60");
+        let request =
+            request.header("authorization", format!("Bearer {key}")).header("content-type", "application/json");
+        outcome(request.body(one_too_many.to_string()).send().await.expect("an answer")).await
+    };
+    let revoke = async {
+        wait_for_waiters(&keyed.kit, 4).await;
+        let path = format!("/v1/admin/keys/{id}");
+        assert_eq!(keyed.send(&keyed.admin, Method::DELETE, &path, None).await.status(), 200);
+    };
+    let (fetched, shown, read, enqueued, ()) = tokio::join!(
+        keyed.outcome(&key, Method::POST, "/ojs/v1/workers/fetch", Some(&fetch)),
+        keyed.outcome(&key, Method::GET, &shown, None),
+        keyed.outcome(&key, Method::GET, &after, None),
+        enqueue,
+        revoke
+    );
+    for (what, got) in [("fetch", fetched), ("a job", shown), ("messages", read), ("room in a queue", enqueued)] {
+        assert_eq!(got, (401, "invalid_key".to_owned()), "{what}");
+    }
 }

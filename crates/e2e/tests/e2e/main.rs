@@ -75,6 +75,7 @@ mod manifests;
 mod metrics;
 mod namespaces;
 mod namespaces_admin;
+mod namespaces_dashboard;
 mod notifications;
 mod odd_workers;
 mod openapi;

@@ -12,16 +12,16 @@ use crate::{
 };
 
 /// In everything that a stranger must not see.
-const CANARY: &str = "canary-of-others";
+pub(crate) const CANARY: &str = "canary-of-others";
 
 /// What lies outside of the namespace.
-struct Outside {
-    waiting: String,
+pub(crate) struct Outside {
+    pub(crate) waiting: String,
     active: String,
     token: String,
-    dead: String,
-    workflow: String,
-    admin: String,
+    pub(crate) dead: String,
+    pub(crate) workflow: String,
+    pub(crate) admin: String,
 }
 
 fn job(queue: &str) -> Value {
@@ -38,7 +38,7 @@ fn text(value: &Value) -> String {
 }
 
 impl Outside {
-    async fn make(keyed: &KeyedKit) -> Self {
+    pub(crate) async fn make(keyed: &KeyedKit) -> Self {
         let post = async |path: &str, body: &Value| json_of(keyed.post(&keyed.admin, path, body).await).await;
         let enqueue = async |queue: &str| text(&post("/ojs/v1/jobs", &job(queue)).await["job"]["id"]);
         let active = enqueue("other.active").await;
@@ -71,7 +71,7 @@ impl Outside {
     }
 
     /// What must be as it was.
-    async fn state(&self, keyed: &KeyedKit) -> Value {
+    pub(crate) async fn state(&self, keyed: &KeyedKit) -> Value {
         let get = async |path: String| json_of(keyed.get(&keyed.admin, &path).await).await;
         let mut state = Vec::new();
         for id in [&self.waiting, &self.active, &self.dead] {

@@ -28,7 +28,7 @@ impl WaitingResult {
     }
 }
 
-async fn wait_for_waiters(kit: &GalleyKit, count: usize) {
+pub(crate) async fn wait_for_waiters(kit: &GalleyKit, count: usize) {
     let line = format!("galley_waiters {count}");
     eventually(&format!("{count} wait"), || async {
         let metrics = kit.get("/metrics").await.text().await.ok()?;

@@ -46,7 +46,7 @@ pub(crate) use self::{
     caller::Caller,
     credentials::Credentials,
     keys_file::check_keys_file,
-    session::{AccessEnd, StreamSession},
+    session::{AccessEnd, StreamSession, while_admitted},
 };
 use self::{key_watch::KeyWatch, keys_file::KeysFile};
 use crate::{

@@ -17,7 +17,7 @@ use store::jobs::{EnqueueRefusal, EnqueuedJob, JobTransitionError, RequestClock}
 
 use super::{ApiResult, job_json, ojs_response, ojs_response_builder, with_warnings};
 use crate::{
-    auth::Caller,
+    auth::{Caller, while_admitted},
     body::JsonBody,
     context::RequestTrace,
     error::{ApiError, ErrorCode},
@@ -43,7 +43,7 @@ pub(super) async fn enqueue(
         let trace = RequestTrace::from_request(&request);
         let deadline = wait.map(|wait| (wait, Instant::now() + wait));
         let accepted = match deadline {
-            Some((_, deadline)) => enqueue_until_deadline(&services, read, trace, deadline).await?,
+            Some((_, deadline)) => enqueue_until_deadline(&request, &services, read, trace, deadline).await?,
             None => enqueue_parsed(&services, read, trace).await?,
         };
         let mut response = accepted.response_builder();
@@ -51,7 +51,7 @@ pub(super) async fn enqueue(
         if let Some((wait, deadline)) = deadline {
             let left = deadline.saturating_duration_since(Instant::now());
             // The job is stored, so the answer has it even if waiting fails
-            match services.job_waiters.wait(&services.jobs, accepted.id, left).await {
+            match while_admitted(&request, services.job_waiters.wait(&services.jobs, accepted.id, left)).await {
                 Ok(located) => {
                     response.insert_header(preference_applied(wait));
                     json = located.map(|located| located.to_json());
@@ -182,6 +182,7 @@ pub(super) async fn enqueue_outcome(
 }
 
 async fn enqueue_until_deadline(
+    request: &HttpRequest,
     services: &Services,
     read: ParsedJob,
     trace: TraceContext,
@@ -199,10 +200,13 @@ async fn enqueue_until_deadline(
                     permit = Some(services.job_waiters.try_acquire()?);
                 }
                 // Claims send no notification, because each claim would pay for it. So waiters try again
-                tokio::select! {
-                    () = services.stopping.cancelled() => return Err(error),
-                    () = tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))) => {}
-                }
+                while_admitted(request, async {
+                    tokio::select! {
+                        () = services.stopping.cancelled() => Err(error),
+                        () = tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))) => Ok(()),
+                    }
+                })
+                .await?;
                 pause = (pause * 2).min(MAX_FULL_QUEUE_RETRY_DELAY);
             }
             outcome => return outcome,
@@ -256,7 +260,7 @@ pub(super) async fn show(
     };
     let parsed = parse_job_id(&id)?;
     let located = match demanded.transpose()?.or(preferred) {
-        Some(limit) => services.job_waiters.wait(&services.jobs, parsed, limit).await?,
+        Some(limit) => while_admitted(&request, services.job_waiters.wait(&services.jobs, parsed, limit)).await?,
         None => services.jobs.locate(parsed).await?,
     };
     let located = located.ok_or_else(|| job_not_found(&id))?;

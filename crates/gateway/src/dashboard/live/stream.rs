@@ -61,8 +61,14 @@ pub(crate) async fn follow(request: HttpRequest, caller: Caller, services: web::
         }
         "job" => {
             let job = parse_job_id(value("id"))?;
-            let (_, queue) = services.jobs.locate_with_queue(job).await?.ok_or_else(|| job_not_found(value("id")))?;
-            caller.check_queue(Scope::JobsRead, &queue)?;
+            if !caller.may(Scope::JobsRead) {
+                return Err(ApiError::scope_required(Scope::JobsRead));
+            }
+            // A job of another queue is not found, as if it did not exist
+            let located = services.jobs.locate_with_queue(job).await?;
+            if !located.is_some_and(|(_, queue)| caller.has_queue(&queue)) {
+                return Err(job_not_found(value("id")));
+            }
             let session = StreamSession::open(&request)?;
             let reader = services.events.read(EventStart::Now).await?.map_err(|TooManyReaders { max }| {
                 let message = format!("{max} clients follow events here, which is gateway.max_event_streams");

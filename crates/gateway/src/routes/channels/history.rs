@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use common::name::{ChannelName, quoted};
 use model::message::{
     Position,
@@ -13,7 +13,7 @@ use store::channels::{ChannelPage, ReaderEvent, ReaderStart};
 
 use super::{list::channel_not_found, parse_since, unknown_position};
 use crate::{
-    auth::Caller,
+    auth::{Caller, while_admitted},
     error::ApiError,
     routes::{ApiResult, json_response, list_answer::list_answer, parse_bounded, parse_flag},
     services::Services,
@@ -36,6 +36,7 @@ pub(crate) struct ChannelHistoryQuery {
 /// Messages, oldest first. With `wait_ms` an empty page waits for the next message.
 pub(crate) async fn history(
     caller: Caller,
+    request: HttpRequest,
     services: web::Data<Services>,
     channel: web::Path<String>,
     query: web::Query<ChannelHistoryQuery>,
@@ -59,7 +60,7 @@ pub(crate) async fn history(
     }
     if !wait.is_zero() && page.messages.is_empty() && gap(asked, &page).is_none() {
         let after = page.read_up_to;
-        wait_for_message(&services, &channel, after, wait).await?;
+        while_admitted(&request, wait_for_message(&services, &channel, after, wait)).await?;
         let page = services.channels.read_channel_page(&channel, after, limit).await?;
         return Ok(page_response(&channel, &page, gap(after, &page)));
     }

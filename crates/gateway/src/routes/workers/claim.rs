@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use actix_web::web;
+use actix_web::{HttpRequest, web};
 use common::name::{QueueName, WorkerId};
 use common::settings::MAX_WATCHED_QUEUES;
 use store::{
@@ -13,6 +13,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::claimed_jobs::ClaimedJobs;
 use crate::{
+    auth::while_admitted,
     error::{ApiError, ErrorCode},
     services::Services,
 };
@@ -42,6 +43,7 @@ struct FetchedJobs {
 
 /// Claims available jobs. If there are none it waits for them, for a limited time.
 pub(super) async fn fetch_jobs(
+    request: &HttpRequest,
     services: &web::Data<Services>,
     wanted: FetchParams,
     limit: Duration,
@@ -51,7 +53,7 @@ pub(super) async fn fetch_jobs(
     if !taken.jobs.is_empty() || limit.is_zero() {
         return Ok(taken.jobs);
     }
-    wait_for_jobs(services, wanted, deadline).await
+    while_admitted(request, wait_for_jobs(services, wanted, deadline)).await
 }
 
 async fn wait_for_jobs(

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use actix_web::web;
+use actix_web::{HttpRequest, web};
 use common::name::{QueueName, WorkerId};
 use common::settings::MIN_LEASE_MS;
 use model::{access::Scope, job::MAX_TIMEOUT_MS};
@@ -45,7 +45,12 @@ struct FetchRequest<'a> {
     nacks: Option<Vec<&'a RawValue>>,
 }
 
-pub(in crate::routes) async fn fetch(caller: Caller, services: web::Data<Services>, body: ReportBody) -> ApiResult {
+pub(in crate::routes) async fn fetch(
+    caller: Caller,
+    http: HttpRequest,
+    services: web::Data<Services>,
+    body: ReportBody,
+) -> ApiResult {
     let request: FetchRequest = body.parse()?;
     let worker = parse_worker_id(request.worker_id.clone())?;
     let queues = parse_queues(&request.queues)?;
@@ -66,7 +71,7 @@ pub(in crate::routes) async fn fetch(caller: Caller, services: web::Data<Service
     drop(request);
     drop(body);
     let taken = match services.answers.check_room() {
-        Ok(()) => claim::fetch_jobs(&services, wanted, wait).await,
+        Ok(()) => claim::fetch_jobs(&http, &services, wanted, wait).await,
         Err(error) => Err(error),
     };
     let mut members = Vec::with_capacity(4);
