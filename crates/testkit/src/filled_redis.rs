@@ -103,8 +103,9 @@ impl RedisFill {
             at += 1;
             let id = job_id(at, self.completed + number, tag);
             let is_timed_out = number % self.timed_out_every == 0;
-            let message = if is_timed_out { "upstream Timed Out" } else { "no such user" };
-            set(commands, &id, &discarded_job(&id, queue, number, message))?;
+            let error =
+                if is_timed_out { ("timed_out", "upstream Timed Out") } else { ("handler_error", "no such user") };
+            set(commands, &id, &discarded_job(&id, queue, number, error))?;
             for list in ["discarded", "dead"] {
                 commands.send(&[b"ZADD", key(list).as_bytes(), text(at).as_bytes(), id.as_bytes()])?;
             }
@@ -124,12 +125,12 @@ fn text(value: impl Display) -> String {
 }
 
 /// A whole job that failed for good.
-fn discarded_job(id: &str, queue: &str, number: usize, message: &str) -> String {
+fn discarded_job(id: &str, queue: &str, number: usize, (code, message): (&str, &str)) -> String {
     let times = ["created_at", "enqueued_at", "started_at", "completed_at", "discarded_at"]
         .map(|name| format!("\"{name}\":\"2026-01-01T00:00:01.000Z\""))
         .join(",");
     let error = format!(
-        "{{\"code\":\"handler_error\",\"type\":\"mail.error\",\"message\":\"{message}\",\"retryable\":false,\
+        "{{\"code\":\"{code}\",\"type\":\"mail.error\",\"message\":\"{message}\",\"retryable\":false,\
          \"attempt\":1,\"occurred_at\":\"2026-01-01T00:00:01.000Z\"}}"
     );
     format!(

@@ -123,7 +123,7 @@ async fn among_a_million_jobs_galley_finds_what_failed_and_retries_it_until_it_h
     let failed = MILLION.timed_out();
     // What is wrong, and how much of it
     let groups = galley.run(&["dead", "list"]).await.done();
-    assert!(groups.contains("no such user"), "{groups}");
+    assert!(groups.contains("upstream Timed Out") && groups.contains("no such user"), "{groups}");
     let search = "state:discarded error:\"timed out\"";
     let listed = galley.json(&["jobs", "list", search, "--limit", "1000"]).await;
     assert_eq!(listed["items"].as_array().map(Vec::len), Some(failed));
@@ -164,7 +164,7 @@ async fn with_a_thousand_queues_and_a_million_jobs_each_page_takes_a_bounded_num
         ("/ui/jobs", 10_000, 150_000),
         ("/ui/jobs?q=state%3Adiscarded", 5_000, 150_000),
         ("/ui/queues", 3_000, 400_000),
-        ("/ui/dead-letters", 12_000, 2_000_000),
+        ("/ui/dead-letters", 12_000, 400_000),
     ] {
         let (commands, bytes) = (count_commands(&connection).await, output().await);
         let (status, page) = visitor.page(path).await;
@@ -179,5 +179,5 @@ async fn with_a_thousand_queues_and_a_million_jobs_each_page_takes_a_bounded_num
     let list = get(&kit, "per_page=20").await;
     let commands = count_commands(&connection).await - before;
     assert_eq!((&list["pagination"]["total"], list["items"].as_array().map(Vec::len)), (&json!(1_000_000), Some(20)));
-    assert!(commands < 25_000, "{commands} commands for a page of the API");
+    assert!(commands < 20_000, "{commands} commands for a page of the API");
 }

@@ -24,8 +24,10 @@ use crate::{
 
 /// How many of the newest dead letters a page looks at.
 const MAX_LOOKED_AT: usize = 1000;
-/// Letters of a group that are listed.
+/// Groups on the page, letters of a group that are listed, and of all groups together.
+const MAX_GROUPS: usize = 50;
 const MAX_LISTED: usize = 50;
+const MAX_ROWS: usize = 150;
 /// The most that one click retries or deletes.
 const MAX_ACTED_ON: usize = 1000;
 
@@ -34,6 +36,8 @@ const MAX_ACTED_ON: usize = 1000;
 struct DeadLettersPage {
     page: Page,
     groups: Vec<LetterGroup>,
+    /// Groups that are not on the page.
+    more_groups: usize,
     /// How many there are, and how many of them were looked at.
     total: u64,
     seen: usize,
@@ -125,9 +129,9 @@ pub(crate) async fn page(request: HttpRequest, caller: Caller, services: web::Da
     let stats = services.jobs.dead_letter_stats(|name| caller.has_queue(name)).await?;
     let page = Page::open(&request, "/ui/dead-letters").await;
     let seen = found.jobs.len();
-    let groups = group(found.jobs.iter().map(|(_, json)| json.as_str()));
+    let (groups, more_groups) = bounded(group(found.jobs.iter().map(|(_, json)| json.as_str())));
     let total = stats.by_queue.values().sum();
-    let template = DeadLettersPage { page, groups, total, seen, queue, error };
+    let template = DeadLettersPage { page, groups, more_groups, total, seen, queue, error };
     template.page.render(&template)
 }
 
@@ -156,6 +160,18 @@ fn group<'j>(jobs: impl Iterator<Item = &'j str>) -> Vec<LetterGroup> {
     let mut groups: Vec<LetterGroup> = groups.into_values().collect();
     groups.sort_by_key(|group| std::cmp::Reverse(group.count));
     groups
+}
+
+/// As much as a page shows, and how many groups are left out.
+fn bounded(mut groups: Vec<LetterGroup>) -> (Vec<LetterGroup>, usize) {
+    let more_groups = groups.len().saturating_sub(MAX_GROUPS);
+    groups.truncate(MAX_GROUPS);
+    let mut left = MAX_ROWS;
+    for group in &mut groups {
+        group.letters.truncate(left);
+        left -= group.letters.len();
+    }
+    (groups, more_groups)
 }
 
 /// Retries or deletes a group, or the letters that were chosen.

@@ -61,13 +61,14 @@ impl Jobs {
             report.violations.extend(self.check_key_waiting_count(queue, repair).await?);
         }
         let mut cursor = Some(cursor);
-        let mut found = Vec::new();
+        let (mut found, mut cost) = (Vec::new(), 0);
         while let Some(from) = cursor.take() {
-            let (some, next) = self.read_candidates(queue, &from, limit - report.checked_count.min(limit - 1)).await?;
-            report.checked_count += some.len().max(MIN_STEP_COST);
+            let (some, next) = self.read_candidates(queue, &from, limit - cost.min(limit - 1)).await?;
+            cost += some.len().max(MIN_STEP_COST);
+            report.checked_count += some.len();
             found.extend(some);
             cursor = next;
-            if report.checked_count >= limit {
+            if cost >= limit {
                 break;
             }
         }

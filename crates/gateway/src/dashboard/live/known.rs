@@ -25,12 +25,14 @@ pub(crate) struct DashboardState(pub(super) Arc<DashboardStateInner>);
 pub(super) struct DashboardStateInner {
     pub(super) looks: Mutex<Looks>,
     pub(super) turn: Mutex<LookTurn>,
-    /// The overview as HTML for each language and right, with the look that it shows.
-    pub(super) rendered: Mutex<HashMap<(&'static str, bool), (Arc<Overview>, Arc<SharedParts>)>>,
+    pub(super) rendered: Mutex<RenderedOverviews>,
     pub(super) watchers: AtomicUsize,
     /// Counts the looks.
     pub(super) changed: watch::Sender<u64>,
 }
+
+/// The overview as HTML for each language and right, with the look that it shows.
+type RenderedOverviews = HashMap<(&'static str, bool), (Arc<Overview>, Arc<SharedParts>)>;
 
 /// Many visitors cause one look.
 #[derive(Default)]

@@ -2,10 +2,7 @@
 
 use actix_web::{http::StatusCode, web};
 use common::name::quoted;
-use model::{
-    access::Scope,
-    job::{JobFilter, JobState},
-};
+use model::{access::Scope, job::JobFilter};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use store::jobs::{FoundJob, SearchCursor};
@@ -182,27 +179,8 @@ async fn page_json(
     page: ListPage,
     (sort, is_ascending): (SortField, bool),
 ) -> Result<String, ApiError> {
-    let wanted = page.end().max(MIN_SORTED_JOBS);
-    let (mut jobs, mut is_complete, mut examined) = (Vec::new(), true, 0);
-    for states in [
-        &[JobState::Active][..],
-        &[JobState::Scheduled, JobState::Retryable, JobState::Pending],
-        &[JobState::Available],
-        &[JobState::Completed, JobState::Cancelled, JobState::Discarded],
-    ] {
-        let states: Vec<JobState> = states.iter().copied().filter(|state| filter.has_state(*state)).collect();
-        if states.is_empty() {
-            continue;
-        }
-        let of_group = JobFilter { states, ..filter.clone() };
-        let found = services.jobs.search(&of_group, None, wanted).await?;
-        is_complete &= found.cursor.is_none();
-        examined += found.examined;
-        jobs.extend(found.jobs);
-        if filter.id.is_some() {
-            break;
-        }
-    }
+    let found = services.jobs.search_groups(filter, page.end().max(MIN_SORTED_JOBS)).await?;
+    let (is_complete, examined, mut jobs) = (found.cursor.is_none(), found.examined, found.jobs);
     let total = if is_complete || !filter.is_plain() {
         jobs.len() as u64
     } else {

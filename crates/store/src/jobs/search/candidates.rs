@@ -200,6 +200,20 @@ async fn read_completed(source: &mut Source, connection: &mut (impl ConnectionLi
 
 async fn read_sorted_set(source: &mut Source, connection: &mut (impl ConnectionLike + Send)) -> StoreResult<()> {
     let set = source.kind.sorted_set(&source.keys);
+    if let After::Candidate { at, tie } = source.after.clone() {
+        let mut command = redis::cmd("ZRANGE");
+        command.arg(&set).arg(at).arg("-inf").arg("BYSCORE").arg("REV");
+        command.arg("LIMIT").arg(0).arg(ID_PAGE_SIZE).arg("WITHSCORES");
+        let mut page: Vec<(String, f64)> = command.query_async(connection).await?;
+        let is_last = page.len() < ID_PAGE_SIZE;
+        page.retain(|(id, score)| score_to_millis(*score) < at || *id < tie);
+        // Else all of the page have that time: the place is found by its rank
+        if is_last || !page.is_empty() {
+            source.take_members(page, 1);
+            source.is_exhausted = is_last;
+            return Ok(());
+        }
+    }
     let rank = rank_after(connection, &set, &source.after).await?;
     let mut command = redis::cmd("ZREVRANGE");
     command.arg(set).arg(rank).arg(rank + ID_PAGE_SIZE - 1).arg("WITHSCORES");

@@ -118,6 +118,30 @@ impl Jobs {
         self.run_search(filter, cursor, limit, false).await
     }
 
+    /// The newest jobs of each group of states, at most `limit` and about eight mebibytes of each. The cursor tells only that
+    /// there are more of a group.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn search_groups(&self, filter: &JobFilter, limit: usize) -> StoreResult<SearchPage> {
+        if let Some(found) = self.search_by_id(filter, None).await? {
+            return Ok(found);
+        }
+        let mut connection = self.store.redis.pooled_connection().await?;
+        let queues = SearchedQueues::read(self.searched_queues(filter).await?, &mut connection).await?;
+        let mut all = SearchPage { complete: true, ..SearchPage::default() };
+        for group in SourceGroup::ALL.into_iter().filter(|group| group.has_state_of(filter)) {
+            let mut search = Search::new(self, filter, limit, connection);
+            let is_over = search.search_group(group, &queues, None).await?;
+            connection = search.connection;
+            all.jobs.append(&mut search.page.jobs);
+            all.examined += search.page.examined;
+            all.complete &= search.page.complete;
+            all.cursor = all.cursor.or(search.page.cursor.filter(|_| !is_over));
+        }
+        Ok(all)
+    }
+
     async fn run_search(
         &self,
         filter: &JobFilter,
@@ -130,9 +154,7 @@ impl Jobs {
         }
         let mut connection = self.store.redis.pooled_connection().await?;
         let queues = SearchedQueues::read(self.searched_queues(filter).await?, &mut connection).await?;
-        let page = SearchPage { complete: true, ..SearchPage::default() };
-        let (bytes, seen, passed_over) = ((0, 0), HashSet::new(), 0);
-        let mut search = Search { jobs: self, filter, limit, keeps_json, connection, page, bytes, seen, passed_over };
+        let mut search = Search { keeps_json, ..Search::new(self, filter, limit, connection) };
         for group in SourceGroup::ALL {
             let is_before = cursor.is_some_and(|cursor| group < cursor.group);
             if is_before || !group.has_state_of(filter) {
@@ -237,7 +259,13 @@ struct Search<'a> {
     passed_over: usize,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(jobs: &'a Jobs, filter: &'a JobFilter, limit: usize, connection: PooledConnection) -> Self {
+        let page = SearchPage { complete: true, ..SearchPage::default() };
+        let (bytes, seen) = ((0, 0), HashSet::new());
+        Self { jobs, filter, limit, keeps_json: true, connection, page, bytes, seen, passed_over: 0 }
+    }
+
     /// Adds the matching jobs of a group; false when the page is full or the search has examined enough.
     async fn search_group(
         &mut self,
