@@ -161,7 +161,7 @@ async fn record_batch(
         shared.jobs.complete_batch(queue, *priority, &shared.consumer, completions)
     })
     .await?;
-    record_settlement(queue, completions.iter().map(|completion| &*completion.claimed), "completed", began.elapsed());
+    record_settlement(queue, &completions.iter().map(|completion| &*completion.claimed), "completed", began.elapsed());
     finish_completions(shared, queue, completions, settled);
     Ok(follow_ups)
 }

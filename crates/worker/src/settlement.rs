@@ -68,7 +68,7 @@ pub async fn settle(
         match record(jobs, claimed, fence, settlement).await {
             Ok(outcome) => {
                 let name = outcome_name(settlement, Some(outcome));
-                record_settlement(&claimed.job.queue, std::iter::once(claimed), name, began.elapsed());
+                record_settlement(&claimed.job.queue, &std::iter::once(claimed), name, began.elapsed());
                 return Some(outcome);
             }
             Err(error @ StoreError::Unavailable(_)) => {

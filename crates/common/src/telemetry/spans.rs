@@ -208,16 +208,12 @@ fn new_reference(parent: Option<SpanReference>, sampling: Sampling) -> SpanRefer
             return id;
         }
     };
-    match parent {
-        Some(parent) => {
-            let is_sampled = sampling.samples_child(parent);
-            SpanReference { span_id: new_id(), flags: parent.flags & !1 | u8::from(is_sampled), ..parent }
-        }
-        None => {
-            let trace_id = u128::from(new_id()) << 64 | u128::from(new_id());
-            SpanReference { trace_id, span_id: new_id(), flags: u8::from(sampling.samples_root(trace_id)) }
-        }
+    if let Some(parent) = parent {
+        let is_sampled = sampling.samples_child(parent);
+        return SpanReference { span_id: new_id(), flags: parent.flags & !1 | u8::from(is_sampled), ..parent };
     }
+    let trace_id = u128::from(new_id()) << 64 | u128::from(new_id());
+    SpanReference { trace_id, span_id: new_id(), flags: u8::from(sampling.samples_root(trace_id)) }
 }
 
 fn build(

@@ -22,8 +22,8 @@ pub(crate) const TRACE: [(&str, &str); 3] = [
 
 pub(crate) async fn post_with(kit: &GalleyKit, path: &str, headers: &[(&str, &str)], body: &Value) -> Value {
     let mut request = kit.http.post(kit.gateway.url(path)).header("content-type", "application/json");
-    for (name, value) in headers {
-        request = request.header(*name, *value);
+    for &(name, value) in headers {
+        request = request.header(name, value);
     }
     let response = request.body(body.to_string()).send().await.expect("the gateway answers");
     let status = response.status();

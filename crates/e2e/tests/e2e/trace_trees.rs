@@ -1,19 +1,16 @@
 //! Whole traces of jobs, as a receiver gets them. Those of messages are in `trace_trees_of_messages`.
 
-use std::{
-    collections::BTreeMap,
-    process::{Command, Stdio},
-};
+use std::process::{Command, Stdio};
 
 use serde_json::json;
-use testkit::{OtlpReceiver, ReceivedSpan, RedisServer, WebhookReceiver, WebhookReply, eventually};
+use testkit::{ReceivedSpan, WebhookReceiver, WebhookReply, eventually};
 
 use crate::{
     client_packages::clients,
-    kit::{GalleyKit, RULES_VARIABLE, TestFolder},
+    kit::{RULES_VARIABLE, SHORT_LEASE, TestFolder},
     push_handlers::rule,
     trace_context::{TRACE, TRACE_ID, post_with},
-    traced_kit::{TracedKit, variables},
+    traced_kit::TracedKit,
 };
 
 #[tokio::test]
@@ -160,7 +157,7 @@ async fn attempts_have_links_to_those_before_and_a_redrive_to_the_first_run() {
 #[tokio::test]
 async fn a_failed_attempt_is_recorded_even_if_its_trace_is_not() {
     let mut traced = TracedKit::start().await;
-    let _worker = traced.worker(&[]).await;
+    let worker = traced.worker(&[]).await;
     let trace = [("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")];
     let body = json!({ "type": "test.fail_once", "args": [], "retry": { "initial_interval": "PT0.05S" } });
     let job = post_with(&traced.kit, "/ojs/v1/jobs", &trace, &body).await;
@@ -176,15 +173,35 @@ async fn a_failed_attempt_is_recorded_even_if_its_trace_is_not() {
             ",
         )
         .await;
+    // And its line in the log says where to look
+    let line = worker.wait_for_event("attempt.failed").await;
+    assert_eq!((&line["trace_id"], &line["job_id"]), (&json!(TRACE_ID), &json!(id)), "{line}");
+    let spans = traced.receiver.spans();
+    assert!(
+        spans.iter().any(|span| json!(span.span_id) == line["span_id"] && span.name == "process default"),
+        "{line}"
+    );
+}
+
+#[tokio::test]
+async fn an_attempt_whose_worker_died_is_recorded_as_failed() {
+    let mut traced = TracedKit::start_with(&SHORT_LEASE).await;
+    let worker = traced.worker(&SHORT_LEASE).await;
+    let id = traced.enqueue("job", &json!({ "type": "test.slow", "args": [600_000] })).await;
+    traced.kit.wait_for_state(&id, "active").await;
+    worker.kill();
+    let lost = eventually("the attempt is recorded", || async {
+        let spans = traced.receiver.spans();
+        spans.into_iter().find(|span| span.attributes.get("error.type").is_some_and(|code| code == "worker_lost"))
+    })
+    .await;
+    assert_eq!((lost.name.as_str(), lost.trace_id.as_str()), ("process default", TRACE_ID));
+    assert_eq!((&lost.attributes["messaging.message.id"], lost.events[0].0.as_str()), (&id, "exception"));
 }
 
 #[tokio::test]
 async fn a_run_of_a_schedule_begins_a_trace() {
-    let receiver = OtlpReceiver::start(([127, 0, 0, 1], 0).into());
-    let url = receiver.url();
-    let all: Vec<_> = variables(&url).into_iter().chain([("OTEL_TRACES_SAMPLER", "always_on")]).collect();
-    let kit = GalleyKit::start_with(RedisServer::start(), &all).await;
-    let mut traced = TracedKit { kit, receiver, names: BTreeMap::new() };
+    let mut traced = TracedKit::start_with(&[("OTEL_TRACES_SAMPLER", "always_on")]).await;
     let _worker = traced.worker(&[]).await;
     let template = json!({ "type": "test.noop", "args": [] });
     let entry = json!({ "name": "tick", "expression": "* * * * * *", "job_template": template });

@@ -34,8 +34,15 @@ pub(crate) struct TracedKit {
 
 impl TracedKit {
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same with other settings of the gateway.
+    pub(crate) async fn start_with(more: &[(&str, &str)]) -> Self {
         let receiver = OtlpReceiver::start(([127, 0, 0, 1], 0).into());
-        let kit = GalleyKit::start_with(RedisServer::start(), &variables(&receiver.url())).await;
+        let url = receiver.url();
+        let all: Vec<(&str, &str)> = variables(&url).into_iter().chain(more.iter().copied()).collect();
+        let kit = GalleyKit::start_with(RedisServer::start(), &all).await;
         Self { kit, receiver, names: BTreeMap::new() }
     }
 

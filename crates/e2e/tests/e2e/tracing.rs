@@ -1,38 +1,12 @@
-//! Traces: one from the request to the worker that runs the job.
+//! Where spans go, and who may have them. What they tell is in `trace_trees`.
 
 use serde_json::{Value, json};
-use testkit::{OtlpReceiver, TestAuthority, WebhookReceiver, WebhookReply, eventually};
+use testkit::{OtlpReceiver, TestAuthority, WebhookReceiver, WebhookReply};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::kit::{GalleyKit, job_body};
 
-#[tokio::test]
-async fn a_job_belongs_to_the_trace_of_the_request_that_made_it() {
-    let receiver = OtlpReceiver::start(([127, 0, 0, 1], 0).into());
-    let endpoint = receiver.url();
-    let variables = [("GALLEY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str())];
-    let kit = GalleyKit::start_with(testkit::RedisServer::start(), &variables).await;
-    let worker = kit.start_worker(&variables).await;
-    let (trace_id, parent) = ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331");
-    let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
-    let request = request.header("traceparent", format!("00-{trace_id}-{parent}-01"));
-    let response = request.body(job_body("test.noop", &json!([])).to_string()).send().await.expect("an answer");
-    let answer: Value = response.json().await.expect("JSON");
-    kit.wait_for_state(answer["job"]["id"].as_str().expect("an id"), "completed").await;
-    // Ending sends what is left
-    let GalleyKit { gateway, redis, .. } = kit;
-    assert!(gateway.terminate().await.success() && worker.terminate().await.success());
-    drop(redis);
-    let (request, attempt) = eventually("both spans have arrived", || async {
-        let spans = receiver.spans();
-        let find =
-            |service: &str, name: &str| spans.iter().find(|span| span.service == service && span.name == name).cloned();
-        Some((find("gateway", "POST /ojs/v1/jobs")?, find("queue-worker", "process default")?))
-    })
-    .await;
-    assert_eq!((request.trace_id.as_str(), request.parent_span_id.as_str()), (trace_id, parent));
-    assert_eq!((attempt.trace_id.as_str(), attempt.parent_span_id), (trace_id, request.span_id));
-}
+const EVERY_TRACE: (&str, &str) = ("GALLEY__TELEMETRY__SAMPLER", "always_on");
 
 #[tokio::test]
 async fn a_job_that_is_fetched_carries_its_trace_whether_or_not_spans_are_exported() {
@@ -90,30 +64,11 @@ async fn the_variables_of_opentelemetry_say_where_spans_go_whose_they_are_and_ho
 }
 
 #[tokio::test]
-async fn a_failed_attempt_has_a_span_with_the_status_error() {
-    let receiver = OtlpReceiver::start(([127, 0, 0, 1], 0).into());
-    let endpoint = receiver.url();
-    let variables = [("GALLEY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str())];
-    let kit = GalleyKit::start().await;
-    let worker = kit.start_worker(&variables).await;
-    let id =
-        kit.enqueue(&json!({ "type": "test.fail_once", "args": [], "retry": { "initial_interval": "PT0.1S" } })).await;
-    kit.wait_for_state(&id, "completed").await;
-    assert!(worker.terminate().await.success());
-    let spans = eventually("both attempts have arrived", || async {
-        let mut spans = receiver.spans();
-        spans.retain(|span| span.name == "process default");
-        (spans.len() == 2).then_some(spans)
-    })
-    .await;
-    assert_eq!(spans.iter().filter(|span| span.is_error).count(), 1, "{spans:?}");
-}
-
-#[tokio::test]
 async fn spans_are_sent_over_http_too_and_a_receiver_that_is_away_holds_nothing_up() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("http://{}/v1/traces", listener.local_addr().expect("an address"));
-    let kit = GalleyKit::start_with(testkit::RedisServer::start(), &[("GALLEY__TELEMETRY__OTLP_ENDPOINT", &url)]).await;
+    let variables = [("GALLEY__TELEMETRY__OTLP_ENDPOINT", url.as_str()), EVERY_TRACE];
+    let kit = GalleyKit::start_with(testkit::RedisServer::start(), &variables).await;
     let _worker = kit.start_worker(&[("GALLEY__TELEMETRY__OTLP_ENDPOINT", "http://127.0.0.1:1")]).await;
     let id = kit.enqueue(&job_body("test.noop", &json!([]))).await;
     kit.wait_for_state(&id, "completed").await;
@@ -141,6 +96,7 @@ async fn spans_go_over_tls_to_a_receiver_that_is_trusted_and_to_no_other() {
             let variables = [
                 ("GALLEY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str()),
                 ("GALLEY__TELEMETRY__OTLP_CA_FILE", ca_file.as_str()),
+                EVERY_TRACE,
             ];
             let kit = GalleyKit::start_with(testkit::RedisServer::start(), &variables).await;
             assert_eq!(kit.get("/ojs/v1/queues").await.status(), 200);

@@ -60,7 +60,8 @@ impl SubscriptionRunner {
             Some(claimed) => WorkScope::of_job(claimed.job.id, trace),
             None => WorkScope::of_trace(trace),
         };
-        work.run(self.deliver_once(delivery, span)).await
+        // Boxed: every task that may deliver would have room for it
+        work.run(Box::pin(self.deliver_once(delivery, span))).await
     }
 
     /// Adds an attempt to the log of the subscription. What was not tried is no attempt.

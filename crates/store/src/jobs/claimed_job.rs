@@ -42,7 +42,7 @@ pub fn record_claim(queue: &QueueName, jobs: &[ClaimedJob], worker: Option<&Work
 /// Records the span of the end of attempts, which took that long to be recorded itself.
 pub fn record_settlement<'a>(
     queue: &QueueName,
-    jobs: impl ExactSizeIterator<Item = &'a ClaimedJob> + Clone,
+    jobs: &(impl ExactSizeIterator<Item = &'a ClaimedJob> + Clone),
     outcome: &'static str,
     took: Duration,
 ) {
