@@ -330,14 +330,13 @@ def problems_of_container(container, settings):
     expected = SERVICES.get(container["name"])
     if expected and ports != {"http": expected}:
         yield f"its image listens on {expected}"
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+    for probe, path in (("startupProbe", "startup"), ("readinessProbe", "ready"), ("livenessProbe", "live")):
         action = container.get(probe, {})
         port = (action.get("httpGet") or action.get("tcpSocket") or {}).get("port")
         if port is not None and port not in ports:
             yield f"{probe}: there is no port {port}"
-        path = "/health/ready" if probe == "readinessProbe" else "/health/live"
-        if expected and action.get("httpGet", {}).get("path") != path:
-            yield f"{probe}: it must ask {path}"
+        if expected and action.get("httpGet", {}).get("path") != f"/health/{path}":
+            yield f"{probe}: it must ask /health/{path}"
 
 
 def is_setting(name, settings):

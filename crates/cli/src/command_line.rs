@@ -11,6 +11,7 @@ use crate::{
     config::ConfigCommand,
     cron::CronCommand,
     dead_letters::DeadCommand,
+    debug,
     dev::DevArgs,
     doctor::DoctorArgs,
     events::{AuditArgs, EventsArgs},
@@ -18,6 +19,7 @@ use crate::{
     gateway_client::GatewayClient,
     jobs::JobsCommand,
     keys::ApiKeysCommand,
+    log_level::LogLevelCommand,
     maintenance::MaintenanceCommand,
     push_rules::PushRulesCommand,
     queues::QueuesCommand,
@@ -113,6 +115,11 @@ enum GalleyCommand {
     /// Hold all queues, scheduled jobs and cron, and let them go on.
     #[command(subcommand)]
     Maintenance(MaintenanceCommand),
+    /// What all processes log, changed while they run.
+    #[command(subcommand)]
+    LogLevel(LogLevelCommand),
+    /// What a gateway is doing: tasks, connections, the leader, the last problems, settings.
+    Debug,
     /// Queues and workers as they are now, live.
     Top(TopArgs),
     /// Run all of Galley on this machine, with a private Redis, until Ctrl-C.
@@ -172,6 +179,8 @@ impl GalleyCommand {
             Self::Keys(command) => command.run(&session()?).await,
             Self::Stats(args) => args.run(&session()?).await,
             Self::Maintenance(command) => command.run(&session()?).await,
+            Self::LogLevel(command) => command.run(&session()?).await,
+            Self::Debug => debug::run(&session()?).await,
             Self::Top(args) => args.run(&session()?).await,
             Self::Audit(args) => args.run(&session()?).await,
         }

@@ -284,9 +284,11 @@ async fn look_at_gateway(session: &Session, findings: &mut Findings) {
         let problem = format!("it takes the connection and does not answer within {} s", MAX_LOOK.as_secs());
         Err(CliError::Unreachable { url: url.clone(), problem })
     };
-    match ready.unwrap_or_else(silent) {
-        Ok(answer) if answer.value().is_ok_and(|answer| answer["status"] == "ok") => {
-            findings.ok("gateway", format!("{url} is ready"));
+    match ready.unwrap_or_else(silent).map(|answer| answer.value().unwrap_or_default()) {
+        Ok(health) if health["status"] == "ok" => findings.ok("gateway", format!("{url} is ready")),
+        Ok(health) if health["status"] == "degraded" => {
+            let what = format!("{url} is ready for a part of its work: {}", crate::table::member(&health, "reason"));
+            findings.bad(Health::Warning, "gateway", what, "docs/observability.md#health says what each part is");
         }
         Ok(_) => {
             let what = format!("what answers at {url} is no gateway of Galley");
@@ -301,8 +303,7 @@ async fn look_at_gateway(session: &Session, findings: &mut Findings) {
                 CliError::Unreachable { problem, .. } => format!("no gateway answers at {url}: {problem}"),
                 other => other.to_string(),
             };
-            findings.bad(Health::Error, "gateway", what, "start it, or name yours with --url or GALLEY_URL");
-            return;
+            return findings.bad(Health::Error, "gateway", what, "start it, or name yours with --url or GALLEY_URL");
         }
     }
     let queues = tokio::time::timeout(MAX_LOOK, session.gateway.send(GatewayCall::get("/ojs/v1/queues?limit=1"))).await;
@@ -328,18 +329,10 @@ async fn look_at_gateway(session: &Session, findings: &mut Findings) {
 fn print(session: &Session, findings: &Findings) -> CliResult {
     let terminal = session.terminal;
     if terminal.json {
-        let items: Vec<Value> = findings
-            .0
-            .iter()
-            .map(|finding| {
-                json!({
-                    "check": finding.about,
-                    "state": finding.health.as_str(),
-                    "what": finding.what,
-                    "remedy": finding.remedy,
-                })
-            })
-            .collect();
+        let items = findings.0.iter().map(|Finding { health, about, what, remedy }| {
+            json!({ "check": about, "state": health.as_str(), "what": what, "remedy": remedy })
+        });
+        let items: Vec<Value> = items.collect();
         return terminal.line(&json!({ "items": items }).to_string());
     }
     for Finding { health, about, what, remedy } in &findings.0 {

@@ -36,12 +36,12 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    /// From either shape of errors: of the Open Job Spec (`error`) or a problem (`detail`).
+    /// From any shape of errors: of the Open Job Spec (`error`), a problem (`detail`), or health (`reason`).
     pub(crate) fn read(status: u16, body: &[u8]) -> Self {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let error = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
         let text = |name: &str| error.get(name).and_then(Value::as_str).map(|text| printable(text.as_bytes()));
-        let message = text("message").or_else(|| text("detail")).or_else(|| text("title"));
+        let message = text("message").or_else(|| text("detail")).or_else(|| text("title")).or_else(|| text("reason"));
         Self {
             status,
             code: text("code").unwrap_or_else(|| "unknown".to_owned()),

@@ -77,6 +77,12 @@ impl<K: Eq + Hash + Clone> ClientLimiter<K> {
 }
 
 impl<K: Eq + Hash> ClientLimiter<K> {
+    /// How many there are.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.counts().total
+    }
+
     fn counts(&self) -> MutexGuard<'_, Counts<K>> {
         self.0.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -4,7 +4,9 @@
 //! if one is set. Drop the guard that [`start`] returns last: it sends the remaining spans and lines.
 
 mod job_lines;
+pub mod log_level;
 mod otlp;
+mod recent_problems;
 mod scope;
 mod span_description;
 mod span_queue;
@@ -29,6 +31,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+pub use recent_problems::{RecentProblem, recent_problems};
 pub use scope::WorkScope;
 
 use job_lines::WorkLines;
@@ -79,7 +82,8 @@ pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySett
         lines.fmt_fields(JsonFields::new()).event_format(WorkLines::for_machines(json)).boxed()
     };
     // Events have the ids as fields; spans are for the receiver of traces
-    let events = EnvFilter::try_new(&log.level)?.and(filter_fn(|metadata: &Metadata<'_>| metadata.is_event()));
+    let filter = log_level::reloadable_filter(&log.level)?;
+    let events = filter.and(filter_fn(|metadata: &Metadata<'_>| metadata.is_event()));
     let events = events.and(WithoutMalformedRequests).and(filter_fn(|metadata| !is_of_exporter(metadata.target())));
     let provider = telemetry
         .otlp_endpoint
@@ -92,7 +96,7 @@ pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySett
         let only_spans = filter_fn(|metadata: &Metadata<'_>| metadata.is_span());
         tracing_opentelemetry::layer().with_tracer(tracer).with_filter(EnvFilter::new(SPAN_FILTER).and(only_spans))
     });
-    let lines = tracing_subscriber::registry().with(lines.with_filter(events));
+    let lines = tracing_subscriber::registry().with(lines.with_filter(events)).with(recent_problems::layer());
     // Not an optional layer: an absent one counts as interested, so each span and each event that is not logged, of which
     // a request has dozens, would ask the filters again
     let started = match spans {

@@ -88,6 +88,13 @@ pub fn format_duration(length: Duration) -> String {
     format!("PT{seconds}{}S", fraction.trim_end_matches('0'))
 }
 
+/// The time by this process's clock, for times that are only shown.
+#[must_use]
+pub fn local_now() -> Millis {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// Reads a duration of at most ten years. Years and months have no fixed length and are refused.
 ///
 /// # Errors

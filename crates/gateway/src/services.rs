@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use common::{
+    health::ServiceHealth,
     name::ChannelName,
     settings::Settings,
     telemetry::{
@@ -25,14 +26,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     answer_budget::AnswerBudget, auth::Auth, body_budget::BodyBudget, dashboard::live::known::DashboardState,
-    error::ApiError, job_waiters::JobWaiters, message_socket::SharedOutbound, pull_workers::PullWorkers,
-    stream_limit::StreamLimiter, totals_cache::TotalsCache,
+    error::ApiError, job_waiters::JobWaiters, message_socket::SharedOutbound, process_facts::ProcessFacts,
+    pull_workers::PullWorkers, stream_limit::StreamLimiter, totals_cache::TotalsCache,
 };
 
 /// What every handler uses.
 #[derive(Clone)]
 pub(crate) struct Services {
     pub(crate) auth: Auth,
+    pub(crate) health: ServiceHealth,
     pub(crate) redis: Redis,
     pub(crate) jobs: Jobs,
     pub(crate) job_waiters: JobWaiters,
@@ -49,6 +51,7 @@ pub(crate) struct Services {
     pub(crate) dashboard: DashboardState,
     pub(crate) sockets: SharedOutbound,
     pub(crate) streams: StreamLimiter,
+    pub(crate) facts: ProcessFacts,
     /// When this process started.
     pub(crate) started: std::time::Instant,
     pub(crate) totals: Arc<TotalsCache>,

@@ -11,7 +11,7 @@ use actix_web::{
 use anyhow::Context;
 use common::{
     cli,
-    health::{self, ReadinessCheck},
+    health::{self, HealthPart, PartState, ServiceHealth},
     http_server::{ConnectionLimits, HttpListener, follow_exchange},
     prometheus,
     settings::Settings,
@@ -21,8 +21,12 @@ use common::{
 use store::{
     Redis, Store,
     channels::{ChannelHub, Channels},
-    connection::notifier::Notifier,
+    connection::{
+        health::{ServiceWork, WorkCheck},
+        notifier::Notifier,
+    },
     events::{EventHub, EventLog},
+    log_level,
     long_poll::LongPoll,
     maintenance,
     subscriptions::Subscriptions,
@@ -40,6 +44,7 @@ use crate::{
     dashboard::live::known::DashboardState,
     job_waiters::JobWaiters,
     message_socket::SharedOutbound,
+    process_facts::ProcessFacts,
     request_check, routes,
     services::Services,
     site_check::SiteCheck,
@@ -66,8 +71,7 @@ impl GatewayServer {
         redis.check_at_start(&[]).await?;
         let stop_events = CancellationToken::new();
         let (log, writer) = EventLog::start(&redis, &settings, stop_events.clone());
-        let stopping = CancellationToken::new();
-        let stop_streams = CancellationToken::new();
+        let (stopping, stop_streams) = (CancellationToken::new(), CancellationToken::new());
         let (hub, following) = EventHub::start(&redis, settings.gateway.max_event_streams, stop_streams.clone());
         let notifier = Notifier::start(&redis, settings.channels.probe_interval, stop_streams.clone());
         let jobs = Store::new(&redis, &notifier, &settings, log).jobs();
@@ -75,6 +79,7 @@ impl GatewayServer {
         let (channel_hub, hearing) = ChannelHub::start(&channels, &notifier, stop_streams.clone());
         let auth = Auth::start(&settings, &redis, &notifier, stopping.clone())?;
         let services = Services {
+            health: health_of(&redis, &notifier, auth.shows_health()),
             auth,
             events: hub,
             channels,
@@ -90,6 +95,7 @@ impl GatewayServer {
             bodies: Arc::new(BodyBudget::new(settings.gateway.bodies_max_bytes)),
             answers: Arc::new(AnswerBudget::new(settings.gateway.answers_max_bytes)),
             streams: StreamLimiter::new(settings.gateway.max_streams_per_client),
+            facts: ProcessFacts::new(),
             started: std::time::Instant::now(),
             totals: Arc::default(),
             dashboard: DashboardState::new(),
@@ -97,7 +103,6 @@ impl GatewayServer {
             settings: Arc::new(settings.clone()),
             stopping,
         };
-        let readiness = readiness(&redis, &notifier, services.auth.shows_health());
         let (listener, certificate) = bind(&settings)?;
         let address = listener.address();
         let (early, site) = (services.settings.clone(), SiteCheck::new(&settings.gateway));
@@ -110,7 +115,7 @@ impl GatewayServer {
             App::new()
                 .app_data(web::Data::new(shared.clone()))
                 .app_data(site.clone())
-                .configure(|config| health::routes(config, &readiness, &metrics))
+                .configure(|config| health::routes(config, &shared.health, &metrics))
                 .configure(|config| routes::configure(config, &shared.settings.gateway.allowed_origins))
                 .wrap(middleware::from_fn(request_check::request_check))
                 .wrap(middleware::from_fn(context::request_middleware))
@@ -137,6 +142,9 @@ impl GatewayServer {
         let hubs = hubs.map(|hub| supervise("stream hub", hub, &stop));
         let (stop_events, writer) = self.events;
         let writer = supervise("event log", writer, &stop);
+        let redis = self.services.redis.clone();
+        tokio::spawn(log_level::follow(redis, self.services.jobs.store().notifier().clone(), stop.clone()));
+        self.services.health.set_started();
         stop.cancelled().await;
         // First, so that requests that wait for a job get their answers
         self.services.stopping.cancel();
@@ -185,18 +193,17 @@ fn load_certificate(settings: &Settings) -> anyhow::Result<Option<ServerCertific
     Ok(Some(certificate.context("gateway.tls_cert_file and gateway.tls_key_file cannot be used")?))
 }
 
-/// Ready as long as Redis is fit, and what is published is heard here. The reason is shown only if the settings say so.
-fn readiness(redis: &Redis, notifier: &Notifier, shows_reason: bool) -> ReadinessCheck {
-    let (redis_is_fit, notifier) = (redis.readiness(), notifier.clone());
-    Arc::new(move || {
-        let (fit, notifier) = (redis_is_fit(), notifier.clone());
+/// The gateway has two parts. Without channels it serves jobs; without Redis it serves nothing. The reasons are shown only
+/// if the settings say so.
+fn health_of(redis: &Redis, notifier: &Notifier, shows_reasons: bool) -> ServiceHealth {
+    let (work, notifier) = (WorkCheck::new(redis, ServiceWork::Enqueue), notifier.clone());
+    let health = ServiceHealth::new(Arc::new(move || {
+        let (work, notifier) = (work.clone(), notifier.clone());
         Box::pin(async move {
-            let problem = fit
-                .await
-                .err()
-                .or_else(|| notifier.problem().map(|trouble| format!("channels are not heard: {trouble}")));
-            let shown = |problem| if shows_reason { problem } else { "see /ojs/v1/health with a key".to_owned() };
-            problem.map_or(Ok(()), |problem| Err(shown(problem)))
+            let jobs = HealthPart { name: "jobs", state: work.run().await };
+            let trouble = notifier.problem().map(|trouble| format!("channels are not heard: {trouble}"));
+            vec![jobs, HealthPart { name: "channels", state: PartState::degraded_by(trouble) }]
         })
-    })
+    }));
+    if shows_reasons { health } else { health.with_hidden_reasons("see /ojs/v1/health with a key") }
 }

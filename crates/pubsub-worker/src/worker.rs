@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use common::{
-    health::{self, ReadinessCheck},
+    health::{self, HealthPart, PartState, ServiceHealth},
     name::{ChannelName, WorkerId},
     prometheus,
     reloadable::Reloadable,
@@ -14,8 +14,17 @@ use common::{
 };
 use delivery::{command::Commands, http::Network};
 use store::{
-    Redis, Store, connection::notifier::Notifier, events::EventLog, jobs::Jobs, long_poll::LongPoll, maintenance,
-    next_reconnect_delay, reconnect_delays, subscriptions::Subscriptions,
+    Redis, Store,
+    connection::{
+        health::{ServiceWork, WorkCheck},
+        notifier::Notifier,
+    },
+    events::EventLog,
+    jobs::Jobs,
+    log_level,
+    long_poll::LongPoll,
+    maintenance, next_reconnect_delay, reconnect_delays,
+    subscriptions::Subscriptions,
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -42,9 +51,10 @@ pub(crate) async fn run(settings: Settings, signals: StopSignals) -> anyhow::Res
     let channel_logger = ChannelLogger::start(&notifier, &settings);
     // Without channels there is nothing that could fail
     let logger_health = channel_logger.as_ref().map(ChannelLogger::health);
-    let (server, address) = health::serve(worker.listen, readiness_check(&redis, logger_health), metrics)
+    let health = health_of(&redis, &notifier, logger_health);
+    let (server, address) = health::serve(worker.listen, health.clone(), metrics)
         .with_context(|| format!("pubsub_worker.listen: cannot listen on {}", worker.listen))?;
-    let (health, serving) = (server.handle(), supervise("HTTP server", tokio::spawn(server), &stop));
+    let (health_server, serving) = (server.handle(), supervise("HTTP server", tokio::spawn(server), &stop));
     let names: Vec<&str> = worker.channels.iter().map(ChannelName::as_str).collect();
     // Before the log line: from then on SIGHUP must not end the process
     let reloading = tokio::spawn(commands::reload_on_sighup(commands.clone(), stop.clone()));
@@ -55,6 +65,8 @@ pub(crate) async fn run(settings: Settings, signals: StopSignals) -> anyhow::Res
     let name = &worker.name;
     tracing::info!(event = "pubsub_worker.listening", %address, %name, channels = ?names, commands = commands.current().len(), "pubsub-worker runs");
     let delivering = deliver_subscriptions(&settings, jobs, commands, signals);
+    tokio::spawn(log_level::follow(redis.clone(), notifier.clone(), stop.clone()));
+    health.set_started();
     tokio::join!(delivering, async {
         match channel_logger {
             Some(channel_logger) => channel_logger.run(stop.clone()).await,
@@ -65,25 +77,29 @@ pub(crate) async fn run(settings: Settings, signals: StopSignals) -> anyhow::Res
     maintaining.await?;
     events.cancel();
     writing.await?;
-    health.stop(false).await;
+    health_server.stop(false).await;
     serving.await??;
     tracing::info!(event = "pubsub_worker.stopped", "pubsub-worker stopped");
     Ok(())
 }
 
-/// Ready while its channels are received; without channels, while Redis is ready.
-fn readiness_check(redis: &Redis, logger_health: Option<ChannelLoggerHealth>) -> ReadinessCheck {
-    let redis_is_fit = redis.readiness();
-    Arc::new(move || {
-        let trouble = logger_health.as_ref().and_then(ChannelLoggerHealth::problem);
-        let redis_is_fit = redis_is_fit.clone();
+/// Ready while it can deliver, and its channels, if it logs any, are received.
+fn health_of(redis: &Redis, notifier: &Notifier, logger: Option<ChannelLoggerHealth>) -> ServiceHealth {
+    let (work, notifier) = (WorkCheck::new(redis, ServiceWork::Claim), notifier.clone());
+    ServiceHealth::new(Arc::new(move || {
+        let (work, notifier, logger) = (work.clone(), notifier.clone(), logger.clone());
         Box::pin(async move {
-            match trouble {
-                Some(trouble) => Err(format!("channels are not heard: {trouble}")),
-                None => redis_is_fit().await,
-            }
+            let deliveries = HealthPart { name: "subscriptions", state: work.run().await };
+            // Without them, workers look at channels regularly
+            let trouble = notifier.problem().map(|trouble| format!("notifications are not heard: {trouble}"));
+            let notifications = HealthPart { name: "notifications", state: PartState::degraded_by(trouble) };
+            let channels = logger.map(|logger| {
+                let trouble = logger.problem().map(|trouble| format!("channels are not heard: {trouble}"));
+                HealthPart { name: "channels", state: trouble.map_or(PartState::Working, PartState::Failed) }
+            });
+            [Some(deliveries), channels, Some(notifications)].into_iter().flatten().collect()
         })
-    })
+    }))
 }
 
 /// Delivers subscriptions until `stop` is cancelled, if the settings ask for it.

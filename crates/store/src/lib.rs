@@ -40,6 +40,7 @@ pub mod jobs;
 pub mod key_usage;
 pub mod keys;
 pub mod list_bridge;
+pub mod log_level;
 pub mod long_poll;
 pub mod maintenance;
 pub mod rate_limits;
@@ -58,7 +59,8 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use common::settings::Settings;
 use redis::{ErrorKind, RedisError};
 
-pub use connection::{client::Redis, clock::local_now};
+pub use common::time::local_now;
+pub use connection::client::Redis;
 pub use reader_limiter::TooManyReaders;
 
 use crate::{

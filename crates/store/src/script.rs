@@ -122,6 +122,7 @@ script!(EVENT_POSITION, "events/event_position.lua");
 script!(FOLD_STATISTICS, "statistics/fold.lua");
 script!(REPLACE_STATISTICS, "statistics/replace.lua");
 script!(READ_STATISTICS, "statistics/read.lua");
+script!(CHECK_CLAIM, "connection/check_claim.lua");
 script!(REPORT, "workers/report.lua", with CLOCK);
 
 /// The script with shared functions after its first line: `#!lua` must stay first.

@@ -22,6 +22,8 @@ enum HoldState {
     /// All are held from the first one that contains these bytes.
     Waiting(Vec<u8>),
     Holding,
+    /// Those of each connection are held from the first one that contains these bytes.
+    OfConnections(Vec<u8>),
 }
 
 impl AnswerHoldProxy {
@@ -50,6 +52,11 @@ impl AnswerHoldProxy {
         self.state.send_replace(HoldState::Waiting(bytes.to_vec()));
     }
 
+    /// Holds the answers of each connection on its own, from the next one on that contains these bytes.
+    pub fn hold_connections_from(&self, bytes: &[u8]) {
+        self.state.send_replace(HoldState::OfConnections(bytes.to_vec()));
+    }
+
     /// Waits until answers are held.
     pub async fn wait_until_held(&self) {
         eventually("answers are held", || async { (*self.state.borrow() == HoldState::Holding).then_some(()) }).await;
@@ -64,13 +71,21 @@ impl AnswerHoldProxy {
 /// Returns an answer as soon as answers pass.
 async fn pass_or_hold(state: Arc<watch::Sender<HoldState>>, bytes: Vec<u8>) -> Option<Vec<u8>> {
     state.send_if_modified(|state| {
-        let is_met = matches!(state, HoldState::Waiting(wanted)
-            if bytes.windows(wanted.len()).any(|part| part == wanted));
+        let is_met = matches!(state, HoldState::Waiting(wanted) if contains(&bytes, wanted));
         if is_met {
             *state = HoldState::Holding;
         }
         is_met
     });
-    state.subscribe().wait_for(|state| *state != HoldState::Holding).await.ok()?;
+    let may_pass = |state: &HoldState| match state {
+        HoldState::Holding => false,
+        HoldState::OfConnections(wanted) => !contains(&bytes, wanted),
+        HoldState::Passing | HoldState::Waiting(_) => true,
+    };
+    state.subscribe().wait_for(may_pass).await.ok()?;
     Some(bytes)
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|part| part == wanted)
 }

@@ -226,14 +226,15 @@ impl ServiceProcess {
         eventually(&what, || async { self.logged_bodies().iter().any(|logged| logged == body).then_some(()) }).await;
     }
 
-    /// Waits until `/health/ready` is 200.
+    /// Waits until `/health/ready` says that every part works.
     ///
     /// # Panics
     /// It does not get ready.
     pub async fn wait_until_ready(&self) -> &Self {
         let url = self.url("/health/ready");
         eventually(&format!("{} is ready", self.name), || async {
-            reqwest::get(&url).await.ok().filter(|response| response.status() == 200).map(drop)
+            let answer: Value = reqwest::get(&url).await.ok()?.json().await.ok()?;
+            (answer["status"] == "ok").then_some(())
         })
         .await;
         self

@@ -16,16 +16,21 @@ use std::{
 
 use anyhow::Context;
 use common::{
-    health,
+    health::{self, HealthPart, PartState, ServiceHealth},
     prometheus::{self, MetricsHandle},
     settings::Settings,
     shutdown::{self, DrainOutcome, StopSignals, supervise},
 };
 use store::{
     Redis, Store,
-    connection::{notifier::Notifier, server::NEEDED_FOR_BRIDGE},
+    connection::{
+        health::{ServiceWork, WorkCheck},
+        notifier::Notifier,
+        server::NEEDED_FOR_BRIDGE,
+    },
     events::EventLog,
     jobs::Consumer,
+    log_level,
     long_poll::LongPoll,
     maintenance,
     workers::Workers,
@@ -55,7 +60,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Worker {
     shared: Arc<WorkerShared>,
     dispatcher: Arc<Dispatcher>,
-    redis: Redis,
+    health: ServiceHealth,
     events: (CancellationToken, JoinHandle<()>),
     metrics: MetricsHandle,
 }
@@ -73,6 +78,7 @@ impl Worker {
         let stop_events = CancellationToken::new();
         let (log, writer) = EventLog::start(&redis, &settings, stop_events.clone());
         let notifier = Notifier::start(&redis, settings.channels.probe_interval, stop_events.clone());
+        let health = health_of(&redis, &notifier);
         let jobs = Store::new(&redis, &notifier, &settings, log).jobs();
         let shared = WorkerShared {
             long_poll: LongPoll::start(&jobs, stop_events.clone()),
@@ -89,7 +95,7 @@ impl Worker {
             hard_shutdown: CancellationToken::new(),
             settings,
         };
-        Ok(Self { shared: Arc::new(shared), dispatcher: dispatch, redis, events: (stop_events, writer), metrics })
+        Ok(Self { shared: Arc::new(shared), dispatcher: dispatch, health, events: (stop_events, writer), metrics })
     }
 
     /// Runs until a signal to stop, then finishes or releases its jobs.
@@ -101,7 +107,7 @@ impl Worker {
         // A directive cancels only this token, so the next signal still counts as the first one
         let StopSignals { stop, end_grace } = signals.child();
         let worker = &shared.settings.queue_worker;
-        let (server, address) = health::serve(worker.listen, self.redis.readiness(), self.metrics)
+        let (server, address) = health::serve(worker.listen, self.health.clone(), self.metrics)
             .with_context(|| format!("queue_worker.listen: cannot listen on {}", worker.listen))?;
         let (health, serving) = (server.handle(), supervise("HTTP server", tokio::spawn(server), &stop));
         let queues: Vec<&str> = worker.queues.iter().map(common::name::QueueName::as_str).collect();
@@ -128,6 +134,10 @@ impl Worker {
         let runner = AttemptRunner::new(shared.clone(), self.dispatcher.clone(), wakeup.clone(), completions);
         let claiming = supervise("claim", tokio::spawn(claim::run(shared.clone(), runner, wakeup, stop.clone())));
 
+        let (redis, notifier) = (shared.jobs.redis().clone(), shared.jobs.store().notifier().clone());
+        tokio::spawn(log_level::follow(redis, notifier, stop.clone()));
+        self.health.set_started();
+
         stop.cancelled().await;
         // No new jobs. The claim loop drops the runner, so the channel closes when the last attempt ends
         claiming.await?;
@@ -151,6 +161,21 @@ impl Worker {
         tracing::info!(event = "queue_worker.stopped", "queue-worker stopped");
         Ok(())
     }
+}
+
+/// Without notifications a worker learns of directives and of jobs of limited queues later.
+fn health_of(redis: &Redis, notifier: &Notifier) -> ServiceHealth {
+    let (work, notifier) = (WorkCheck::new(redis, ServiceWork::Claim), notifier.clone());
+    ServiceHealth::new(Arc::new(move || {
+        let (work, notifier) = (work.clone(), notifier.clone());
+        Box::pin(async move {
+            let trouble = notifier.problem().map(|trouble| format!("notifications are not heard: {trouble}"));
+            vec![
+                HealthPart { name: "jobs", state: work.run().await },
+                HealthPart { name: "notifications", state: PartState::degraded_by(trouble) },
+            ]
+        })
+    }))
 }
 
 /// What the list bridge needs to be allowed, if this worker runs it.

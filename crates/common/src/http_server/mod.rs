@@ -34,7 +34,10 @@ use tokio_rustls::TlsAcceptor;
 
 pub use self::exchange::follow_exchange;
 use self::{connection::TimedStream, transport::Transport};
-use crate::client_limiter::{ClientLimiter, ClientPermit, TooMany, client_address};
+use crate::{
+    client_limiter::{ClientLimiter, ClientPermit, TooMany, client_address},
+    prometheus,
+};
 
 /// How long a connection without a request stays open: longer than the 60 s of most proxies, so that the proxy closes
 /// it.
@@ -134,7 +137,7 @@ impl HttpListener {
         B: MessageBody + 'static,
     {
         let Self { listener, address, tls } = self;
-        let counted = ClientLimiter::new(Some(limits.max_connections), limits.max_per_address);
+        let counted = counted_connections(limits);
         let stopping = builder.graceful_shutdown_signal();
         let builder = builder.disable_signals().shutdown_timeout(limits.shutdown_grace.as_secs().max(1));
         // Ours, which is for all threads together, comes first
@@ -200,6 +203,18 @@ impl HttpListener {
         })?;
         Ok(builder.run())
     }
+}
+
+/// Counts open connections, and shows how many there are.
+fn counted_connections(limits: ConnectionLimits) -> ClientLimiter<IpAddr> {
+    let counted = ClientLimiter::new(Some(limits.max_connections), limits.max_per_address);
+    let shown = counted.clone();
+    prometheus::add_source(move |samples| {
+        let total = u32::try_from(shown.total()).unwrap_or(u32::MAX);
+        samples.gauge("galley_http_connections", &[], f64::from(total));
+        true
+    });
+    counted
 }
 
 /// Counts a connection and prepares it; none if there are too many, or its client cannot be talked to.

@@ -53,6 +53,22 @@ impl Scenario {
         self.refused_requests().await;
     }
 
+    /// A level that is set at run time logs as much as one of the settings, and no more.
+    async fn log_everything_again(&self) {
+        for level in ["info", "trace"] {
+            let request = self.kit.http.put(self.kit.gateway.url("/v1/admin/log-level"));
+            let request =
+                request.header("content-type", "application/json").body(json!({ "level": level }).to_string());
+            assert_eq!(request.send().await.expect("an answer").status(), 200);
+            for service in [&self.kit.gateway, &self.worker, &self.pubsub_worker] {
+                eventually(&format!("{level} is logged"), || async {
+                    (service.events("logging.level_changed").last()?["filter"] == level).then_some(())
+                })
+                .await;
+            }
+        }
+    }
+
     fn plant(&self, place: &'static str) -> String {
         self.canaries.plant(place)
     }
@@ -332,6 +348,7 @@ async fn logs_of_every_level_metrics_and_traces_hold_no_payload_and_no_secret() 
     let endpoint = receiver.url();
     let variables = [("GALLEY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str()), ("GALLEY__LOG__LEVEL", "trace")];
     let scenario = Scenario::start(&variables).await;
+    scenario.log_everything_again().await;
     scenario.run().await;
     let Scenario { kit, worker, pubsub_worker, canaries, .. } = &scenario;
     for service in [&kit.gateway, worker, pubsub_worker] {
@@ -342,6 +359,9 @@ async fn logs_of_every_level_metrics_and_traces_hold_no_payload_and_no_secret() 
         let metrics = kit.http.get(service.url("/metrics")).send().await.expect("metrics").text().await.expect("text");
         assert_eq!(canaries.found_in(metrics.as_bytes()), BTreeSet::new(), "metrics");
     }
+    // The last problems are from the log, too
+    let debug = kit.get("/v1/admin/debug").await.text().await.expect("text");
+    assert_eq!(canaries.found_in(debug.as_bytes()), BTreeSet::new(), "{debug}");
     let listed = kit.get("/v1/subscriptions").await.text().await.expect("text");
     let found = canaries.found_in(listed.as_bytes()).into_iter().find(|place| is_credential(place));
     assert_eq!(found, None, "{listed}");

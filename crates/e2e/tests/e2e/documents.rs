@@ -125,6 +125,7 @@ documents! {
     the_snippets_about_cron_work: "docs/cron.md",
     the_snippets_about_subscriptions_work: "docs/subscriptions.md",
     the_snippets_about_workers_work: "docs/workers.md",
+    the_snippets_about_observability_work: "docs/observability.md",
     the_snippets_about_operations_work: "docs/operations.md",
     the_snippets_about_the_admin_api_work: "docs/admin.md",
     the_snippets_about_the_command_line_work: "docs/cli.md",

@@ -8,6 +8,7 @@ mod consistency_check;
 mod cron;
 mod cross_origin;
 mod dead_letters;
+mod debug;
 mod deliveries;
 mod demo;
 mod error_list;
@@ -16,6 +17,7 @@ mod job_logs;
 mod jobs;
 mod keys;
 mod list_answer;
+mod log_level;
 mod ndjson;
 mod openapi;
 mod progress;
@@ -186,6 +188,12 @@ routes! {
         GET consistency_check::report => Need::Has(AdminRead), Named;
         POST consistency_check::repair => Need::Has(AdminWrite), Named;
     }
+    "/v1/admin/log-level" {
+        GET log_level::show => Need::Has(AdminRead), Everything;
+        PUT log_level::set => Need::Has(AdminWrite), Everything;
+        DELETE log_level::reset => Need::Has(AdminWrite), Everything;
+    }
+    "/v1/admin/debug" { GET debug::show => Need::Has(AdminRead), Everything; }
     "/v1/admin/audit" { GET audit::list => Need::Has(AdminRead), Everything; }
     "/v1/tokens" { POST tokens::create => Need::AnyKey, Nothing; }
     "/ojs/v1/events" { GET events::list => Need::Has(JobsRead), List; }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use actix_web::{HttpResponse, http::StatusCode, http::header, web};
+use common::health;
 use serde_json::json;
 use store::connection::server::ServerError;
 
@@ -80,7 +81,9 @@ pub(super) async fn health(services: web::Data<Services>) -> HttpResponse {
                     "budgets": budgets,
                 },
             });
-            let health = json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION"), "backend": backend });
+            let parts = health::parts_json(&services.health.parts().await);
+            let health =
+                json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION"), "backend": backend, "parts": parts });
             ojs_response(StatusCode::OK, health.to_string())
         }
         Err(error) => {

@@ -67,7 +67,7 @@ pub(crate) enum Subject {
 }
 
 /// The routes that every service has, which `common::health` registers.
-const SHARED_ROUTES: [RouteRule; 3] = [
+const SHARED_ROUTES: [RouteRule; 4] = [
     RouteRule {
         method: "GET",
         answers_head: true,
@@ -79,6 +79,13 @@ const SHARED_ROUTES: [RouteRule; 3] = [
         method: "GET",
         answers_head: true,
         path: "/health/ready",
+        need: Need::Nothing,
+        subject: Subject::Nothing,
+    },
+    RouteRule {
+        method: "GET",
+        answers_head: true,
+        path: "/health/startup",
         need: Need::Nothing,
         subject: Subject::Nothing,
     },

@@ -50,7 +50,7 @@ pub(super) struct RedisInner {
     pub(super) address: ServerAddress,
     settings: RedisSettings,
     /// Connections live on this runtime, whichever thread asks for one: actix's threads come and go.
-    runtime: Handle,
+    pub(super) runtime: Handle,
     pub(super) hot_connection: Arc<RwLock<Option<HotConnection>>>,
     pub(super) connect_state: Mutex<ConnectState>,
     pool: RwLock<Pool>,
@@ -73,7 +73,7 @@ pub(super) struct HotConnection {
     pub(super) generation: u64,
     /// No other connection of this process has or had it.
     pub(super) id: u64,
-    opened_at: Instant,
+    pub(super) opened_at: Instant,
     pub(super) connection: MultiplexedConnection,
     /// The epoch of messages, read on this connection.
     epoch: Arc<Mutex<Option<SharedResult<u64>>>>,
@@ -90,7 +90,7 @@ pub(super) enum Origin {
 
 /// The history of connect attempts, and the running one: there is at most one.
 pub(super) struct ConnectState {
-    generation: u64,
+    pub(super) generation: u64,
     delays: ExponentialBackoff,
     pub(super) last_failure: Option<(RedisError, Instant)>,
     connecting: Option<SharedResult<HotConnection>>,
@@ -230,12 +230,12 @@ impl Redis {
         self.0.connect_state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn current_generation(&self) -> Option<u64> {
+    pub(super) fn current_generation(&self) -> Option<u64> {
         let live = self.0.hot_connection.read().unwrap_or_else(PoisonError::into_inner);
         live.as_ref().map(|live| live.generation)
     }
 
-    fn current_connection(&self) -> Option<HotConnection> {
+    pub(super) fn current_connection(&self) -> Option<HotConnection> {
         self.0.hot_connection.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -2,7 +2,7 @@
 
 use super::notification::Notification;
 use crate::{Redis, StoreResult, script};
-use common::time::Millis;
+use common::time::{Millis, local_now};
 
 /// Maximum number of members in one script call.
 const MAX_MOVED_PER_CALL: usize = 200;
@@ -78,11 +78,4 @@ pub(crate) fn score_to_millis(score: f64) -> Millis {
 /// The time of the first member.
 pub(crate) fn first_due_at(head: &[(redis::Value, f64)]) -> Option<Millis> {
     head.first().map(|(_, score)| score_to_millis(*score))
-}
-
-/// The time by this process's clock, for times that are only shown.
-#[must_use]
-pub fn local_now() -> Millis {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

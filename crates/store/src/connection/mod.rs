@@ -10,6 +10,7 @@
 //! | `error_class` | what an error means for its connection and for a repeat |
 //! | [`notifier`] | one pub/sub connection for everything in a process that waits for notifications |
 //! | [`memory`], [`budgets`] | how full Redis is and what becomes of results; the share of each kind of data |
+//! | [`health`] | whether this process can do its work now |
 //! | [`notification`] | the notifications between processes |
 //! | [`hint_pace`] | how often they may cause a look |
 //! | [`diagnosis`] | what an operator wants to know of the server |
@@ -31,6 +32,7 @@ pub mod dedicated;
 pub mod diagnosis;
 mod dial;
 pub(crate) mod error_class;
+pub mod health;
 pub mod hint_pace;
 mod judge;
 pub mod memory;

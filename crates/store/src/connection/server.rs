@@ -3,9 +3,7 @@
 //! Ready means that a write works. What a server does not allow to be asked is unknown, and no reason to refuse it. What
 //! can never work stops a process at start.
 
-use std::{collections::HashMap, sync::Arc};
-
-use common::health::ReadinessCheck;
+use std::collections::HashMap;
 
 use redis::{ErrorKind, FromRedisValue, InfoDict, RedisError, aio::ConnectionLike};
 
@@ -83,16 +81,6 @@ impl Redis {
     /// No answer in time.
     pub async fn ping(&self) -> StoreResult<()> {
         Ok(redis::cmd("PING").exec_async(&mut self.clone()).await?)
-    }
-
-    /// Ready while Redis answers and meets the requirements.
-    #[must_use]
-    pub fn readiness(&self) -> ReadinessCheck {
-        let redis = self.clone();
-        Arc::new(move || {
-            let redis = redis.clone();
-            Box::pin(async move { redis.check_server().await.map(drop).map_err(|error| error.to_string()) })
-        })
     }
 
     /// Checks the server when a process starts. An unavailable server may come later; one that can never work is
@@ -268,7 +256,7 @@ async fn check_access(
 }
 
 /// The version, from the answer to HELLO, which every user may send.
-fn check_hello(hello: &HashMap<String, redis::Value>) -> Result<String, String> {
+pub(super) fn check_hello(hello: &HashMap<String, redis::Value>) -> Result<String, String> {
     let text = |name: &str| {
         let value = hello.get(name).cloned().unwrap_or_default();
         String::from_redis_value(value).unwrap_or_default()
@@ -281,7 +269,11 @@ fn check_hello(hello: &HashMap<String, redis::Value>) -> Result<String, String> 
     }
 }
 
-fn check_info(version: String, info: &InfoDict, config: &HashMap<String, String>) -> Result<ServerInfo, String> {
+pub(super) fn check_info(
+    version: String,
+    info: &InfoDict,
+    config: &HashMap<String, String>,
+) -> Result<ServerInfo, String> {
     // Valkey counts its own versions; what it offers of Redis is in INFO
     let version: String = info.get("redis_version").unwrap_or(version);
     let mut numbers = version.split('.').map_while(|part| part.parse::<u32>().ok());

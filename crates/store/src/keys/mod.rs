@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 70] = [
+pub const KEY_PATTERNS: [&str; 74] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -86,6 +86,10 @@ pub const KEY_PATTERNS: [&str; 70] = [
     "galley:<db>:notifications",
     "galley:<db>:channels",
     "galley:write_check",
+    "galley:health_check",
+    "galley:log_level",
+    "galley:leader_details",
+    "galley:<db>:log_level",
     "galley:encryption",
     "galley:{statistics}:flushes",
     "galley:{statistics}:queues",
@@ -126,10 +130,16 @@ pub const SILENT_WORKERS: &str = "galley:silent_workers";
 pub const MAINTENANCE_MODE: &str = "galley:maintenance_mode";
 /// Who does the maintenance: a string with a TTL.
 pub const LEADER: &str = "galley:leader";
+/// More about it, for people: a hash.
+pub const LEADER_DETAILS: &str = "galley:leader_details";
 /// The keys that sealed what is stored: a hash of a sealed text by the id of each.
 pub const ENCRYPTION_KEYS: &str = "galley:encryption";
 /// Deleted to see whether Redis takes writes: it never exists.
 pub const WRITE_CHECK: &str = "galley:write_check";
+/// What all processes log, if an operator has set that: a string with JSON, with a TTL if it expires.
+pub const LOG_LEVEL: &str = "galley:log_level";
+/// Written, claimed and deleted to see whether work can be done: a stream that nobody finds.
+pub const HEALTH_CHECK: &str = "galley:health_check";
 /// Rules that sent jobs to an endpoint: a sorted set of their patterns by the time of the last attempt.
 pub const PUSH_RULES: &str = "galley:push_rules";
 /// Sums of what processes counted: a capped stream, until the leader folds them.
@@ -350,6 +360,10 @@ mod tests {
             topics.notifications(),
             topics.new_channels(),
             WRITE_CHECK.to_owned(),
+            HEALTH_CHECK.to_owned(),
+            LOG_LEVEL.to_owned(),
+            LEADER_DETAILS.to_owned(),
+            topics.log_level(),
             ENCRYPTION_KEYS.to_owned(),
             STATISTICS_FLUSHES.to_owned(),
             STATISTICS_QUEUES.to_owned(),

@@ -34,6 +34,12 @@ impl TopicNames {
         self.name("notifications")
     }
 
+    /// Changes of the log level.
+    #[must_use]
+    pub fn log_level(&self) -> String {
+        self.name("log_level")
+    }
+
     /// Names of new channels.
     #[must_use]
     pub fn new_channels(&self) -> String {

@@ -1,9 +1,9 @@
 //! Leader election: who does the maintenance.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use crate::{Redis, StoreResult, connection::redis_clock::ClockSteps, jobs::Jobs, keys, script};
-use common::time::Millis;
+use common::{settings::hostname, time::Millis};
 
 /// A difference between Redis's clock and what a process expects that is no step.
 const CLOCK_TOLERANCE_MS: Millis = 1_000;
@@ -46,7 +46,42 @@ impl UnhealedSteps {
     }
 }
 
+/// The process that does the maintenance. A version before told nothing of itself: then the texts are empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeaderDetails {
+    /// The name of its program: `gateway`.
+    pub service: String,
+    /// Its machine.
+    pub host: String,
+    /// Its process there.
+    pub process_id: String,
+    /// Its version of Galley.
+    pub version: String,
+    /// Since when it leads.
+    pub since: Option<Millis>,
+}
+
 impl Redis {
+    /// The leader, if there is one.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn leader(&self) -> StoreResult<Option<LeaderDetails>> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("GET").arg(keys::LEADER).cmd("HGETALL").arg(keys::LEADER_DETAILS);
+        let (leader, mut details): (Option<String>, HashMap<String, String>) =
+            pipeline.query_async(&mut self.clone()).await?;
+        let Some(leader) = leader else { return Ok(None) };
+        // Of one before
+        if details.get("id") != Some(&leader) {
+            return Ok(Some(LeaderDetails::default()));
+        }
+        let mut text = |name: &str| details.remove(name).unwrap_or_default();
+        let (service, host, process_id) = (text("service"), text("host"), text("process_id"));
+        let (version, since) = (text("version"), text("since").parse().ok());
+        Ok(Some(LeaderDetails { service, host, process_id, version, since }))
+    }
+
     /// Whether some process is the leader.
     ///
     /// # Errors
@@ -73,6 +108,19 @@ pub(super) async fn acquire_leadership(
         .invoke_async(&mut jobs.store.redis.clone())
         .await?;
     Ok(Leadership { is_held: held == 1, since_last_leader, healed_until })
+}
+
+/// Tells others who leads from now on. Nothing depends on it.
+pub(super) async fn tell_details(redis: &Redis, leader_id: &str) {
+    let program = std::env::current_exe().ok();
+    let service = program.as_deref().and_then(|program| program.file_name()?.to_str()).unwrap_or("unknown");
+    let mut command = redis::cmd("HSET");
+    command.arg(keys::LEADER_DETAILS).arg("id").arg(leader_id).arg("service").arg(service);
+    command.arg("host").arg(hostname()).arg("process_id").arg(std::process::id());
+    command.arg("version").arg(env!("CARGO_PKG_VERSION")).arg("since").arg(redis.estimated_now());
+    if let Err(error) = command.exec_async(&mut redis.clone()).await {
+        tracing::debug!(%error, "nobody learns who the leader is");
+    }
 }
 
 /// Frees the leader lease for the next process, which would otherwise wait until it expires.

@@ -36,7 +36,7 @@ mod failures;
 mod history_trimmer;
 mod index_checker;
 mod leader_samples;
-mod leadership;
+pub mod leadership;
 mod lease_reaper;
 mod memory_survey;
 mod memory_watch;
@@ -55,7 +55,7 @@ use tokio_util::sync::CancellationToken;
 
 use due_times::{DueTimes, QueueTask};
 use failures::{FAILURE_PAUSE, MAINTENANCE_MODE_PAUSE, pause_on_error, reschedule_on_error};
-use leadership::{UnhealedSteps, acquire_leadership, resign_leadership};
+use leadership::{UnhealedSteps, acquire_leadership, resign_leadership, tell_details};
 use metrics_collector::LeaderFindings;
 use outage_grace::OutageGrace;
 use sweep::PeriodicSweep;
@@ -103,6 +103,7 @@ async fn lead(jobs: &Jobs, settings: MaintenanceSettings, stop: &CancellationTok
                 let healed_steps = std::mem::take(&mut unhealed).look(leadership.healed_until, steps);
                 let leader = Leader::new(jobs, &settings, &leader_id, &mut outage_grace, healed_steps);
                 metrics::gauge!("galley_leader").set(1);
+                tell_details(&jobs.store.redis, &leader_id).await;
                 let worked = Box::pin(leader.work(sweep, leadership.since_last_leader, stop)).await;
                 metrics::gauge!("galley_leader").set(0);
                 worked

@@ -18,7 +18,16 @@ impl Sealer {
     /// This process could not read everything. Or Redis is unavailable.
     pub(crate) async fn check_keys(&self, connection: &mut impl ConnectionLike) -> Result<(), ServerError> {
         let known = read_known(connection).await?;
-        for (id, stored) in &known {
+        self.check_known(&known, connection).await
+    }
+
+    /// The same with the stored keys as they were just read.
+    pub(crate) async fn check_known(
+        &self,
+        known: &HashMap<String, String>,
+        connection: &mut impl ConnectionLike,
+    ) -> Result<(), ServerError> {
+        for (id, stored) in known {
             self.check_one(id, stored).map_err(ServerError::Unsuitable)?;
         }
         let Some(ring) = self.ring().filter(|ring| !known.contains_key(ring.current())) else { return Ok(()) };
