@@ -11,9 +11,15 @@ use testkit::skip;
 const MANIFESTS: &str = "deploy/dev/check-manifests.py";
 const COMPOSE: &str = "deploy/dev/check-compose.py";
 const OBSERVABILITY: &str = "deploy/dev/check-observability.py";
-/// What the two read.
-const READ: &[&str] =
-    &["k8s", "deploy", "docker-compose.yml", "docs/reference/settings.md", "docs/reference/metrics.md"];
+/// What they read.
+const READ: &[&str] = &[
+    "k8s",
+    "deploy",
+    "docker-compose.yml",
+    "docs/observability.md",
+    "docs/reference/settings.md",
+    "docs/reference/metrics.md",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -67,11 +73,70 @@ fn the_compose_files_fit_their_schema_and_the_settings() {
 
 #[test]
 fn rules_dashboards_and_runbook_fit_each_other_and_the_metrics() {
-    if Command::new("promtool").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
-        return skip("there is no promtool, which Debian's package prometheus has; `.ci/run` installs it");
+    if !has_promtool() {
+        return;
     }
     let Some((is_content, said)) = check(OBSERVABILITY, None) else { return };
     assert!(is_content, "{said}");
+}
+
+fn has_promtool() -> bool {
+    let started = Command::new("promtool").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if started.is_err() {
+        skip("there is no promtool, which Debian's package prometheus has; `.ci/run` installs it");
+    }
+    started.is_ok()
+}
+
+#[test]
+fn what_is_broken_in_rules_dashboards_and_runbook_is_found() {
+    const ALERTS: &str = "deploy/observability/rules/alerts.yml";
+    const OVERVIEW: &str = "deploy/observability/grafana/dashboards/overview.json";
+    const QUEUE: &str = "deploy/observability/grafana/dashboards/queue.json";
+    if !has_promtool() {
+        return;
+    }
+    let changes = [
+        (ALERTS, "galley_leases_lost_total", "galley_leases_gone_total"),
+        (ALERTS, "galley:redis_memory:ratio > 0.8", "galley:redis_mem:ratio > 0.8"),
+        (ALERTS, "sum(galley_leader) < 1", "sum(galley_leader)) < 1"),
+        (ALERTS, "galley_attempts_total{outcome=", "galley_attempts_total{result="),
+        (ALERTS, "#galleyredisunreachable", "#galleyredisgone"),
+        (ALERTS, "labels: { severity: warning }", "labels: { severity: warning, team: ours }"),
+        ("docs/observability.md", "### GalleyQueueStuck", "### GalleyQueueHangs"),
+        ("deploy/observability/alerts.test.yml", "alertname: GalleyRedisCannotSave", "alertname: GalleyRedisMemory"),
+        ("k8s/components/monitoring/prometheus-rule.yaml", "galley_results_dropped_total", "galley_results_total"),
+        (OVERVIEW, "\"uid\": \"prometheus\"", "\"uid\": \"prometheus-2\""),
+        (OVERVIEW, "galley_build_info", "galley_build"),
+        (QUEUE, "queue=~\\\"$queue\\\"", "queue=~\\\"$name\\\""),
+        (QUEUE, "\"w\": 12", "\"w\": 25"),
+        ("deploy/observability/compose.yml", "dashboards/channels.json", "dashboards/channel.json"),
+        ("deploy/observability/prometheus.yml", "rules/*.yml", "rules/a*.yml"),
+    ];
+    let expected = [
+        "there is no metric galley_leases_gone_total",
+        "there is no recording rule galley:redis_mem:ratio",
+        "promtool check rules",
+        "promtool test rules",
+        "galley_attempts_total has no label result",
+        "GalleyRedisUnreachable: its runbook_url does not lead to its paragraph",
+        "GalleyErrors: it needs severity, summary and runbook_url",
+        "GalleyQueueStuck: it has no paragraph in docs/observability.md",
+        "GalleyQueueHangs: it has a paragraph in docs/observability.md, and there is no such alert",
+        "GalleyRedisCannotSave: it has no test",
+        "prometheus-rule.yaml: it is not what check-observability.py --write makes",
+        "overview.json: there is no data source prometheus-2",
+        "overview.json: Processes: there is no metric galley_build",
+        "queue.json: Jobs by state: an unknown variable",
+        "it is wider than the page",
+        "Oldest job that waits lies on Jobs by state",
+        "Grafana does not get deploy/observability/grafana/dashboards/channels.json",
+        "Prometheus does not get all rules",
+    ];
+    let Some(said) = check_broken(OBSERVABILITY, &changes) else { return };
+    for problem in expected {
+        assert!(said.contains(problem), "{problem:?} is not in\n{said}");
+    }
 }
 
 #[test]

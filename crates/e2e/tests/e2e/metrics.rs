@@ -12,7 +12,7 @@ use testkit::{RedisServer, ServiceProcess, eventually};
 use crate::kit::GalleyKit;
 
 /// The leader reads for its metrics as often as it may.
-const OFTEN: [(&str, &str); 3] = [
+pub(crate) const OFTEN: [(&str, &str); 3] = [
     ("GALLEY__METRICS__INTERVAL_MS", "100"),
     ("GALLEY__STATISTICS__FLUSH_MS", "100"),
     ("GALLEY__MAINTENANCE__HISTORY_TRIM_MS", "100"),
