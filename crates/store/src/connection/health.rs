@@ -1,8 +1,8 @@
 //! Whether a process can do its work now: it has just done it, on a connection that serves nothing else.
 //!
 //! Listings, slow scripts, a full pool and a long pipeline delay other connections, not this one. All probes of a process
-//! share one check, which is one round trip (two where Redis has forgotten the script) and ends within [`MAX_CHECK`]. Its
-//! result counts for [`MIN_INTERVAL`], so a thousand probes cost no more than one. It deliberately does not run by itself: where
+//! share one check, which is one round trip (two where Redis has forgotten the script) and ends within `MAX_CHECK`. Its
+//! result counts for `MIN_INTERVAL`, so a thousand probes cost no more than one. It deliberately does not run by itself: where
 //! nobody asks, it costs nothing.
 
 use std::{
