@@ -26,6 +26,7 @@ fn pages(outside: &Outside) -> Vec<(&'static str, String)> {
         ("/ui/keys", "/ui/keys"),
         ("/ui/queues", "/ui/queues"),
         ("/ui/cron", "/ui/cron"),
+        ("/ui/check", "/ui/check?all=1"),
         ("/ui/dead-letters", "/ui/dead-letters"),
         ("/ui/try", "/ui/try"),
     ]
@@ -54,6 +55,7 @@ fn attempts(outside: &Outside) -> Vec<(Method, Attempt)> {
         ("/ui/dead-letters", "/ui/dead-letters?queue=other.dead".to_owned()),
         ("/ui/audit", "/ui/audit".to_owned()),
         ("/ui/workers", "/ui/workers".to_owned()),
+        ("/ui/check", "/ui/check?queue=other.q".to_owned()),
         ("/ui/push-rules", "/ui/push-rules".to_owned()),
         ("/ui/push-rules/{rule}", "/ui/push-rules/other".to_owned()),
     ];
@@ -78,6 +80,7 @@ fn attempts(outside: &Outside) -> Vec<(Method, Attempt)> {
         ("/ui/workers/{id}/{action}", "/ui/workers/other-worker/stop".to_owned(), ""),
         ("/ui/cron/{name}/{action}", "/ui/cron/other.cron/run".to_owned(), ""),
         ("/ui/cron/{name}/{action}", "/ui/cron/other.cron/delete".to_owned(), "confirm=other.cron"),
+        ("/ui/check/repair", "/ui/check/repair".to_owned(), "queue=other.q"),
         ("/ui/maintenance/{action}", "/ui/maintenance/on".to_owned(), "reason=x"),
         ("/ui/push-rules/{rule}/{action}", "/ui/push-rules/other/resend".to_owned(), "attempt=f1-1"),
         ("/ui/dead-letters/{action}", "/ui/dead-letters/retry".to_owned(), "queue=other.dead&everything=1&sure=9"),
