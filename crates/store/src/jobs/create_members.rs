@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{
     EnqueuedJob, JobRecord, Jobs,
-    enqueue::{build_job_record, enqueue_span},
+    enqueue::{build_job_record, enqueue_span, needs_other_keys},
 };
 use crate::{StoreResult, connection::notification::Notification, keys::QueueKeys, script};
 use common::{
@@ -31,15 +31,9 @@ pub(crate) struct NewMember {
 }
 
 impl NewMember {
+    /// A job that was refused before it was made has failures, which its history gets elsewhere.
     fn holds_only_its_record(&self) -> bool {
-        let NewJob { summary, start_at, is_pending, unique, .. } = &self.job;
-        let has_timer = summary.expires_at.is_some() || summary.total_timeout.is_some();
-        start_at.is_none()
-            && !is_pending
-            && unique.is_none()
-            && summary.limit.is_none()
-            && !has_timer
-            && self.job.failures.is_empty()
+        !needs_other_keys(&self.job) && self.job.failures.is_empty()
     }
 
     fn to_record(&self) -> Option<JobRecord> {

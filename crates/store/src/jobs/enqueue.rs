@@ -65,10 +65,15 @@ pub enum EnqueueRefusal {
 
 /// Whether a job needs more than a stream entry.
 pub(super) fn needs_record(new: &NewJob) -> bool {
+    new.id.is_some() || needs_other_keys(new)
+}
+
+/// Whether a job is not in its stream from the start, or something beside it and its record is stored for it.
+pub(super) fn needs_other_keys(new: &NewJob) -> bool {
     let summary = &new.summary;
     let has_timer = summary.expires_at.is_some() || summary.total_timeout.is_some();
     let has_key = summary.limit.is_some();
-    new.id.is_some() || new.start_at.is_some() || new.is_pending || new.unique.is_some() || has_timer || has_key
+    new.start_at.is_some() || new.is_pending || new.unique.is_some() || has_timer || has_key
 }
 
 enum AddResult {
