@@ -10,7 +10,9 @@ use std::{
 };
 
 use common::prometheus::{AtomicHistogram, DURATION_MICROS, add_source};
-use redis::{Arg, Cmd};
+use redis::{Arg, Cmd, Pipeline};
+
+use crate::slots;
 
 type DurationHistogram = AtomicHistogram<{ DURATION_MICROS.len() }>;
 
@@ -59,12 +61,14 @@ pub(crate) struct RoundTrip {
 
 impl RoundTrip {
     pub(crate) fn of_command(command: &Cmd) -> Self {
+        slots::check_command(command);
         COMMANDS.fetch_add(1, Relaxed);
         Self { sent_at: Instant::now(), script: script_of(command) }
     }
 
-    pub(crate) fn of_pipeline(commands: usize) -> Self {
-        COMMANDS.fetch_add(commands as u64, Relaxed);
+    pub(crate) fn of_pipeline(pipeline: &Pipeline) -> Self {
+        slots::check_pipeline(pipeline);
+        COMMANDS.fetch_add(pipeline.len() as u64, Relaxed);
         Self { sent_at: Instant::now(), script: None }
     }
 
@@ -79,7 +83,8 @@ impl RoundTrip {
 }
 
 /// Counts a command that may wait at the server: how long says nothing about Redis.
-pub(crate) fn count_blocking() {
+pub(crate) fn count_blocking(command: &Cmd) {
+    slots::check_command(command);
     COMMANDS.fetch_add(1, Relaxed);
 }
 

@@ -23,6 +23,7 @@
 //! | [`maintenance`] | leader election, and the services that the leader runs |
 //! | [`statistics`] | what happened to jobs, by minute and by hour |
 //! | [`sealing`] | encryption of what is stored |
+//! | `slots` | checks that what is sent to Redis has one slot of Redis Cluster |
 //! | `script`, `lua/` | loads scripts; the preludes that several share |
 //!
 //! A failed command may have been executed: repeat only what may run twice, and say why it may.
@@ -48,6 +49,7 @@ mod reader_limiter;
 mod script;
 pub mod sealing;
 pub mod sessions;
+mod slots;
 pub mod statistics;
 pub mod subscriptions;
 pub mod workers;

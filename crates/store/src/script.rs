@@ -80,7 +80,8 @@ script!(RECOUNT, "maintenance/recount.lua");
 script!(LIST_ENTRIES, "maintenance/list_entries.lua");
 script!(LOCATE, "jobs/locate.lua");
 script!(REDRIVE, "jobs/redrive.lua", with CLOCK, STREAM_ENTRY);
-script!(MOVE_ELEMENT, "list_bridge/move_element.lua");
+script!(TAKE_ELEMENTS, "list_bridge/take_elements.lua", with CLOCK);
+script!(ENQUEUE_BATCH, "list_bridge/enqueue_batch.lua", with CLOCK);
 script!(CREATE_WORKFLOW, "workflows/create_workflow.lua");
 script!(NOTE_STARTED, "workflows/note_started.lua");
 script!(RECORD_MEMBER, "workflows/record_member.lua");
@@ -94,21 +95,24 @@ script!(READ_PAGE, "channels/read_page.lua", with LAST_ID);
 script!(FIND_POSITION_AT, "channels/find_position_at.lua", with SEEK);
 script!(TRIM_CHANNEL, "channels/trim_channel.lua", with CLOCK, GROUPS, LAST_ID, SEEK);
 script!(REGISTER_CHANNEL, "channels/register_channel.lua", with CLOCK);
-script!(SAVE_READER_COUNTS, "channels/save_reader_counts.lua", with CLOCK);
+script!(SAVE_READER_COUNTS, "channels/save_reader_counts.lua");
+script!(LIST_GATEWAY, "channels/list_gateway.lua", with CLOCK);
 script!(SAVE_SUBSCRIPTION, "subscriptions/save_subscription.lua", with COMPARE_AND_SET);
 script!(RESTORE_SUBSCRIPTIONS, "subscriptions/restore_subscriptions.lua");
 script!(OPEN_GROUP, "subscriptions/open_group.lua", with GROUPS, JOIN, LAST_ID);
 script!(CREATE_CHANNEL_GROUPS, "channels/create_channel_groups.lua", with GROUPS, JOIN);
 script!(READ_GROUP, "subscriptions/read_group.lua", with FOLLOWS);
-script!(ACK_MESSAGES, "subscriptions/ack_messages.lua", with CLOCK, COUNTERS);
+script!(ACK_MESSAGES, "subscriptions/ack_messages.lua");
+script!(COUNT_MESSAGES, "subscriptions/count_messages.lua", with CLOCK, COUNTERS);
 script!(FIND_IDLE, "subscriptions/find_idle.lua");
 script!(RECLAIM, "subscriptions/reclaim.lua");
-script!(CLAIM_CHANNEL, "subscriptions/claim_channel.lua", with CLOCK, COUNTERS, FOLLOWS);
+script!(CLAIM_CHANNEL, "subscriptions/claim_channel.lua", with CLOCK, FOLLOWS);
 script!(BLOCK_CHANNEL, "subscriptions/block_channel.lua", with CLOCK);
 script!(SEEK_GROUP, "subscriptions/seek_group.lua", with LAST_ID);
 script!(CHANNEL_PROGRESS, "subscriptions/channel_progress.lua", with GROUPS, JOIN, LAST_ID, SEEK);
 script!(RECORD_FAILURE, "subscriptions/record_failure.lua", with CLOCK, COUNTERS);
-script!(SAVE_CHECKPOINT, "subscriptions/save_checkpoint.lua", with CLOCK, COUNTERS);
+script!(SAVE_CHECKPOINT, "subscriptions/save_checkpoint.lua");
+script!(LIST_BROADCAST_WORKER, "subscriptions/list_broadcast_worker.lua", with CLOCK);
 script!(PRUNE_CONSUMERS, "subscriptions/prune_consumers.lua");
 script!(ACQUIRE_LEADERSHIP, "maintenance/acquire_leadership.lua", with CLOCK);
 script!(HEAL_LEASES, "maintenance/heal_leases.lua", with CLOCK);
@@ -123,7 +127,9 @@ script!(FOLD_STATISTICS, "statistics/fold.lua");
 script!(REPLACE_STATISTICS, "statistics/replace.lua");
 script!(READ_STATISTICS, "statistics/read.lua");
 script!(CHECK_CLAIM, "connection/check_claim.lua");
-script!(REPORT, "workers/report.lua", with CLOCK);
+script!(LIST_WORKER, "workers/list_worker.lua", with CLOCK);
+script!(STORE_REPORT, "workers/store_report.lua");
+script!(RECEIVE_DIRECTIVE, "workers/receive_directive.lua");
 
 /// The script with shared functions after its first line: `#!lua` must stay first.
 fn with_preludes(shared: &[&str], text: &str) -> String {
@@ -165,19 +171,26 @@ async fn send_each<'a>(
 }
 
 #[cfg(test)]
+mod key_slots;
+
+#[cfg(test)]
 pub(crate) mod tests {
     use std::collections::BTreeSet;
 
     /// All scripts and preludes: file name and text.
     pub(crate) fn files() -> Vec<(String, String)> {
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
-        let folders = std::fs::read_dir(source).expect("a folder").map(|entry| entry.expect("an entry").path());
-        let files =
-            folders.filter(|path| path.is_dir()).flat_map(|folder| std::fs::read_dir(folder).expect("a folder"));
-        let scripts = files
-            .map(|entry| entry.expect("an entry").path())
-            .filter(|path| path.extension().is_some_and(|x| x == "lua"));
-        scripts.map(|path| (path.display().to_string(), std::fs::read_to_string(&path).expect("text"))).collect()
+        let (mut folders, mut files) = (vec![concat!(env!("CARGO_MANIFEST_DIR"), "/src").into()], Vec::new());
+        while let Some(folder) = folders.pop() {
+            let folder: std::path::PathBuf = folder;
+            for path in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|x| x == "lua") {
+                    files.push((path.display().to_string(), std::fs::read_to_string(&path).expect("text")));
+                }
+            }
+        }
+        files
     }
 
     /// The expression that a command gets as its key.
@@ -289,6 +302,7 @@ pub(crate) mod tests {
         // Sets whose scores are no due times for the leader, and those that it reads regularly without a notification
         let others = [
             "admitted",
+            "bridged",
             "channels",
             "dead_letters",
             "ended_jobs",

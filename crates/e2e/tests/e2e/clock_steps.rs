@@ -18,7 +18,7 @@ async fn start() -> GalleyKit {
     let kit = GalleyKit::start_with(RedisServer::start_with_clock(), &SHORT_SWEEP).await;
     // A step of the clock shows by the time that a leader noted before
     eventually("a leader has noted the time", || async {
-        (kit.redis_command(&["EXISTS", "galley:clock"]).await == redis::Value::Int(1)).then_some(())
+        (kit.redis_command(&["EXISTS", "galley:{galley:leader}:clock"]).await == redis::Value::Int(1)).then_some(())
     })
     .await;
     kit

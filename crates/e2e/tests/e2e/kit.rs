@@ -135,7 +135,7 @@ impl GalleyKit {
         let mut keys: Vec<String> =
             redis::cmd("KEYS").arg("*").query_async(&mut self.redis.connection().await).await.expect("redis runs");
         keys.retain(|key| {
-            !["galley:leader", "galley:leader_details", "galley:clock"].contains(&key.as_str())
+            !["galley:leader", "galley:leader_details", "galley:{galley:leader}:clock"].contains(&key.as_str())
                 && !key.starts_with("galley:{statistics}:")
         });
         keys.sort();

@@ -10,7 +10,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use testkit::{RedisPersistence, RedisServer, ServiceProcess, binary_path, eventually};
+use testkit::{RedisPersistence, RedisServer, ServiceProcess, binary_path, eventually, redis};
 
 use crate::trace_context::TRACE;
 
@@ -21,7 +21,7 @@ struct Version {
 }
 
 const VARIABLES: [(&str, &str); 2] =
-    [("GALLEY__JOBS__LEASE_MS", "3000"), ("GALLEY__QUEUE_WORKER__QUEUES", "default,sink")];
+    [("GALLEY__JOBS__LEASE_MS", "3000"), ("GALLEY__QUEUE_WORKER__QUEUES", "default,sink,prodcons")];
 
 impl Version {
     async fn start(folder: &Path, redis: &RedisServer) -> Self {
@@ -50,11 +50,13 @@ impl Version {
 struct Accepted {
     jobs: Vec<String>,
     messages: BTreeSet<String>,
+    list_elements: u64,
 }
 
 struct Load {
     /// Without the check against `openapi.json`: the version before answers as its own describes
     http: reqwest::Client,
+    redis: redis::aio::MultiplexedConnection,
     accepted: Accepted,
 }
 
@@ -72,6 +74,12 @@ impl Load {
 
     /// One of everything that is stored until later, and messages, through one gateway.
     async fn add(&mut self, gateway: &ServiceProcess, phase: &str) {
+        for n in 0..20 {
+            let mut push = redis::cmd("LPUSH");
+            push.arg("task:prodcons:queue").arg(format!("{phase} {n}"));
+            push.exec_async(&mut self.redis).await.expect("redis runs");
+            self.accepted.list_elements += 1;
+        }
         let retry = json!({ "max_attempts": 5, "initial_interval": "PT0.1S" });
         let plain = (0..10).map(|n| json!({ "type": "test.echo", "args": [phase, n] }));
         let slow = (0..3).map(|n| json!({ "type": "test.slow", "args": [300 + n] }));
@@ -94,6 +102,12 @@ impl Load {
         }
     }
 
+    async fn completed(&self, gateway: &ServiceProcess, queue: &str) -> u64 {
+        let shown = self.http.get(gateway.url(&format!("/ojs/v1/queues/{queue}"))).send().await.expect("it answers");
+        let shown: Value = shown.json().await.expect("JSON");
+        shown["queue"]["completed"].as_u64().expect("a number")
+    }
+
     async fn wait_until_finished(&self, gateway: &ServiceProcess) {
         for id in &self.accepted.jobs {
             eventually(&format!("job {id} is completed"), || async {
@@ -108,6 +122,16 @@ impl Load {
             // The version before names its lists otherwise
             let workflows = shown["items"].as_array().or_else(|| shown["workflows"].as_array())?;
             workflows.iter().all(|workflow| workflow["state"] == "completed").then_some(())
+        })
+        .await;
+        eventually("no element waits in the list", || async {
+            let mut exists = redis::cmd("EXISTS");
+            exists.arg("task:prodcons:queue").arg("galley:bridge:{task:prodcons:queue}");
+            let lists: u64 = exists.query_async(&mut self.redis.clone()).await.ok()?;
+            let mut count = redis::cmd("XLEN");
+            count.arg("galley:bridge:{task:prodcons:queue}:batches");
+            let batches: u64 = count.query_async(&mut self.redis.clone()).await.ok()?;
+            (lists + batches == 0).then_some(())
         })
         .await;
         eventually("nothing waits", || async {
@@ -131,6 +155,7 @@ async fn two_versions_side_by_side_finish_what_either_accepted() {
     let redis = RedisServer::start_with(RedisPersistence::Always);
     let mut load = Load {
         http: reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client"),
+        redis: redis.connection().await,
         accepted: Accepted::default(),
     };
 
@@ -156,16 +181,8 @@ async fn two_versions_side_by_side_finish_what_either_accepted() {
     new.stop().await;
     load.add(&old.gateway, "old again").await;
     load.wait_until_finished(&old.gateway).await;
-    let sink: Value = load
-        .http
-        .get(old.gateway.url("/ojs/v1/queues/sink"))
-        .send()
-        .await
-        .expect("it answers")
-        .json()
-        .await
-        .expect("JSON");
-    let delivered = sink["queue"]["completed"].as_u64().expect("a number");
+    let delivered = load.completed(&old.gateway, "sink").await;
     assert!(delivered >= load.accepted.messages.len() as u64, "{delivered} of {}", load.accepted.messages.len());
+    assert_eq!(load.completed(&old.gateway, "prodcons").await, load.accepted.list_elements);
     old.stop().await;
 }

@@ -50,6 +50,7 @@ pub(crate) async fn run(process: Arc<PubsubProcess>, grace: Duration, signals: S
     };
     let mut delays = reconnect_delays();
     tokio::spawn(process.notifier.clone().sweep(stop.clone()));
+    tokio::spawn(process.store.clone().write_counts_regularly(stop.clone()));
     while !stop.is_cancelled() {
         let wait = match subscriptions.reconcile().await {
             Ok(()) => {
@@ -77,6 +78,9 @@ pub(crate) async fn run(process: Arc<PubsubProcess>, grace: Duration, signals: S
         if tokio::time::timeout(release_timeout, ending).await.is_err() {
             tracing::error!("messages could not be released in time: they wait for their deadline");
         }
+    }
+    if let Err(error) = process.store.write_counts().await {
+        log_interruption("counting delivered messages", &error);
     }
 }
 

@@ -134,14 +134,12 @@ impl Channels {
         is_whole: bool,
     ) -> StoreResult<bool> {
         let changes: Vec<(&ChannelName, &usize)> = changes.iter().collect();
+        let ttl_ms = READER_COUNTS_TTL.as_millis().to_string();
         // Without changes, publish that the gateway is alive
         for number in 0..changes.len().div_ceil(CHANNELS_PER_CALL).max(1) {
             let begins = is_whole && number == 0;
             let mut call = script::SAVE_READER_COUNTS.key(keys::gateway_readers(gateway));
-            call.key(keys::READER_GATEWAYS)
-                .arg(gateway.simple().to_string())
-                .arg(READER_COUNTS_TTL.as_millis().to_string());
-            call.arg(u8::from(begins));
+            call.arg(&ttl_ms).arg(u8::from(begins));
             for (channel, readers) in changes.iter().skip(number * CHANNELS_PER_CALL).take(CHANNELS_PER_CALL) {
                 call.arg(channel.as_str()).arg(**readers);
             }
@@ -150,6 +148,10 @@ impl Channels {
                 return Ok(false);
             }
         }
+        // Others look for the counts of listed gateways only. After an error the next call lists it
+        let mut call = script::LIST_GATEWAY.key(keys::READER_GATEWAYS);
+        call.arg(gateway.simple().to_string()).arg(&ttl_ms);
+        let _: i64 = call.invoke_async(&mut self.redis.clone()).await?;
         Ok(true)
     }
 

@@ -384,7 +384,7 @@ impl ConnectionLike for Redis {
     ) -> RedisFuture<'a, Vec<Value>> {
         async move {
             let mut live = self.hot_connection().await?;
-            let trip = RoundTrip::of_pipeline(pipeline.len());
+            let trip = RoundTrip::of_pipeline(pipeline);
             let answers = live.connection.send_packed_commands(pipeline, offset, count).await;
             trip.end();
             self.judge(live.origin(), answers.as_ref().map(Vec::as_slice));

@@ -85,7 +85,7 @@ impl DedicatedConnection {
         if self.redis.left_server_since(self.opened_at) {
             return Err(RedisError::from((ErrorKind::Io, "opened to a server that was left")));
         }
-        count_blocking();
+        count_blocking(command);
         let answer = self.connection.send_packed_command(command).await;
         self.redis.judge(Origin::Other(self.opened_at), answer.as_ref().map(std::slice::from_ref));
         Ok(from_redis_value(answer?.extract_error()?)?)

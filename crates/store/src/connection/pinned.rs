@@ -5,7 +5,7 @@ use futures_util::FutureExt;
 use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, ScriptInvocation, Value};
 
 use super::client::{HotConnection, Redis};
-use crate::{command_times::RoundTrip, keys, script};
+use crate::{command_times::RoundTrip, keys, script, slots};
 
 /// One specific connection: it fails when that breaks, instead of reconnecting.
 pub(crate) struct PinnedConnection(HotConnection);
@@ -42,6 +42,7 @@ impl Redis {
         call: &ScriptInvocation<'_>,
         PinnedConnection(live): PinnedConnection,
     ) -> RedisResult<T> {
+        slots::check_call(call);
         let mut connection = live.connection.clone();
         let result = call.invoke_async(&mut connection).await;
         self.judge(live.origin(), result.as_ref().map(|_| [].as_slice()));
@@ -67,7 +68,7 @@ impl Redis {
         pipeline: &Pipeline,
         PinnedConnection(live): &PinnedConnection,
     ) -> RedisResult<Vec<Value>> {
-        let trip = RoundTrip::of_pipeline(pipeline.len());
+        let trip = RoundTrip::of_pipeline(pipeline);
         let answers = live.connection.clone().send_packed_commands(pipeline, 0, pipeline.len()).await;
         trip.end();
         self.judge(live.origin(), answers.as_ref().map(Vec::as_slice));

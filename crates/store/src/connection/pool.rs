@@ -53,7 +53,7 @@ impl ConnectionLike for PooledConnection {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         async move {
-            let trip = RoundTrip::of_pipeline(pipeline.len());
+            let trip = RoundTrip::of_pipeline(pipeline);
             let answers = self.connection.send_packed_commands(pipeline, offset, count).await;
             trip.end();
             self.redis.judge(Origin::Other(self.opened_at), answers.as_ref().map(Vec::as_slice));

@@ -274,9 +274,11 @@ impl Redis {
 
     /// Removes the log of an owner that was deleted.
     pub(crate) async fn forget_deliveries(&self, owner: &DeliveryOwner) -> StoreResult<()> {
-        let mut command = redis::cmd("DEL");
-        command.arg(&DeliveryOutcome::ALL.map(|outcome| owner.key(outcome)));
-        Ok(command.exec_async(&mut self.clone()).await?)
+        let mut pipeline = redis::pipe();
+        for outcome in DeliveryOutcome::ALL {
+            pipeline.cmd("DEL").arg(owner.key(outcome));
+        }
+        Ok(pipeline.exec_async(&mut self.clone()).await?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Enqueues many jobs, all or none.
 //!
-//! Ordinary jobs are added in one transaction. Others are created one by one after a check of each; if one is refused
-//! after all, because of a concurrent request, the created ones are cancelled.
+//! Ordinary jobs are added in a transaction for each queue. Others are created one by one after a check of each. If one is
+//! refused after all, because of a concurrent request or because Redis is full, the created ones are cancelled.
 
 use super::{
     EnqueueRefusal, EnqueuedJob, Jobs, LocatedJob,
@@ -18,6 +18,9 @@ use common::{
 use model::job::NewJob;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+/// The entry of a job that was added to a stream, none if the stream does not exist, and the salt of its id.
+type AddedEntry = (Option<String>, u32);
+
 /// A batch that was refused because of one job; nothing was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchRefusal {
@@ -28,10 +31,10 @@ pub struct BatchRefusal {
 }
 
 impl Jobs {
-    /// Whether [`Self::enqueue_all`] stores these jobs in one step.
+    /// Whether [`Self::enqueue_all`] stores these jobs in one step: those of several queues may be on several servers.
     #[must_use]
     pub fn is_one_step(new: &[NewJob]) -> bool {
-        !new.iter().any(needs_record)
+        !new.iter().any(needs_record) && new.windows(2).all(|two| two[0].queue == two[1].queue)
     }
 
     /// Stores all jobs, in their order, or none. A job with one of `own_ids`, which no other request can have, counts
@@ -49,7 +52,7 @@ impl Jobs {
         if let Err(refused) = self.check_batch(&new, own_ids).await? {
             return Ok(Err(refused));
         }
-        if !Self::is_one_step(&new) {
+        if new.iter().any(needs_record) {
             return self.enqueue_one_by_one(new, trace, now, own_ids).await;
         }
         let span = batch_span(&new, &trace);
@@ -174,7 +177,7 @@ impl Jobs {
         Ok(())
     }
 
-    /// Adds ordinary jobs in one transaction.
+    /// Adds ordinary jobs, those of a queue in one transaction.
     async fn add_all_to_streams(
         &self,
         new: Vec<NewJob>,
@@ -190,14 +193,14 @@ impl Jobs {
                 }
             }
         }
-        let mut added = self.add_in_transaction(&new, &trace).await?;
+        let mut added = self.add_by_queue(&new, &trace).await?;
         if let [(queue, priority)] = streams.into_iter().collect::<Vec<_>>()[..]
             && added.iter().all(|(entry, _)| entry.is_none())
         {
             if let Err(refusal) = self.open_stream_for(&new, queue, priority).await? {
                 return Ok(Err(refusal));
             }
-            added = self.add_in_transaction(&new, &trace).await?;
+            added = self.add_by_queue(&new, &trace).await?;
         }
         let mut stored = Vec::with_capacity(new.len());
         for (job, (entry, salt)) in new.into_iter().zip(added) {
@@ -231,12 +234,31 @@ impl Jobs {
         Ok(opened.map_err(|refusal| BatchRefusal { index: index(), refusal }))
     }
 
-    /// Adds each to its stream. Returns the entries, none where the stream does not exist, and the salts of the ids.
-    async fn add_in_transaction(
-        &self,
-        new: &[NewJob],
-        trace: &TraceContext,
-    ) -> StoreResult<Vec<(Option<String>, u32)>> {
+    /// Adds each to its stream, the jobs of each queue in a transaction. Returns the entries, none where the stream does not
+    /// exist, and the salts of the ids, in the order of the jobs.
+    async fn add_by_queue(&self, new: &[NewJob], trace: &TraceContext) -> StoreResult<Vec<AddedEntry>> {
+        let mut queues: BTreeMap<&QueueName, Vec<usize>> = BTreeMap::new();
+        for (index, job) in new.iter().enumerate() {
+            queues.entry(&job.queue).or_default().push(index);
+        }
+        let mut all: Vec<AddedEntry> = vec![(None, 0); new.len()];
+        for (queue, indexes) in queues {
+            let jobs: Vec<&NewJob> = indexes.iter().map(|index| &new[*index]).collect();
+            match self.add_in_transaction(&jobs, trace).await {
+                Ok(added) => indexes.into_iter().zip(added).for_each(|(index, added)| all[index] = added),
+                Err(error) => {
+                    tracing::debug!(%error, %queue, "a batch is taken back");
+                    let made: Vec<JobId> = new.iter().zip(&all).filter_map(|(job, added)| id_of(job, added)).collect();
+                    // A full Redis accepts no more jobs, but allows to cancel the added ones
+                    let _ = self.roll_back(&made).await;
+                    return Err(if made.is_empty() { error } else { error.after_write() });
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    async fn add_in_transaction(&self, new: &[&NewJob], trace: &TraceContext) -> StoreResult<Vec<AddedEntry>> {
         let mut pipeline = redis::Pipeline::with_capacity(new.len());
         pipeline.atomic();
         let mut salts = Vec::with_capacity(new.len());
@@ -248,4 +270,9 @@ impl Jobs {
         let entries: Vec<Option<String>> = pipeline.query_async(&mut self.store.redis.clone()).await?;
         Ok(entries.into_iter().zip(salts).collect())
     }
+}
+
+/// The id of a job that was added.
+fn id_of(job: &NewJob, (entry, salt): &AddedEntry) -> Option<JobId> {
+    JobId::from_entry(entry.as_deref()?.parse().ok()?, &job.queue, job.priority, *salt)
 }

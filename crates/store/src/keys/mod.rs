@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 74] = [
+pub const KEY_PATTERNS: [&str; 76] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -33,7 +33,7 @@ pub const KEY_PATTERNS: [&str; 74] = [
     "galley:{<queue>}:dead",
     "galley:{<queue>}:discarded",
     "galley:{<queue>}:cancelled",
-    "galley:silent_workers",
+    "galley:{galley:workers}:silent",
     "galley:maintenance_mode",
     "galley:{<queue>}:completed_index",
     "galley:{<queue>}:stats",
@@ -53,6 +53,8 @@ pub const KEY_PATTERNS: [&str; 74] = [
     "galley:workflows",
     "galley:{wf:<id>}:w",
     "galley:bridge:{<list>}",
+    "galley:bridge:{<list>}:batches",
+    "galley:{<queue>}:bridged:<list>",
     "galley:channels",
     "galley:epoch",
     "galley:{ch:<channel>}:m",
@@ -82,7 +84,7 @@ pub const KEY_PATTERNS: [&str; 74] = [
     "galley:session:<fingerprint>",
     "galley:usage:<kind>:<access>",
     "galley:leader",
-    "galley:clock",
+    "galley:{galley:leader}:clock",
     "galley:<db>:notifications",
     "galley:<db>:channels",
     "galley:write_check",
@@ -123,8 +125,9 @@ pub const AUDIT: &str = "galley:audit";
 /// The workers: a sorted set of ids by the time their last report expires.
 pub const WORKERS: &str = "galley:workers";
 
-/// Workers that stopped reporting a short while ago: a sorted set of ids by when that was noticed.
-pub const SILENT_WORKERS: &str = "galley:silent_workers";
+/// Workers that stopped reporting a short while ago: a sorted set of ids by when that was noticed. Its tag is the whole name
+/// of the list of workers, so both share a slot.
+pub const SILENT_WORKERS: &str = "galley:{galley:workers}:silent";
 
 /// Why and since when no queue hands out jobs: a string with JSON.
 pub const MAINTENANCE_MODE: &str = "galley:maintenance_mode";
@@ -146,8 +149,8 @@ pub const PUSH_RULES: &str = "galley:push_rules";
 pub const STATISTICS_FLUSHES: &str = "galley:{statistics}:flushes";
 /// Queues whose statistics have a history: a sorted set by the time of the last change.
 pub const STATISTICS_QUEUES: &str = "galley:{statistics}:queues";
-/// The latest time by Redis's clock that a leader saw: a string of milliseconds.
-pub const CLOCK: &str = "galley:clock";
+/// The latest time by Redis's clock that a leader saw: a string of milliseconds, in the slot of the leader.
+pub const CLOCK: &str = "galley:{galley:leader}:clock";
 
 /// The queue of a client-chosen job id: a string with a TTL.
 #[must_use]
@@ -173,10 +176,17 @@ pub fn workflow(id: &WorkflowId) -> String {
     format!("galley:{{wf:{id}}}:w")
 }
 
-/// Elements in transit from a list to a queue: a list in the same slot.
+/// Elements in transit from a list to a queue: a list in the same slot. The list may have a hash tag of its own.
 #[must_use]
 pub fn list_bridge(list: &str) -> String {
-    format!("galley:bridge:{{{list}}}")
+    let has_tag = list.split_once('{').is_some_and(|(_, rest)| rest.find('}').is_some_and(|end| end > 0));
+    if has_tag { format!("galley:bridge:{list}") } else { format!("galley:bridge:{{{list}}}") }
+}
+
+/// Batches of such elements whose jobs are being added: a stream in the same slot.
+#[must_use]
+pub fn bridge_batches(list: &str) -> String {
+    [&list_bridge(list), ":batches"].concat()
 }
 
 /// The history of a channel: a capped stream with a TTL.
@@ -264,136 +274,4 @@ pub fn broadcast_checkpoint(subscription: &SubscriptionName, instance: &WorkerId
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-    use common::name::Priority;
-
-    #[test]
-    fn every_key_is_in_the_document_and_the_document_has_no_other() {
-        let document = include_str!("../../../../docs/redis.md");
-        let documented: BTreeSet<&str> = document
-            .lines()
-            .filter_map(|line| line.strip_prefix("| `galley:"))
-            .filter_map(|rest| rest.split('`').next())
-            .collect();
-        let spelled: BTreeSet<&str> =
-            KEY_PATTERNS.iter().filter_map(|pattern| pattern.strip_prefix("galley:")).collect();
-        assert_eq!(documented, spelled);
-    }
-
-    #[test]
-    #[expect(clippy::too_many_lines, reason = "one table: each function beside its pattern")]
-    fn every_function_spells_one_of_the_patterns() {
-        let queue = "q".parse().expect("a name");
-        let id: JobId = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
-        let (keys, topics) = (QueueKeys::new(&queue), TopicNames::of_database(5));
-        let worker = "pull:w".parse().expect("a worker");
-        let channel = "c".parse().expect("a name");
-        let key = "k".parse().expect("a key");
-        let subscription = "n".parse().expect("a name");
-        let spelled = [
-            keys.priorities(),
-            keys.stream(Priority::default()),
-            keys.active(),
-            keys.leases(),
-            keys.due(),
-            keys.record(&id),
-            keys.result(&id),
-            keys.log(&id),
-            keys.completed_batch(Priority::default(), common::id::EntryId { milliseconds: 1, sequence: 0 }, 1),
-            keys.dead_letters(),
-            keys.discarded(),
-            keys.cancelled(),
-            keys.completed_index(),
-            keys.stats(),
-            keys.timers(),
-            keys.pending(),
-            keys.control(),
-            keys.uniqueness("f"),
-            keys.waiting_keys(),
-            keys.key_queue(&key),
-            keys.admitted(&key),
-            keys.key_limit(&key),
-            topics.finished_jobs(&queue),
-            keys.starts(),
-            keys.key_starts(&key),
-            CLOCK.to_owned(),
-            idempotency("f"),
-            client_job_id(&id),
-            workflow(&id.to_string().parse().expect("an id")),
-            WORKFLOWS.to_owned(),
-            list_bridge("l"),
-            channel_history(&channel),
-            channel_state(&channel),
-            published_message(&channel, 7, 0),
-            topics.live_messages(&channel),
-            subscription_cursor(&channel, &subscription),
-            SUBSCRIPTIONS.to_owned(),
-            subscription_counters(&subscription),
-            subscription_workers(&subscription),
-            subscription_attempts(&subscription, "failed"),
-            rule_attempts("a.*", "failed"),
-            PUSH_RULES.to_owned(),
-            broadcast_checkpoint(&subscription, &"i".parse().expect("an instance")),
-            topics.probe(&uuid::Uuid::nil()),
-            READER_GATEWAYS.to_owned(),
-            gateway_readers(&uuid::Uuid::nil()),
-            CHANNELS.to_owned(),
-            EPOCH.to_owned(),
-            QUEUES.to_owned(),
-            API_KEYS.to_owned(),
-            API_KEY_USES.to_owned(),
-            CRON_ENTRIES.to_owned(),
-            CRON_NEXT.to_owned(),
-            EVENTS.to_owned(),
-            WORKERS.to_owned(),
-            SILENT_WORKERS.to_owned(),
-            session("f"),
-            MAINTENANCE_MODE.to_owned(),
-            super::worker_report(&worker),
-            worker_directive(&worker),
-            AUDIT.to_owned(),
-            key_usage("u", "x"),
-            LEADER.to_owned(),
-            topics.notifications(),
-            topics.new_channels(),
-            WRITE_CHECK.to_owned(),
-            HEALTH_CHECK.to_owned(),
-            LOG_LEVEL.to_owned(),
-            LEADER_DETAILS.to_owned(),
-            topics.log_level(),
-            ENCRYPTION_KEYS.to_owned(),
-            STATISTICS_FLUSHES.to_owned(),
-            STATISTICS_QUEUES.to_owned(),
-            statistics_history("q"),
-        ];
-        let filled: BTreeSet<String> = KEY_PATTERNS
-            .iter()
-            .map(|pattern| {
-                pattern
-                    .replace("<queue>", "q")
-                    .replace("<priority>", "0")
-                    .replace("<id>", &id.to_string())
-                    .replace("<series>", "q")
-                    .replace("<rule>", "a.*")
-                    .replace("<outcome>", "failed")
-                    .replace("<fingerprint>", "f")
-                    .replace("<entry>:<n>", "1-0:1")
-                    .replace("<seed>-<n>", "00000000000000000000000000000007-0")
-                    .replace("<kind>:<access>", "u:x")
-                    .replace("<key>", "k")
-                    .replace("<list>", "l")
-                    .replace("<worker>", "pull:w")
-                    .replace("<channel>", "c")
-                    .replace("<name>", "n")
-                    .replace("<instance>", "i")
-                    .replace("<gateway>", &"0".repeat(32))
-                    .replace("<process>", &"0".repeat(32))
-                    .replace("<db>", "5")
-            })
-            .collect();
-        assert_eq!(filled, spelled.into_iter().collect());
-    }
-}
+mod tests;

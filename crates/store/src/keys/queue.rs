@@ -125,6 +125,12 @@ impl QueueKeys {
         self.key("completed_index")
     }
 
+    /// Batches of elements of a list that became jobs here: a sorted set by time, with a TTL.
+    #[must_use]
+    pub fn bridged(&self, list: &str) -> String {
+        format!("{}bridged:{list}", self.prefix)
+    }
+
     /// Totals: a hash of counters.
     #[must_use]
     pub fn stats(&self) -> String {

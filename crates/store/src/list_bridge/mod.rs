@@ -1,8 +1,14 @@
 //! The list bridge: elements that any program pushes onto a Redis list become jobs.
 //!
-//! An element moves to a list of elements in transit, then one script removes it there and adds the job. If the
-//! process dies in between, [`ListBridge::recover`] finds the element in transit. Equal elements are interchangeable:
-//! as many jobs are created as elements were moved. Nothing polls: the move blocks until there is an element.
+//! The list and the queue may be on two servers of a Redis Cluster, so an element becomes a job in steps, each of which
+//! may run twice:
+//!
+//! 1. A blocking move takes an element off the list, to a list of elements in transit. Nothing polls.
+//! 2. `take_elements.lua` turns it and what follows on the list into a batch, which has an id.
+//! 3. `enqueue_batch.lua` adds the jobs of the batch, unless the queue knows that id already.
+//! 4. The batch is removed.
+//!
+//! Whatever a process that died left behind in between, [`ListBridge::recover`] of any other completes.
 
 use std::time::Duration;
 
@@ -17,11 +23,21 @@ use crate::{
     keys::{self, QueueKeys},
     script,
 };
-use common::{id::JobId, json::ObjectWriter, name::Priority, settings::BridgeSettings, trace_context::TraceContext};
+use common::{
+    id::JobId, json::ObjectWriter, name::Priority, settings::BridgeSettings, time::Millis, trace_context::TraceContext,
+};
 use model::job::{Envelope, EnvelopeSummary, JobState, NewJob};
 
-/// Maximum number of elements moved at once after the first.
+/// Maximum number of elements in a batch, and bytes after which it takes no more.
 const BATCH_SIZE: usize = 64;
+const BATCH_BYTES: usize = 4 << 20;
+/// Maximum number of batches that are recovered at once.
+const RECOVERED_AT_ONCE: usize = 16;
+/// How long after a batch was read its jobs may be added: then the queue still knows whether they were.
+const BATCH_DEADLINE_MS: Millis = 30_000;
+/// The queue forgets the last batches this long after the last of them. So long may a dead worker's batch wait for another
+/// worker.
+const BRIDGED_TTL: Duration = Duration::from_hours(90 * 24);
 
 /// Pause while jobs have used up their share of Redis's memory.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
@@ -32,6 +48,22 @@ pub struct ListBridge {
     jobs: Jobs,
     settings: BridgeSettings,
 }
+
+/// Elements that left the list together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ElementBatch {
+    id: String,
+    /// Two batches never have both in common, even if a server lost the newest one and gives its id again.
+    random_text: String,
+    /// The oldest batch that there was when this one was read, perhaps this one.
+    oldest: String,
+    /// When it was read, by Redis's clock.
+    read_at: Millis,
+    elements: Vec<Vec<u8>>,
+}
+
+/// A batch as the stream of batches has it.
+type StoredBatch = (String, Vec<Vec<u8>>);
 
 impl ListBridge {
     /// The bridge of these settings.
@@ -63,29 +95,14 @@ impl ListBridge {
             .arg("RIGHT")
             .arg(block.as_secs_f64());
         let first: Option<Vec<u8>> = connection.query(&command).await?;
-        let Some(first) = first else { return Ok(0) };
-        self.enqueue_element(&first).await?;
-        let mut taken = 1;
-        for element in self.move_more().await? {
-            self.enqueue_element(&element).await?;
-            taken += 1;
+        if first.is_none() {
+            return Ok(0);
         }
-        Ok(taken)
-    }
-
-    /// Moves more elements, up to a batch, without waiting.
-    async fn move_more(&self) -> StoreResult<Vec<Vec<u8>>> {
-        let mut pipeline = redis::pipe();
-        for _ in 0..BATCH_SIZE {
-            pipeline
-                .cmd("LMOVE")
-                .arg(&self.settings.list)
-                .arg(keys::list_bridge(&self.settings.list))
-                .arg("LEFT")
-                .arg("RIGHT");
+        // None if a worker that recovers took it
+        match self.take_batch().await? {
+            Some(batch) => self.enqueue_batch(&batch).await,
+            None => Ok(0),
         }
-        let moved: Vec<Option<Vec<u8>>> = pipeline.query_async(&mut self.redis()).await?;
-        Ok(moved.into_iter().flatten().collect())
     }
 
     /// Creates jobs of elements in transit whose process died. Safe at any time in any process.
@@ -95,54 +112,105 @@ impl ListBridge {
     pub async fn recover(&self) -> StoreResult<usize> {
         let mut recovered = 0;
         loop {
-            let mut command = redis::cmd("LRANGE");
-            command.arg(keys::list_bridge(&self.settings.list)).arg(0).arg(BATCH_SIZE - 1);
-            let elements: Vec<Vec<u8>> = command.query_async(&mut self.redis()).await?;
-            if elements.is_empty() {
+            let batches = self.read_batches().await?;
+            let is_last = batches.len() < RECOVERED_AT_ONCE;
+            for batch in &batches {
+                recovered += self.enqueue_batch(batch).await?;
+            }
+            if is_last {
+                break;
+            }
+        }
+        loop {
+            let mut command = redis::cmd("EXISTS");
+            command.arg(keys::list_bridge(&self.settings.list));
+            let is_one_in_transit: bool = command.query_async(&mut self.redis()).await?;
+            let Some(batch) = (if is_one_in_transit { self.take_batch().await? } else { None }) else {
                 return Ok(recovered);
-            }
-            for element in &elements {
-                self.enqueue_element(element).await?;
-                recovered += 1;
-            }
+            };
+            recovered += self.enqueue_batch(&batch).await?;
         }
     }
 
-    /// Removes an element in transit and adds its job.
-    async fn enqueue_element(&self, element: &[u8]) -> StoreResult<()> {
-        let new = self.build_job(element);
+    /// Turns elements in transit, and the next ones of the list, into a batch; none if there are none.
+    ///
+    /// # Errors
+    /// Redis is unavailable or full: the batch may be there nevertheless.
+    pub async fn take_batch(&self) -> StoreResult<Option<ElementBatch>> {
+        let random_text = format!("{:x}", rand::random::<u64>());
+        let mut call = script::TAKE_ELEMENTS.key(&self.settings.list);
+        call.key(keys::list_bridge(&self.settings.list)).key(keys::bridge_batches(&self.settings.list));
+        call.arg(BATCH_SIZE).arg(BATCH_BYTES).arg(&random_text);
+        let answer: Vec<Value> = call.invoke_async(&mut self.redis()).await?;
+        if answer.is_empty() {
+            return Ok(None);
+        }
+        let (id, oldest, read_at, elements) = FromRedisValue::from_redis_value(Value::Array(answer))
+            .map_err(|error| StoreError::damaged(error.to_string()))?;
+        Ok(Some(ElementBatch { id, random_text, oldest, read_at, elements }))
+    }
+
+    /// The oldest batches: their processes died, or add their jobs right now.
+    async fn read_batches(&self) -> StoreResult<Vec<ElementBatch>> {
+        let read_at = self.jobs.now().await?;
+        let mut command = redis::cmd("XRANGE");
+        command.arg(keys::bridge_batches(&self.settings.list)).arg("-").arg("+").arg("COUNT").arg(RECOVERED_AT_ONCE);
+        let stored: Vec<StoredBatch> = command.query_async(&mut self.redis()).await?;
+        let oldest = stored.first().map(|(id, _)| id.clone()).unwrap_or_default();
+        Ok(stored.into_iter().map(|batch| parse_batch(batch, &oldest, read_at)).collect())
+    }
+
+    /// Adds the jobs of a batch, unless another process did, and removes it. Returns how many it added.
+    ///
+    /// # Errors
+    /// Redis is unavailable: [`ListBridge::recover`] completes it.
+    pub async fn enqueue_batch(&self, batch: &ElementBatch) -> StoreResult<usize> {
+        let added = self.add_jobs(batch).await?;
+        let mut command = redis::cmd("XDEL");
+        command.arg(keys::bridge_batches(&self.settings.list)).arg(&batch.id);
+        command.exec_async(&mut self.redis()).await?;
+        Ok(added)
+    }
+
+    /// Adds the jobs of a batch, unless another process did. Returns how many it added.
+    ///
+    /// # Errors
+    /// Redis is unavailable: they may have been added nevertheless.
+    pub async fn add_jobs(&self, batch: &ElementBatch) -> StoreResult<usize> {
+        let mut new: Vec<NewJob> = batch.elements.iter().map(|element| self.build_job(element)).collect();
         let no_trace = TraceContext::default();
-        let fields = NewEntry::new(self.jobs.sealer(), &new, &no_trace);
-        let salt = fields.salt;
-        let stream = QueueKeys::new(&self.settings.queue).stream(Priority::default());
+        let queue = QueueKeys::new(&self.settings.queue);
+        let mut call = script::ENQUEUE_BATCH.key(queue.stream(Priority::default()));
+        call.key(queue.bridged(&self.settings.list));
+        call.arg(format!("{} {}", batch.id, batch.random_text)).arg(&batch.oldest);
+        call.arg(batch.read_at.saturating_add(BATCH_DEADLINE_MS)).arg(BRIDGED_TTL.as_millis().to_string());
+        let mut salts = Vec::with_capacity(new.len());
+        for job in &new {
+            let fields = NewEntry::new(self.jobs.sealer(), job, &no_trace);
+            salts.push(fields.salt);
+            call.arg(redis::ToRedisArgs::num_of_args(&fields)).arg(&fields);
+        }
         for _ in 0..3 {
-            let reply: Value = script::MOVE_ELEMENT
-                .key(keys::list_bridge(&self.settings.list))
-                .key(&stream)
-                .arg(element)
-                .arg(&fields)
-                .invoke_async(&mut self.redis())
-                .await?;
-            match Option::<String>::from_redis_value(reply)
-                .map_err(|error| StoreError::damaged(error.to_string()))?
-                .as_deref()
-            {
-                None => {
-                    if let Err(refused) = self.jobs.open_stream(&self.settings.queue, Priority::default()).await? {
-                        return Err(StoreError::damaged(format!(
-                            "queue {} cannot be made: {refused:?}",
-                            self.settings.queue
-                        )));
+            let answer: Option<Vec<String>> = call.invoke_async(&mut self.redis()).await?;
+            match answer.as_deref().and_then(<[String]>::split_first) {
+                None => self.open_stream().await?,
+                Some((outcome, entries)) if outcome == "added" => {
+                    for ((entry, salt), job) in entries.iter().zip(salts).zip(new.drain(..)) {
+                        self.record_enqueued(entry, salt, job);
                     }
+                    return Ok(entries.len());
                 }
-                Some("gone") => return Ok(()),
-                Some(entry) => {
-                    self.record_enqueued(entry, salt, new);
-                    return Ok(());
-                }
+                Some((outcome, _)) if outcome == "added_before" => return Ok(0),
+                Some(_) => return Err(StoreError::damaged("a batch of list elements took too long: it is recovered")),
             }
         }
         Err(StoreError::damaged(format!("the stream of {} keeps vanishing", self.settings.queue)))
+    }
+
+    async fn open_stream(&self) -> StoreResult<()> {
+        let queue = &self.settings.queue;
+        let opened = self.jobs.open_stream(queue, Priority::default()).await?;
+        opened.map_err(|refused| StoreError::damaged(format!("queue {queue} cannot be made: {refused:?}")))
     }
 
     fn record_enqueued(&self, entry: &str, salt: u32, new: NewJob) {
@@ -179,6 +247,12 @@ impl ListBridge {
             warnings: Vec::new(),
         }
     }
+}
+
+fn parse_batch((id, fields): StoredBatch, oldest: &str, read_at: Millis) -> ElementBatch {
+    let mut values = fields.into_iter().skip(1).step_by(2);
+    let random_text = String::from_utf8(values.next().unwrap_or_default()).unwrap_or_default();
+    ElementBatch { id, random_text, oldest: oldest.to_owned(), read_at, elements: values.collect() }
 }
 
 impl Redis {

@@ -4,8 +4,3 @@
 local function extend_counters_ttl(counters)
   redis.call('PEXPIRE', counters, 7776000000)
 end
-
--- A delivery succeeded: earlier failures do not count against the target any more.
-local function end_failures(counters)
-  redis.call('HDEL', counters, 'failing_since', 'failing')
-end

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{
     Subscriptions,
+    counts::MessageCounts,
     position::{parse_position, start_position},
 };
 use crate::{StoreResult, keys, script};
@@ -79,12 +80,10 @@ impl Subscriptions {
         instance: &WorkerId,
         checkpoint: &Checkpoint,
     ) -> StoreResult<EarlierCheckpoint> {
+        let ttl_ms = self.settings.checkpoint_ttl.as_millis().to_string();
         let mut call = script::SAVE_CHECKPOINT.key(keys::broadcast_checkpoint(&subscription.name, instance));
-        call.key(keys::subscription_workers(&subscription.name)).key(keys::subscription_counters(&subscription.name));
-        call.arg(instance.as_str()).arg(subscription.generation);
-        call.arg(self.settings.checkpoint_ttl.as_millis().to_string());
-        call.arg(checkpoint.delivered).arg(checkpoint.filtered).arg(u8::from(checkpoint.is_complete));
-        call.arg(&checkpoint.process);
+        call.arg(subscription.generation).arg(&ttl_ms);
+        call.arg(u8::from(checkpoint.is_complete)).arg(&checkpoint.process);
         if let Some(since) = checkpoint.first_seen_at {
             call.arg(FIRST_SEEN_FIELD).arg(since);
         }
@@ -92,6 +91,14 @@ impl Subscriptions {
             call.arg(channel.as_str()).arg(position.to_string());
         }
         let (exists, process): (bool, String) = call.invoke_async(&mut self.redis().clone()).await?;
+        let Checkpoint { delivered, filtered, .. } = *checkpoint;
+        self.count_messages(&subscription.name, MessageCounts { delivered, filtered });
+        // For those who look at the lag: a worker that dies before this is listed when it is back
+        let mut call = script::LIST_BROADCAST_WORKER.key(keys::subscription_workers(&subscription.name));
+        let listed = call.arg(instance.as_str()).arg(&ttl_ms).invoke_async::<i64>(&mut self.redis().clone()).await;
+        if let Err(error) = listed {
+            tracing::debug!(%error, "a worker of a broadcast is listed with its next checkpoint");
+        }
         Ok(EarlierCheckpoint { exists, process })
     }
 

@@ -1,11 +1,10 @@
 #!lua flags=allow-oom
 -- Lets one worker at a time deliver a channel in order: claims the channel for it, moves its cursor, returns the next
 -- messages.
--- KEYS: 1 history, 2 cursor, 3 counters of the subscription, 4 state of the channel
+-- KEYS: 1 history, 2 cursor, 3 state of the channel
 -- ARGV: 1 group, 2 worker, 3 ms after which an idle worker loses the channel, 4 its token, or '' to claim the channel,
 --       5 position that was delivered or '', 6 max messages, 7 bytes of messages at which the script stops, 8 TTL of
---       the cursor in ms, 9 what the position counts as: "delivered", "filtered" or '', 10 when the subscription was
---       created, in ms
+--       the cursor in ms, 9 when the subscription was created, in ms
 -- Returns {outcome, token, position, last position up to there that is kept or '', entries, ms, failed attempts, workers
 -- that vanished with the next message}.
 -- Outcomes:
@@ -17,10 +16,10 @@
 --   read             the entries follow the position
 --   gap              messages between the position and the first entry are missing
 -- May run twice: one worker has a token, and the cursor moves to the same position.
-local history, cursor, counters, state = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local history, cursor, state = KEYS[1], KEYS[2], KEYS[3]
 local group, worker, max_idle_ms, given_token = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local done_position, max_messages, max_bytes = ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7])
-local cursor_ttl_ms, counter, created_at = ARGV[8], ARGV[9], ARGV[10]
+local cursor_ttl_ms, created_at = ARGV[8], ARGV[9]
 
 local now = now_ms()
 local known = redis.call('HMGET', cursor, 'd', 'o', 'k', 'u', 'w', 'n', 'wd', 'c', 'i')
@@ -52,12 +51,6 @@ if done_position ~= '' then
   redis.call('HDEL', cursor, 'n', 'w', 'wd', 'e', 'c')
   redis.pcall('XGROUP', 'SETID', history, group, position)
   blocked_until, failures, crashes = 0, 0, 0
-  if counter ~= '' then redis.call('HINCRBY', counters, counter, 1) end
-  if counter == 'delivered' then
-    redis.call('HSET', counters, 'last_delivered_at', string.format('%.0f', now))
-    end_failures(counters)
-  end
-  extend_counters_ttl(counters)
 end
 redis.call('PEXPIRE', cursor, cursor_ttl_ms)
 local blocked_ms = blocked_until - now

@@ -69,8 +69,12 @@ impl Subscriptions {
         }
         // A running delivery keeps the queue for a while; afterwards it is empty and harmless
         self.jobs.delete_queue(&queue).await?;
-        let keys = [keys::subscription_counters(name), keys::subscription_workers(name)];
-        let _: i64 = redis::cmd("DEL").arg(&keys).query_async(&mut self.redis().clone()).await?;
+        self.forget_counts(name);
+        let mut pipeline = redis::pipe();
+        for key in [keys::subscription_counters(name), keys::subscription_workers(name)] {
+            pipeline.cmd("DEL").arg(key);
+        }
+        pipeline.exec_async(&mut self.redis().clone()).await?;
         self.redis().forget_deliveries(&DeliveryOwner::Subscription(name.clone())).await
     }
 

@@ -15,9 +15,11 @@
 //! | `ordered` | lets one worker at a time deliver a channel |
 //! | `subscription_workers` | the live workers, and which one delivers a channel in order |
 //! | `broadcast` | saves the positions of each worker |
+//! | `counts` | counts what this process delivered |
 //! | `progress` | lag and counters |
 
 mod broadcast;
+mod counts;
 mod delete;
 mod ordered;
 mod position;
@@ -32,6 +34,7 @@ use redis::{ScriptInvocation, Value};
 use serde::Deserialize;
 use serde_json::json;
 
+use self::counts::UnwrittenCounts;
 use crate::{
     Redis, StoreError, StoreResult, connection::notification::Notification, events::JobEvent, jobs::Jobs, keys, script,
 };
@@ -66,6 +69,7 @@ pub struct Subscriptions {
     settings: Arc<SubscriptionSettings>,
     /// TTL of a cursor in milliseconds: longer than that of its channel's history.
     cursor_ttl_ms: u64,
+    unwritten: Arc<UnwrittenCounts>,
 }
 
 /// All subscriptions.
@@ -86,6 +90,7 @@ impl Subscriptions {
             channels: Channels::new(redis, &settings.channels),
             settings: Arc::new(settings.subscriptions.clone()),
             cursor_ttl_ms: cursor_ttl_ms(&settings.channels),
+            unwritten: Arc::default(),
         }
     }
 

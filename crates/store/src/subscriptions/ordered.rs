@@ -99,21 +99,21 @@ impl Subscriptions {
         max: usize,
     ) -> StoreResult<ClaimedChannel> {
         let mut call = channel_script_call(&script::CLAIM_CHANNEL, subscription, channel);
-        call.key(keys::subscription_counters(&subscription.name)).key(keys::channel_state(channel));
+        call.key(keys::channel_state(channel));
         call.arg(subscription.group()).arg(worker.as_str()).arg(lease.as_millis().to_string());
         match done {
             Some((held, position, _)) => call.arg(&held.0).arg(position.to_string()),
             None => call.arg("").arg(""),
         };
         call.arg(max).arg(MAX_ORDERED_BATCH_BYTES).arg(self.cursor_ttl_ms);
-        call.arg(match done {
-            Some((_, _, MessageDisposition::Delivered)) => "delivered",
-            Some((_, _, MessageDisposition::Filtered)) => "filtered",
-            _ => "",
-        });
         call.arg(subscription.created_at);
         let (how, token, position, before, entries, ms, failures, crashes): ClaimChannelReply =
             call.invoke_async(&mut self.redis().clone()).await?;
+        if let Some((_, _, done)) = done
+            && !["not_opened", "lost"].contains(&how.as_str())
+        {
+            self.count_messages(&subscription.name, done.counts());
+        }
         Ok(match how.as_str() {
             "not_opened" => ClaimedChannel::NotOpened,
             "empty" => ClaimedChannel::Empty,

@@ -80,11 +80,13 @@ pub struct BroadcastWorkerLag {
 }
 
 impl Subscriptions {
-    /// Reads the counters of a subscription.
+    /// Reads the counters of a subscription. What this process counted is among them; of other processes that of their
+    /// last second may be missing.
     ///
     /// # Errors
     /// Redis is unavailable.
     pub async fn counters(&self, subscription: &Subscription) -> StoreResult<SubscriptionCounters> {
+        self.write_counts_of(&subscription.name).await?;
         let fields: HashMap<String, i64> = redis::cmd("HGETALL")
             .arg(keys::subscription_counters(&subscription.name))
             .query_async(&mut self.redis().clone())
@@ -193,6 +195,8 @@ impl Subscriptions {
         is_target_at_fault: bool,
         is_first_attempt: bool,
     ) -> StoreResult<FailureStreak> {
+        // Only what failed since then counts
+        self.write_counts_of(&subscription.name).await?;
         let mut call = script::RECORD_FAILURE.key(keys::subscription_counters(&subscription.name));
         call.arg(u8::from(is_target_at_fault)).arg(u8::from(is_first_attempt));
         let (since, now, failures): (Millis, Millis, u64) = call.invoke_async(&mut self.redis().clone()).await?;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use redis::Value;
+use redis::{FromRedisValue, Value};
 
-use super::{Subscriptions, channel_script_call, position::parse_position};
-use crate::{StoreResult, channels::parse_stored_message, keys, maintenance, script};
+use super::{Subscriptions, channel_script_call, counts::MessageCounts, position::parse_position};
+use crate::{StoreError, StoreResult, channels::parse_stored_message, keys, maintenance, script};
 use common::name::{ChannelName, WorkerId};
 use model::{
     message::{
@@ -19,15 +19,17 @@ use model::{
 pub const MAX_BATCH_BYTES: usize = 4 << 20;
 /// Maximum number of messages acknowledged in one call.
 const ACK_BATCH_SIZE: usize = 1_000;
-/// Number of channels searched for idle messages in one call.
+/// Number of channels searched for idle messages in one pipeline.
 const IDLE_SCAN_BATCH_SIZE: usize = 128;
+/// Number of channels read in one pipeline. Each of them gets its share of the messages and bytes, and at least one message.
+const READ_BATCH_SIZE: usize = 16;
 /// Maximum number of idle consumers deleted in one call.
 const PRUNE_BATCH_SIZE: usize = 100;
 /// A released message gets this idle time, so that the next reclaim takes it.
 const RELEASED_IDLE_MS: u64 = 1_000_000_000;
 
-/// The reply of `read_group.lua` for a channel.
-type ReadGroupReply = (usize, String, String, String, Vec<(String, Value)>, bool);
+/// The reply of `read_group.lua`.
+type ReadGroupReply = (String, String, String, Vec<(String, Value)>, bool);
 
 /// The reply of `reclaim.lua`.
 type ReclaimReply = (Vec<(String, Value)>, Vec<u32>, Vec<String>, Vec<String>, String);
@@ -41,6 +43,17 @@ pub enum MessageDisposition {
     Filtered,
     /// Failed, and enqueued as a job in the retry queue.
     RetriedAsJob,
+}
+
+impl MessageDisposition {
+    /// What one such message counts as.
+    pub(super) fn counts(self) -> MessageCounts {
+        match self {
+            Self::Delivered => MessageCounts { delivered: 1, filtered: 0 },
+            Self::Filtered => MessageCounts { delivered: 0, filtered: 1 },
+            Self::RetriedAsJob => MessageCounts::default(),
+        }
+    }
 }
 
 /// The messages of a channel for a worker.
@@ -80,6 +93,21 @@ pub struct ReclaimFilter<'a> {
     pub worker: Option<&'a WorkerId>,
     /// Only those after this position, if given.
     pub after: Option<Position>,
+}
+
+/// How much may be read.
+#[derive(Debug, Clone, Copy)]
+struct ReadShare {
+    messages: usize,
+    bytes: usize,
+}
+
+impl ReadShare {
+    /// What the channel with that number may read of it, if there are `count` channels, at most as many as messages.
+    fn share(self, number: usize, count: usize) -> Self {
+        let has_one_more = number < self.messages % count;
+        Self { messages: self.messages / count + usize::from(has_one_more), bytes: self.bytes / count }
+    }
 }
 
 impl Subscriptions {
@@ -124,24 +152,54 @@ impl Subscriptions {
         worker: &WorkerId,
         max: usize,
     ) -> StoreResult<Vec<ChannelMessages>> {
-        let mut call = script::READ_GROUP.prepare_invoke();
-        for channel in channels {
-            call.key(keys::channel_history(channel)).key(keys::subscription_cursor(channel, &subscription.name));
-            call.key(keys::channel_state(channel));
+        let (mut given, mut free) = (Vec::new(), ReadShare { messages: max, bytes: MAX_BATCH_BYTES });
+        let mut rest = channels;
+        while free.bytes > 0
+            && let Some((some, later)) = rest.split_at_checked(rest.len().min(READ_BATCH_SIZE).min(free.messages))
+            && !some.is_empty()
+        {
+            // After an error the caller reclaims what was read before it, too
+            for mut read in self.read_some(subscription, some, worker, free).await? {
+                read.channel_index += channels.len() - rest.len();
+                free.messages = free.messages.saturating_sub(read.messages.len());
+                free.bytes = read.messages.iter().fold(free.bytes, |free, one| free.saturating_sub(one.body.len()));
+                given.push(read);
+            }
+            rest = later;
         }
-        call.arg(subscription.group()).arg(worker.as_str()).arg(max).arg(MAX_BATCH_BYTES).arg(self.cursor_ttl_ms);
-        call.arg(subscription.created_at);
-        let read: Vec<ReadGroupReply> = call.invoke_async(&mut self.redis().clone()).await?;
-        let given = read.into_iter().map(|(number, how, position, before, entries, is_more)| ChannelMessages {
-            channel_index: number.saturating_sub(1),
-            gap: (how == "gap").then(|| gap_before_entries(&position, &before, &entries)).flatten(),
-            needs_open: how == "not_opened",
-            messages: channels
-                .get(number.saturating_sub(1))
-                .map_or_else(Vec::new, |channel| self.parse_messages(channel, entries)),
-            has_more: is_more,
+        Ok(given)
+    }
+
+    /// Claims messages of a few channels at once. Each has a slot of its own, so each gets its share of what may be read.
+    async fn read_some(
+        &self,
+        subscription: &Subscription,
+        channels: &[ChannelName],
+        worker: &WorkerId,
+        free: ReadShare,
+    ) -> StoreResult<Vec<ChannelMessages>> {
+        let calls = channels.iter().enumerate().map(|(number, channel)| {
+            let share = free.share(number, channels.len());
+            let mut call = channel_script_call(&script::READ_GROUP, subscription, channel);
+            call.key(keys::channel_state(channel)).arg(subscription.group()).arg(worker.as_str());
+            call.arg(share.messages).arg(share.bytes).arg(self.cursor_ttl_ms).arg(subscription.created_at);
+            call
         });
-        Ok(given.collect())
+        let calls: Vec<_> = calls.collect();
+        let answers = script::invoke_each(&mut self.redis().clone(), &calls).await;
+        let mut read = Vec::with_capacity(channels.len());
+        for ((number, channel), answer) in channels.iter().enumerate().zip(answers) {
+            let (how, position, before, entries, has_more) =
+                ReadGroupReply::from_redis_value(answer?).map_err(|error| StoreError::damaged(error.to_string()))?;
+            read.push(ChannelMessages {
+                channel_index: number,
+                gap: (how == "gap").then(|| gap_before_entries(&position, &before, &entries)).flatten(),
+                needs_open: how == "not_opened",
+                messages: self.parse_messages(channel, entries),
+                has_more,
+            });
+        }
+        Ok(read)
     }
 
     /// Acknowledges messages of a channel.
@@ -155,18 +213,17 @@ impl Subscriptions {
         done: &[(Position, MessageDisposition)],
     ) -> StoreResult<()> {
         for some in done.chunks(ACK_BATCH_SIZE) {
-            let count = |how: MessageDisposition| some.iter().filter(|(_, done)| *done == how).count();
-            let mut call = script::ACK_MESSAGES.key(keys::channel_history(channel));
-            call.key(keys::subscription_counters(&subscription.name));
-            call.key(keys::subscription_cursor(channel, &subscription.name));
-            call.arg(subscription.group())
-                .arg(count(MessageDisposition::Delivered))
-                .arg(count(MessageDisposition::Filtered))
-                .arg(subscription.created_at);
-            for (position, _) in some {
+            let mut call = channel_script_call(&script::ACK_MESSAGES, subscription, channel);
+            call.arg(subscription.group()).arg(subscription.created_at);
+            let mut counts = MessageCounts::default();
+            for (position, done) in some {
                 call.arg(position.to_string());
+                counts.add(done.counts());
             }
-            let _: i64 = call.invoke_async(&mut self.redis().clone()).await?;
+            let acknowledged: u64 = call.invoke_async(&mut self.redis().clone()).await?;
+            if acknowledged > 0 {
+                self.count_messages(&subscription.name, counts);
+            }
         }
         Ok(())
     }
@@ -184,13 +241,18 @@ impl Subscriptions {
     ) -> StoreResult<Vec<ChannelName>> {
         let mut found = Vec::new();
         for some in channels.chunks(IDLE_SCAN_BATCH_SIZE) {
-            let mut call = script::FIND_IDLE.prepare_invoke();
-            for channel in some {
-                call.key(keys::channel_history(channel));
+            let calls = some.iter().map(|channel| {
+                let mut call = script::FIND_IDLE.key(keys::channel_history(channel));
+                call.arg(subscription.group()).arg(silent.as_millis().to_string()).arg(of.map_or("", WorkerId::as_str));
+                call
+            });
+            let calls: Vec<_> = calls.collect();
+            let answers = script::invoke_each(&mut self.redis().clone(), &calls).await;
+            for (channel, answer) in some.iter().zip(answers) {
+                if answer? == Value::Int(1) {
+                    found.push(channel.clone());
+                }
             }
-            call.arg(subscription.group()).arg(silent.as_millis().to_string()).arg(of.map_or("", WorkerId::as_str));
-            let numbers: Vec<usize> = call.invoke_async(&mut self.redis().clone()).await?;
-            found.extend(numbers.into_iter().filter_map(|number| some.get(number.checked_sub(1)?).cloned()));
         }
         Ok(found)
     }

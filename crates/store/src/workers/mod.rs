@@ -20,6 +20,8 @@ use common::{json::ObjectWriter, time::Millis};
 
 /// How long a directive waits for its worker; a quiet directive is stored as long as the worker reports.
 const DIRECTIVE_TTL: Duration = Duration::from_hours(1);
+/// How long a worker that stopped reporting is shown.
+const SHOWN_SILENT: Duration = Duration::from_mins(10);
 /// Number of reports read at once.
 const READ_BATCH: usize = 50;
 
@@ -103,21 +105,22 @@ impl Workers {
         max: Option<u64>,
         action: WorkerAction,
     ) -> StoreResult<Option<IssuedDirective>> {
-        let issued: String = script::REPORT
-            .key(keys::worker_report(key))
-            .key(keys::WORKERS)
-            .key(keys::worker_directive(key))
-            .key(keys::SILENT_WORKERS)
-            .arg(key.as_str())
-            .arg(record.to_json())
-            .arg(ttl.as_millis().to_string())
-            .arg(max.unwrap_or(0))
-            .arg(DIRECTIVE_TTL.as_millis().to_string())
-            .arg(action.as_str())
-            .arg(if record.state == WorkerState::Terminating { "stopping" } else { "running" })
-            .arg(record.instance())
-            .invoke_async(&mut self.redis.clone())
-            .await?;
+        let (mut redis, ttl_ms) = (self.redis.clone(), ttl.as_millis().to_string());
+        let silent_ms = SHOWN_SILENT.as_millis().to_string();
+        let mut list = script::LIST_WORKER.key(keys::WORKERS);
+        list.key(keys::SILENT_WORKERS).arg(key.as_str()).arg(&ttl_ms).arg(max.unwrap_or(0)).arg(silent_ms);
+        let is_listed: bool = list.invoke_async(&mut redis).await?;
+        if is_listed {
+            // Until a listed worker has a report, nobody shows it
+            let mut store = script::STORE_REPORT.key(keys::worker_report(key));
+            store.arg(record.to_json()).arg((ttl + SHOWN_SILENT).as_millis().to_string());
+            let _: i64 = store.invoke_async(&mut redis).await?;
+        }
+        let mut receive = script::RECEIVE_DIRECTIVE.key(keys::worker_directive(key));
+        receive.arg(&ttl_ms).arg(DIRECTIVE_TTL.as_millis().to_string()).arg(action.as_str());
+        receive.arg(if record.state == WorkerState::Terminating { "stopping" } else { "running" });
+        receive.arg(record.instance());
+        let issued: String = receive.invoke_async(&mut redis).await?;
         Ok(issued.parse().ok())
     }
 
@@ -130,7 +133,7 @@ impl Workers {
         for list in [keys::WORKERS, keys::SILENT_WORKERS] {
             pipeline.cmd("ZREM").arg(list).arg(key.as_str());
         }
-        pipeline.cmd("DEL").arg(keys::worker_report(key)).arg(keys::worker_directive(key));
+        pipeline.cmd("DEL").arg(keys::worker_report(key)).cmd("DEL").arg(keys::worker_directive(key));
         Ok(pipeline.exec_async(&mut self.redis.clone()).await?)
     }
 
@@ -203,11 +206,13 @@ impl Workers {
         let mut connection = self.redis.pooled_connection().await?;
         let mut found = Vec::with_capacity(keys.len());
         for some in keys.chunks(READ_BATCH) {
-            let wanted: Vec<String> =
-                some.iter().map(keys::worker_report).chain(some.iter().map(keys::worker_directive)).collect();
-            let texts: Vec<Option<String>> = redis::cmd("MGET").arg(wanted).query_async(&mut connection).await?;
-            let (records, orders) = texts.split_at(some.len().min(texts.len()));
-            for (key, (record, issued)) in some.iter().zip(records.iter().zip(orders)) {
+            let mut pipeline = redis::pipe();
+            for key in some {
+                pipeline.cmd("GET").arg(keys::worker_report(key)).cmd("GET").arg(keys::worker_directive(key));
+            }
+            let texts: Vec<Option<String>> = pipeline.query_async(&mut connection).await?;
+            for (key, texts) in some.iter().zip(texts.chunks_exact(2)) {
+                let (record, issued) = (&texts[0], &texts[1]);
                 if let Some(record) = record.as_deref().and_then(WorkerRecord::parse) {
                     let issued = issued.as_deref().and_then(|issued| issued.parse().ok());
                     found.push(ListedWorker { key: key.clone(), record, directive: issued });

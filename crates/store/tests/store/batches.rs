@@ -3,6 +3,7 @@ use std::collections::HashSet;
 use common::json::Object;
 use model::job::NewJob;
 use store::jobs::{BatchRefusal, EnqueueRefusal, EnqueuedJob};
+use testkit::RedisServer;
 
 use crate::kit::{JOB_BODY, StoreKit, consumer, queue};
 
@@ -76,4 +77,25 @@ async fn a_batch_that_goes_beyond_the_depth_limit_is_refused_as_a_whole() {
     assert_eq!(refused, BatchRefusal { index: 2, refusal: EnqueueRefusal::QueueFull { max_depth: 3 } });
     assert_eq!(kit.jobs.queue_stats(&queue()).await.expect("redis runs").available, 1);
     enqueue_all(&kit, &[JOB_BODY, JOB_BODY]).await.expect("there is room for two");
+}
+
+#[tokio::test]
+async fn a_batch_whose_second_queue_is_refused_is_taken_back_from_the_first() {
+    let all = "~galley:queues ~galley:events ~galley:epoch ~galley:id:* ~galley:{statistics}:* ~galley:{default}:*";
+    let limited = format!("user limited on >limited {all} %R~galley:{{other}}:* &* +@all\n");
+    let server = RedisServer::start_with_acl(&limited);
+    let kit = StoreKit::with_server(server, &[]);
+    let bodies = [JOB_BODY, r#"{"type":"a","args":[],"queue":"other"}"#];
+    enqueue_all(&kit, &bodies).await.expect("stored");
+    let url = kit.server.url_of("limited", "limited");
+    let limited = StoreKit::with_server(RedisServer::start(), &[("GALLEY__REDIS__URL", &url)]);
+    let now = kit.jobs.now().await.expect("redis runs");
+    let new = bodies.iter().map(|body| NewJob::parse(&serde_json::from_str(body).expect("JSON"), now).expect("valid"));
+    let trace = common::trace_context::TraceContext::default();
+    let answer = limited.jobs.enqueue_all(new.collect(), trace, now, &HashSet::new()).await;
+    assert!(answer.is_err(), "{answer:?}");
+    for queue in ["default", "other"] {
+        let stats = kit.jobs.queue_stats(&queue.parse().expect("a name")).await.expect("redis runs");
+        assert_eq!(stats.available, 1, "{queue}");
+    }
 }

@@ -15,7 +15,7 @@ async fn a_new_leader_heals_a_step_of_the_clock_that_came_while_nobody_led() {
     let next = StoreKit::with_variables(&[LEADER_LEASE, ("GALLEY__REDIS__URL", &kit.server.url())]);
     let leader = kit.start_maintenance();
     let noted = || async {
-        let answer = kit.redis_command(&["GET", "galley:clock"]).await;
+        let answer = kit.redis_command(&["GET", "galley:{galley:leader}:clock"]).await;
         redis::from_redis_value::<Option<i64>>(answer).expect("a number")
     };
     let first = eventually("it leads", noted).await;

@@ -51,6 +51,7 @@ mod subscriptions_reclaim;
 mod subscriptions_shared;
 mod thread_connection;
 mod unique;
+mod workers;
 mod workflow_batches;
 mod workflow_duplicates;
 mod workflow_faults;

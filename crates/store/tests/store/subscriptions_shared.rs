@@ -75,7 +75,7 @@ async fn each_message_goes_to_one_worker_and_counts_until_it_is_done_with() {
 }
 
 #[tokio::test]
-async fn channels_are_read_in_turn_up_to_a_bound() {
+async fn channels_are_read_up_to_a_bound_that_they_share() {
     let desk = SubscriptionKit::start();
     let subscription = desk.put(&subscription_body("c*", "new")).await;
     let channels: Vec<ChannelName> = (0..3).map(|number| channel(&format!("c{number}"))).collect();
@@ -83,9 +83,13 @@ async fn channels_are_read_in_turn_up_to_a_bound() {
         desk.publish(of, &["x"; 20]).await;
         desk.store.open_channel(&subscription, of).await.expect("redis runs").expect("it has a history");
     }
-    let given = desk.store.read_messages(&subscription, &channels, &worker_id("w"), 30).await.expect("redis runs");
-    let given: Vec<_> = given.iter().map(|given| (given.channel_index, given.messages.len())).collect();
-    assert_eq!(given, [(0, 20), (1, 10)], "the third was not looked at");
+    let read = async |max| {
+        let given = desk.store.read_messages(&subscription, &channels, &worker_id("w"), max).await.expect("redis runs");
+        given.iter().map(|given| (given.channel_index, given.messages.len(), given.has_more)).collect::<Vec<_>>()
+    };
+    assert_eq!(read(2).await, [(0, 1, true), (1, 1, true)], "the third was not looked at");
+    assert_eq!(read(31).await, [(0, 11, true), (1, 10, true), (2, 10, true)], "each gets its share");
+    assert_eq!(read(100).await, [(0, 8, false), (1, 9, false), (2, 10, false)]);
 }
 
 #[tokio::test]
