@@ -4,11 +4,13 @@
 use std::{
     net::TcpListener,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::Instant,
 };
 
 use futures_util::future::try_join_all;
 use testkit::binary_path;
+use tokio::sync::Notify;
 
 use crate::{
     galley::{BenchDurability, BenchGalley, noop_job},
@@ -101,16 +103,16 @@ pub(crate) async fn run(durability: BenchDurability, scope: BenchScope) -> anyho
         let url = receiver.url.clone();
         let galley = BenchGalley::start_with(durability, &Recorded::All.variables(&url)).await;
         // The first ones warm up
-        let _ = post_times(&galley, scope.of(POSTS) / 4).await?;
-        alive.push(percentile_of(post_times(&galley, scope.of(POSTS)).await?, 99));
-        let during = post_times(&galley, scope.of(POSTS));
+        let _ = post_times(&galley, scope.of(POSTS) / 4, &Milestone::after(u32::MAX)).await?;
+        alive.push(percentile_of(post_times(&galley, scope.of(POSTS), &Milestone::after(u32::MAX)).await?, 99));
+        // In the midst of them, however fast they are
+        let some = Milestone::after(scope.of(POSTS));
         let kill = async {
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            some.reached.notified().await;
             receiver.kill()
         };
-        let (times, killing) = tokio::join!(during, kill);
-        killing?;
-        killed.push(percentile_of(times?, 99));
+        let (times, ()) = tokio::try_join!(post_times(&galley, scope.of(POSTS), &some), kill)?;
+        killed.push(percentile_of(times, 99));
     }
     report.add_note(format!(
         "medians of {} rounds of {jobs} no-op jobs, enqueued {BATCH_SIZE} in a request; one queue-worker, defaults; a receiver \
@@ -130,8 +132,27 @@ pub(crate) async fn run(durability: BenchDurability, scope: BenchScope) -> anyho
     Ok(report)
 }
 
-/// How long each POST took, in milliseconds.
-async fn post_times(galley: &BenchGalley, posts: u32) -> anyhow::Result<Vec<f64>> {
+/// Tells when a number of POSTs were answered.
+struct Milestone {
+    answered: AtomicU32,
+    after: u32,
+    reached: Notify,
+}
+
+impl Milestone {
+    fn after(after: u32) -> Self {
+        Self { answered: AtomicU32::new(0), after, reached: Notify::new() }
+    }
+
+    fn count(&self) {
+        if self.answered.fetch_add(1, Relaxed) + 1 == self.after {
+            self.reached.notify_one();
+        }
+    }
+}
+
+/// How long each POST took, in milliseconds: `posts` on each connection.
+async fn post_times(galley: &BenchGalley, posts: u32, milestone: &Milestone) -> anyhow::Result<Vec<f64>> {
     let job = noop_job("posted");
     let senders = (0..CONNECTIONS).map(|_| async {
         let mut connection = galley.connect().await?;
@@ -140,6 +161,7 @@ async fn post_times(galley: &BenchGalley, posts: u32) -> anyhow::Result<Vec<f64>
             let began = Instant::now();
             connection.post("/ojs/v1/jobs", &job).await?;
             times.push(began.elapsed().as_secs_f64() * 1000.0);
+            milestone.count();
         }
         anyhow::Ok(times)
     });

@@ -33,5 +33,5 @@ pub use service_process::{ServiceProcess, binary_path};
 pub use skip::skip;
 pub use test_authority::{CertificateFiles, TestAuthority};
 pub use token_issuer::{TokenIssuer, hs256_token, signed};
-pub use wait::{TEST_TIMEOUT, eventually, eventually_for};
+pub use wait::{TEST_TIMEOUT, eventually, eventually_for, eventually_or};
 pub use webhook_receiver::{ReceivedRequest, WebhookReceiver, WebhookReply, read_request};

@@ -17,6 +17,17 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, check: imp
     eventually_for(TEST_TIMEOUT, what, check).await
 }
 
+/// The same, and `explain` says what was waited for when nothing came.
+///
+/// # Panics
+/// Nothing came in time.
+pub async fn eventually_or<T, F: Future<Output = Option<T>>>(
+    explain: impl FnOnce() -> String,
+    check: impl FnMut() -> F,
+) -> T {
+    wait_for(TEST_TIMEOUT, explain, check).await
+}
+
 /// The same with another limit.
 ///
 /// # Panics
@@ -24,6 +35,14 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, check: imp
 pub async fn eventually_for<T, F: Future<Output = Option<T>>>(
     limit: Duration,
     what: &str,
+    check: impl FnMut() -> F,
+) -> T {
+    wait_for(limit, || what.to_owned(), check).await
+}
+
+async fn wait_for<T, F: Future<Output = Option<T>>>(
+    limit: Duration,
+    explain: impl FnOnce() -> String,
     mut check: impl FnMut() -> F,
 ) -> T {
     let deadline = Instant::now() + limit;
@@ -31,7 +50,9 @@ pub async fn eventually_for<T, F: Future<Output = Option<T>>>(
         if let Some(found) = check().await {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited {limit:?} in vain for: {what}");
+        if Instant::now() >= deadline {
+            panic!("waited {limit:?} in vain for: {}", explain());
+        }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

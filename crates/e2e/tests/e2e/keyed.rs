@@ -10,6 +10,10 @@ use crate::kit::{GalleyKit, TestFolder};
 /// What signs the tokens that gateways make, in tests.
 pub(crate) const TOKEN_SECRET: &str = "tokens-of-tests-are-signed-with-this";
 
+/// Everything that a key may do.
+const ALL_SCOPES: &str = r#"scopes = ["jobs:write", "jobs:read", "work", "channels:publish", "channels:subscribe",
+    "subscriptions", "admin:read", "admin:write"]"#;
+
 /// A gateway that demands keys.
 pub(crate) struct KeyedKit {
     pub(crate) kit: GalleyKit,
@@ -40,6 +44,11 @@ impl KeyRing {
         key.expose().to_owned()
     }
 
+    /// Adds a key that may do everything in a namespace.
+    pub(crate) fn add_namespace(&mut self, namespace: &str) -> String {
+        self.add(&format!("{ALL_SCOPES}\nnamespace = \"{namespace}\""))
+    }
+
     fn write(&self) {
         let text: String = self.keys.iter().map(|(_, table)| table.as_str()).collect();
         // As a whole, so that nobody reads half of it
@@ -48,9 +57,7 @@ impl KeyRing {
     }
 
     pub(crate) async fn start(mut self, variables: &[(&str, &str)]) -> KeyedKit {
-        let all = r#"scopes = ["jobs:write", "jobs:read", "work", "channels:publish", "channels:subscribe", "subscriptions",
-            "admin:read", "admin:write"]"#;
-        let admin = self.add(all);
+        let admin = self.add(ALL_SCOPES);
         self.write();
         let file = self.folder.path_text("keys.toml");
         let mut all = vec![("GALLEY__AUTH__KEYS_FILE", file.as_str()), ("GALLEY__AUTH__TOKENS__SECRET", TOKEN_SECRET)];

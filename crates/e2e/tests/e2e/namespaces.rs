@@ -289,10 +289,7 @@ const OTHERS: [&str; 9] = [
 #[tokio::test]
 async fn a_key_of_a_namespace_neither_sees_nor_changes_anything_outside_by_any_route() {
     let mut ring = KeyRing::new();
-    let acme = ring.add(concat!(
-        "scopes = [\"jobs:write\", \"jobs:read\", \"work\", \"channels:publish\", \"channels:subscribe\", ",
-        "\"subscriptions\", \"admin:read\", \"admin:write\"]\nnamespace = \"acme\""
-    ));
+    let acme = ring.add_namespace("acme");
     let keyed = ring.start(&[]).await;
     let outside = Outside::make(&keyed).await;
     let before = outside.state(&keyed).await;

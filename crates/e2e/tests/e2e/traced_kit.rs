@@ -1,10 +1,10 @@
 //! Services whose spans a receiver gets, and whole traces as text: every span under its parent, with its kind, its
 //! attributes, its links and its exceptions.
 
-use std::{collections::BTreeMap, fmt::Write, time::Instant};
+use std::{collections::BTreeMap, fmt::Write};
 
 use serde_json::Value;
-use testkit::{OtlpReceiver, ReceivedSpan, RedisServer, ServiceProcess, TEST_TIMEOUT};
+use testkit::{OtlpReceiver, ReceivedSpan, RedisServer, ServiceProcess, eventually_or};
 
 use crate::{
     kit::GalleyKit,
@@ -70,16 +70,12 @@ impl TracedKit {
     /// Waits until the trace has exactly this tree.
     pub(crate) async fn assert_tree(&self, trace_id: &str, expected: &str) {
         let expected = unindented(expected);
-        let started = Instant::now();
-        loop {
+        let explain = || {
             let spans = self.receiver.spans();
-            let tree = self.tree(&spans, trace_id);
-            if tree == expected {
-                return;
-            }
-            assert!(started.elapsed() < TEST_TIMEOUT, "expected\n{expected}\ngot\n{tree}\nof {spans:#?}");
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
+            format!("the tree\n{expected}\nthere is\n{}\nof {spans:#?}", self.tree(&spans, trace_id))
+        };
+        let is_there = || async { (self.tree(&self.receiver.spans(), trace_id) == expected).then_some(()) };
+        eventually_or(explain, is_there).await;
     }
 
     /// The spans of a trace, a line each, children below their parent and in the order of their lines.

@@ -1,6 +1,7 @@
-//! A read that many want at the same moment is made once for all of them. Who asks gets what was read after it asked: a
-//! read that is under way may have missed what happened since, so the next one is for all who came meanwhile. It begins when
-//! that one ends, and no sooner than the pace of reads allows: however many ask, there are a few at once, then fifty a second.
+//! Many callers that want the same read at the same moment share one. A caller gets data that was read after its call: a read
+//! that is under way may have missed what happened since, so callers that come meanwhile share the next one. That one begins
+//! when the read before it ends, and no sooner than the pace of reads allows: a few at once, then fifty a second, however many
+//! callers there are.
 
 use std::{
     future::Future,
@@ -70,7 +71,7 @@ impl<T: Clone + Send + Sync + 'static> SharedRead<T> {
             let _turn = inner.turn.acquire().await;
             let begin = inner.pace.lock().unwrap_or_else(PoisonError::into_inner).plan();
             tokio::time::sleep_until(begin).await;
-            // Who asks from now on needs a later one
+            // A caller that comes from now on needs a later one
             let begun = inner.next().take();
             drop(begun);
             read().await
