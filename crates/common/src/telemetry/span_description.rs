@@ -8,7 +8,7 @@ use opentelemetry_semantic_conventions::attribute as names;
 use crate::trace_context::SpanReference;
 
 /// Most links of a span.
-pub(super) const MAX_LINKS: usize = 128;
+pub const MAX_LINKS: usize = 128;
 /// What `messaging.system` says.
 const SYSTEM: &str = "galley";
 

@@ -24,8 +24,7 @@ use opentelemetry_sdk::trace::{
 pub use opentelemetry_semantic_conventions::attribute;
 use opentelemetry_semantic_conventions::attribute as names;
 
-use super::span_description::MAX_LINKS;
-pub use super::span_description::{Operation, SpanDescription};
+pub use super::span_description::{MAX_LINKS, Operation, SpanDescription};
 use crate::sampling::Sampling;
 use crate::trace_context::{SpanReference, TraceContext};
 

@@ -260,3 +260,71 @@ async fn the_steps_of_a_workflow_are_in_its_trace() {
         )
         .await;
 }
+
+#[tokio::test]
+async fn callbacks_of_a_batch_have_links_to_the_attempts_that_lead_to_them() {
+    let mut traced = TracedKit::start().await;
+    let _worker = traced.worker(&[("GALLEY__QUEUE_WORKER__QUEUES", "a,b,whole,alarm")]).await;
+    let step = |queue: &str, job_type: &str| json!({ "type": job_type, "args": [], "retry": { "max_attempts": 1 }, "options": { "queue": queue } });
+    let callbacks = json!({ "on_complete": step("whole", "test.noop"), "on_failure": step("alarm", "test.noop"),
+        "on_success": step("never", "test.noop") });
+    let jobs = [step("a", "test.noop"), step("b", "test.fail_always")];
+    let body = json!({ "type": "batch", "jobs": jobs, "callbacks": callbacks });
+    post_with(&traced.kit, "/ojs/v1/workflows", &TRACE, &body).await;
+    for (queue, name) in [("a", "first"), ("b", "second"), ("whole", "complete"), ("alarm", "failure")] {
+        let enqueue = format!("enqueue {queue}");
+        let span = eventually("the job is there", || async {
+            traced.receiver.spans().into_iter().find(|span| span.name == enqueue)
+        })
+        .await;
+        traced.names.insert(span.attributes["messaging.message.id"].clone(), name);
+    }
+    traced
+        .assert_tree(
+            TRACE_ID,
+            "
+            gateway server POST /ojs/v1/workflows status=201
+              gateway producer enqueue a send first type=test.noop
+                queue-worker client receive a receive first
+                queue-worker consumer process a process first type=test.noop attempt=1
+                  queue-worker client settle a settle first outcome=completed
+              gateway producer enqueue b send second type=test.fail_always
+                queue-worker client receive b receive second
+                queue-worker consumer process b process second type=test.fail_always attempt=1 error=handler_error !exception handler_error
+                  queue-worker client settle b settle second outcome=discarded
+              queue-worker producer enqueue alarm send failure type=test.noop -> process b 1
+                queue-worker client receive alarm receive failure
+                queue-worker consumer process alarm process failure type=test.noop attempt=1
+                  queue-worker client settle alarm settle failure outcome=completed
+              queue-worker producer enqueue whole send complete type=test.noop -> process a 1 -> process b 1
+                queue-worker client receive whole receive complete
+                queue-worker consumer process whole process complete type=test.noop attempt=1
+                  queue-worker client settle whole settle complete outcome=completed
+            ",
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn an_element_of_a_list_begins_a_trace_as_its_job_is_enqueued() {
+    let mut traced = TracedKit::start().await;
+    let _worker = traced.worker(&[("OTEL_TRACES_SAMPLER", "always_on")]).await;
+    traced.kit.redis_command(&["RPUSH", "task:prodcons:queue", "7"]).await;
+    let made = eventually("the job is there", || async {
+        traced.receiver.spans().into_iter().find(|span| span.name == "enqueue prodcons")
+    })
+    .await;
+    assert_eq!(made.parent_span_id, "", "an element names no trace");
+    traced.names.insert(made.attributes["messaging.message.id"].clone(), "task");
+    traced
+        .assert_tree(
+            &made.trace_id,
+            "
+            queue-worker producer enqueue prodcons send task type=demo.task
+              queue-worker client receive prodcons receive task
+              queue-worker consumer process prodcons process task type=demo.task attempt=1
+                queue-worker client settle prodcons settle task outcome=completed
+            ",
+        )
+        .await;
+}

@@ -93,20 +93,20 @@ impl Jobs {
         trace: TraceContext,
         now: Millis,
     ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
-        self.enqueue_after(new, (trace, None), now).await
+        self.enqueue_after(new, (trace, Vec::new()), now).await
     }
 
-    /// Stores a job that follows from an attempt, or from another trace: its span has a link there.
+    /// Stores a job that follows from attempts, or from another trace: its span has links there.
     ///
     /// # Errors
     /// As [`Jobs::enqueue`].
     pub(crate) async fn enqueue_after(
         &self,
         new: NewJob,
-        (trace, cause): (TraceContext, Option<SpanReference>),
+        (trace, causes): (TraceContext, Vec<SpanReference>),
         now: Millis,
     ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
-        let mut span = enqueue_span(&new, &trace, cause);
+        let mut span = enqueue_span(&new, &trace, causes);
         let outcome = self.enqueue_in(new, span.context().clone(), now).await;
         match &outcome {
             Ok(Ok(enqueued)) => span.set(attribute::MESSAGING_MESSAGE_ID, enqueued.job.id.to_string()),
@@ -291,12 +291,16 @@ pub(super) fn parse_entry_id(text: &str) -> StoreResult<EntryId> {
     text.parse().map_err(|error: common::id::EntryIdError| StoreError::damaged(error.to_string()))
 }
 
-/// The span of a job that is put into its queue, with a link to what it follows from.
-pub(super) fn enqueue_span(new: &NewJob, trace: &TraceContext, cause: Option<SpanReference>) -> ActiveSpan {
+/// The span of a job that is put into its queue, with links to what it follows from.
+pub(crate) fn enqueue_span(
+    new: &NewJob,
+    trace: &TraceContext,
+    causes: impl IntoIterator<Item = SpanReference>,
+) -> ActiveSpan {
     ActiveSpan::start(trace, || {
         SpanDescription::messaging(Operation::Enqueue, new.queue.as_str())
             .with("galley.job.type", new.summary.job_type.to_string())
-            .with_links(cause)
+            .with_links(causes)
     })
 }
 

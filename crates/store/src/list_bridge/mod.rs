@@ -19,12 +19,18 @@ use crate::{
     Redis, StoreError, StoreResult,
     connection::{budgets::DataKind, dedicated::DedicatedConnection},
     events::JobEvent,
-    jobs::{Jobs, NewEntry},
+    jobs::{Jobs, NewEntry, enqueue_span},
     keys::{self, QueueKeys},
     script,
 };
 use common::{
-    id::JobId, json::ObjectWriter, name::Priority, settings::BridgeSettings, time::Millis, trace_context::TraceContext,
+    id::JobId,
+    json::ObjectWriter,
+    name::Priority,
+    settings::BridgeSettings,
+    telemetry::spans::{ActiveSpan, attribute},
+    time::Millis,
+    trace_context::TraceContext,
 };
 use model::job::{Envelope, EnvelopeSummary, JobState, NewJob};
 
@@ -177,16 +183,31 @@ impl ListBridge {
     /// # Errors
     /// Redis is unavailable: they may have been added nevertheless.
     pub async fn add_jobs(&self, batch: &ElementBatch) -> StoreResult<usize> {
-        let mut new: Vec<NewJob> = batch.elements.iter().map(|element| self.build_job(element)).collect();
-        let no_trace = TraceContext::default();
+        let new: Vec<NewJob> = batch.elements.iter().map(|element| self.build_job(element)).collect();
+        // A program that pushes an element cannot say to which trace it belongs: each job begins one
+        let span = |job: &NewJob| enqueue_span(job, &TraceContext::default(), None);
+        let mut spans: Vec<ActiveSpan> = new.iter().map(span).collect();
+        let added = self.add_traced_jobs(batch, new, &mut spans).await;
+        if added.is_err() {
+            spans.iter_mut().for_each(|span| span.fail("not_enqueued", None));
+        }
+        added
+    }
+
+    async fn add_traced_jobs(
+        &self,
+        batch: &ElementBatch,
+        mut new: Vec<NewJob>,
+        spans: &mut [ActiveSpan],
+    ) -> StoreResult<usize> {
         let queue = QueueKeys::new(&self.settings.queue);
         let mut call = script::ENQUEUE_BATCH.key(queue.stream(Priority::default()));
         call.key(queue.bridged(&self.settings.list));
         call.arg(format!("{} {}", batch.id, batch.random_text)).arg(&batch.oldest);
         call.arg(batch.read_at.saturating_add(BATCH_DEADLINE_MS)).arg(BRIDGED_TTL.as_millis().to_string());
         let mut salts = Vec::with_capacity(new.len());
-        for job in &new {
-            let fields = NewEntry::new(self.jobs.sealer(), job, &no_trace);
+        for (job, span) in new.iter().zip(&*spans) {
+            let fields = NewEntry::new(self.jobs.sealer(), job, span.context());
             salts.push(fields.salt);
             call.arg(redis::ToRedisArgs::num_of_args(&fields)).arg(&fields);
         }
@@ -195,12 +216,17 @@ impl ListBridge {
             match answer.as_deref().and_then(<[String]>::split_first) {
                 None => self.open_stream().await?,
                 Some((outcome, entries)) if outcome == "added" => {
-                    for ((entry, salt), job) in entries.iter().zip(salts).zip(new.drain(..)) {
-                        self.record_enqueued(entry, salt, job);
+                    for (((entry, salt), job), span) in entries.iter().zip(salts).zip(new.drain(..)).zip(spans) {
+                        if let Some(id) = self.record_enqueued(entry, salt, job) {
+                            span.set(attribute::MESSAGING_MESSAGE_ID, id.to_string());
+                        }
                     }
                     return Ok(entries.len());
                 }
-                Some((outcome, _)) if outcome == "added_before" => return Ok(0),
+                Some((outcome, _)) if outcome == "added_before" => {
+                    spans.iter_mut().for_each(|span| span.set("galley.outcome", "added_before"));
+                    return Ok(0);
+                }
                 Some(_) => return Err(StoreError::damaged("a batch of list elements took too long: it is recovered")),
             }
         }
@@ -213,7 +239,7 @@ impl ListBridge {
         opened.map_err(|refused| StoreError::damaged(format!("queue {queue} cannot be made: {refused:?}")))
     }
 
-    fn record_enqueued(&self, entry: &str, salt: u32, new: NewJob) {
+    fn record_enqueued(&self, entry: &str, salt: u32, new: NewJob) -> Option<JobId> {
         let id = entry.parse().ok().and_then(|entry| JobId::from_entry(entry, &new.queue, new.priority, salt));
         metrics::counter!("galley_jobs_enqueued_total", "queue" => new.queue.to_string()).increment(1);
         self.jobs.store.events.statistics().count_enqueued(&new.queue);
@@ -223,6 +249,7 @@ impl ListBridge {
                 .events
                 .record(JobEvent::enqueued(&crate::jobs::new_job_record(id, new), JobState::Available));
         }
+        id
     }
 
     fn build_job(&self, element: &[u8]) -> NewJob {

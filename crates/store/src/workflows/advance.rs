@@ -13,10 +13,14 @@ use crate::{
     jobs::{EnqueueRefusal, LocatedJob, MemberEnd},
     keys, script,
 };
-use common::id::{JobId, WorkflowId};
+use common::{
+    id::{JobId, WorkflowId},
+    telemetry::spans,
+    trace_context::SpanReference,
+};
 use model::{
     job::AttemptError,
-    workflow::{TerminalState, WorkflowState, duplicate_message},
+    workflow::{BatchCallback, TerminalState, WorkflowState, duplicate_message},
 };
 
 /// When maintenance checks a workflow after a change to it.
@@ -108,7 +112,8 @@ impl Workflows {
         new.id = Some(id);
         new.workflow = Some(record.membership(index));
         new.parent_results_bytes = parent_results_bytes;
-        match self.jobs.enqueue(new.clone(), record.trace.clone(), now).await? {
+        let causes = self.attempts_before(record, index).await?;
+        match self.jobs.enqueue_after(new.clone(), (record.trace.clone(), causes), now).await? {
             Ok(_) => Ok(false),
             Err(EnqueueRefusal::Duplicate(known)) if known == id => Ok(false),
             // Another job blocks it: it counts as cancelled, and the workflow continues from there
@@ -122,6 +127,24 @@ impl Workflows {
                 Err(StoreError::damaged(format!("job {index} of workflow {} cannot be made: {refused:?}", record.id)))
             }
         }
+    }
+
+    /// The recorded attempts whose ends lead to a callback, of a bounded number of jobs: of those that did not succeed for
+    /// `on_failure`, of all for the others. None for any other job.
+    async fn attempts_before(&self, record: &WorkflowRecord, index: usize) -> StoreResult<Vec<SpanReference>> {
+        let Some(callback) = record.callback_at(index).filter(|_| spans::is_exporting()) else { return Ok(Vec::new()) };
+        let is_cause = |end: Option<TerminalState>| {
+            callback != BatchCallback::Failure || end.is_some_and(|end| end != TerminalState::Completed)
+        };
+        let members = record.progress.members.iter().enumerate().filter(|(_, end)| is_cause(**end));
+        let fields: Vec<String> = members.take(spans::MAX_LINKS).map(|(index, _)| format!("p{index}")).collect();
+        if fields.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut command = redis::cmd("HMGET");
+        command.arg(keys::workflow(&record.id)).arg(fields);
+        let attempts: Vec<Option<String>> = command.query_async(&mut self.jobs.store.redis.clone()).await?;
+        Ok(attempts.iter().flatten().filter_map(|attempt| SpanReference::parse(attempt)).collect())
     }
 
     /// Notes which job is in the way of one of the workflow's.

@@ -45,15 +45,17 @@ struct MemberRecord {
     job: JobId,
     end: TerminalState,
     result: String,
+    /// The attempt that ended it, if that is recorded.
+    attempt: Option<SpanReference>,
 }
 
 /// None if the job has not ended.
-fn parse_end(MemberEnd { membership, job, json, .. }: MemberEnd<'_>) -> StoreResult<Option<MemberRecord>> {
+fn parse_end(MemberEnd { membership, job, json, span }: MemberEnd<'_>) -> StoreResult<Option<MemberRecord>> {
     let over: RecordedEnd =
         serde_json::from_str(json).map_err(|error| StoreError::damaged(format!("job {job} of a workflow: {error}")))?;
     let Some(end) = TerminalState::from_state(over.state) else { return Ok(None) };
     let result = over.result.filter(|_| end == TerminalState::Completed).map_or("", RawValue::get).to_owned();
-    Ok(Some(MemberRecord { membership, job, end, result }))
+    Ok(Some(MemberRecord { membership, job, end, result, attempt: span.filter(|span| span.is_sampled()) }))
 }
 
 /// Records that jobs of workflows ended, and advances the workflows of which something follows.
@@ -117,7 +119,7 @@ impl Workflows {
         job: JobId,
         end: TerminalState,
     ) -> StoreResult<()> {
-        let record = MemberRecord { membership, job, end, result: String::new() };
+        let record = MemberRecord { membership, job, end, result: String::new(), attempt: None };
         self.record_members(&[record]).await.into_iter().try_for_each(|recorded| recorded.map(drop))
     }
 
@@ -133,13 +135,14 @@ impl Workflows {
 
     async fn record_members(&self, records: &[MemberRecord]) -> Vec<RecordedMember> {
         let limit = self.jobs.store.settings.workflows.results_limit_bytes;
-        let calls = records.iter().map(|MemberRecord { membership, job, end, result }| {
+        let calls = records.iter().map(|MemberRecord { membership, job, end, result, attempt }| {
             let (workflow, field) = (membership.workflow.to_string(), format!("r{}", membership.index));
             let seal = |text| self.jobs.sealer().seal(&["workflow", &workflow, &field], text);
             let mut call = script::RECORD_MEMBER.prepare_invoke();
             call.key(keys::workflow(&membership.workflow)).arg(membership.index).arg(end.job_state().as_str());
             call.arg(&*if result.is_empty() { Cow::Borrowed("") } else { seal(result) });
             call.arg(&*seal(&format!("{{\"omitted\":true,\"job_id\":\"{job}\"}}"))).arg(limit);
+            call.arg(attempt.map_or_else(String::new, |attempt| attempt.to_string()));
             call
         });
         let calls: Vec<_> = calls.collect();
@@ -200,7 +203,7 @@ impl Workflows {
         let each = new.into_iter().zip(exist).map(async |(NewMember { job, trace, cause, now }, exists)| {
             let id = job.id;
             exists
-                || match self.jobs.enqueue_after(job, (trace, cause), now).await {
+                || match self.jobs.enqueue_after(job, (trace, cause.into_iter().collect()), now).await {
                     Ok(Ok(_)) => true,
                     Ok(Err(EnqueueRefusal::Duplicate(known))) => Some(known) == id,
                     Ok(Err(_)) | Err(_) => false,

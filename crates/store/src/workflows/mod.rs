@@ -186,8 +186,7 @@ impl Workflows {
             }
             None => None,
         };
-        let callback =
-            BatchCallback::ALL.into_iter().find(|callback| record.member_count() + callback.offset() == index);
+        let callback = record.callback_at(index);
         let (job_type, queue) = (new.summary.job_type.to_string(), new.queue.to_string());
         Ok(WorkflowJobView { index, callback, id, job_type, queue, state, result, blocked_by: None })
     }

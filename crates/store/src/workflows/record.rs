@@ -70,6 +70,11 @@ impl WorkflowRecord {
         self.id.job_id(self.membership(index).index, queue)
     }
 
+    /// Which callback the job with that index is; none for a member.
+    pub(super) fn callback_at(&self, index: usize) -> Option<BatchCallback> {
+        BatchCallback::ALL.into_iter().find(|callback| self.member_count() + callback.offset() == index)
+    }
+
     /// What the job with that index knows of the workflow.
     pub(super) fn membership(&self, index: usize) -> Membership {
         Membership { workflow: self.id, index: u32::try_from(index).unwrap_or(u32::MAX) }

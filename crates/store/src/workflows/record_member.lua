@@ -1,13 +1,15 @@
 #!lua flags=allow-oom
 -- Records how a job of a workflow ended. The first record of a job stays.
 -- KEYS: 1 workflow
--- ARGV: 1 index, 2 state, 3 result or "", 4 result to store instead if there is no room, 5 max bytes of all results
+-- ARGV: 1 index, 2 state, 3 result or "", 4 result to store instead if there is no room, 5 max bytes of all results,
+-- 6 traceparent of the attempt that ended it, if that is recorded, or ""
 -- Returns {kind, members, members that ended, state if the workflow ended or "", what the next step of a chain needs:
 -- {its job, bytes of all results, traceparent or nil, what is stored beside it or nil}, or nil if it must not start now}, or {} when the workflow or the
 -- job does not exist.
 -- May run twice: the second run changes nothing, and leaves the next step to whatever reads the workflow.
 local workflow = KEYS[1]
 local index, state, result, short_result, max_result_bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local attempt = ARGV[6]
 
 local next_index = string.format('%.0f', tonumber(index) + 1)
 local known = redis.call(
@@ -25,6 +27,11 @@ if tonumber(index) < members then
   ended = ended + 1
   changes[#changes + 1] = 'k'
   changes[#changes + 1] = string.format('%.0f', ended)
+  -- The callbacks of a batch follow from many jobs; the step of a chain learns of the one before it at once
+  if kind == 'batch' and attempt ~= '' then
+    changes[#changes + 1] = 'p' .. index
+    changes[#changes + 1] = attempt
+  end
 end
 if result ~= '' then
   local stored = result_bytes + #result > max_result_bytes and short_result or result
