@@ -29,7 +29,7 @@ const SETTINGS: [(&str, &str); 2] =
 pub(crate) struct ClientSnippets {
     language: ClientLanguage,
     folder: TempDir,
-    kit: GalleyKit,
+    pub(crate) kit: GalleyKit,
 }
 
 impl ClientSnippets {
@@ -72,7 +72,7 @@ impl ClientSnippets {
     }
 
     /// Starts a worker whose outcomes are hard to tell.
-    fn odd_worker(&self) -> ClientWorkerProcess {
+    pub(crate) fn odd_worker(&self) -> ClientWorkerProcess {
         ClientWorkerProcess(self.command("odd").spawn().expect("its language is installed"))
     }
 
@@ -103,7 +103,7 @@ impl ClientSnippets {
 }
 
 /// A running worker.
-struct ClientWorkerProcess(Child);
+pub(crate) struct ClientWorkerProcess(Child);
 
 impl ClientWorkerProcess {
     fn signal(&self, signal: Signal) {

@@ -1,9 +1,9 @@
-//! Workers in the languages of `clients/` whose outcomes are hard to tell.
+//! Workers in the languages of `clients/` whose outcomes are hard to tell, and whose handlers enqueue.
 
 /// Handlers that end with text that UTF-8 cannot carry, with what JSON does not have, or nested too deeply.
 pub(crate) const ODD_WORKER_PY: &str = r#"
 import os
-from galley import NoRetry, Worker
+from galley import Client, NoRetry, Worker
 
 worker = Worker(queues=["mail"])
 name = os.fsdecode(b"caf\xe9")
@@ -32,10 +32,14 @@ def deep(ctx):
 def unshown(ctx):
     raise NoRetry(Unshown()) from Unshown()
 
+@worker.job("odd.outer")
+def outer(ctx):
+    return Client().enqueue("odd.inner", queue="nested")["id"]
+
 worker.run()
 "#;
 pub(crate) const ODD_WORKER_TS: &str = r#"
-import { NoRetry, Worker } from "galley";
+import { Client, NoRetry, Worker } from "galley";
 
 const name = "caf" + "\u{1f600}".slice(0, 1);
 
@@ -52,6 +56,10 @@ await new Worker({ queues: ["mail"] })
   })
   .job("odd.unshown", () => {
     throw Object.assign(new NoRetry("x"), { message: Object.create(null) });
+  })
+  .job("odd.outer", async (ctx) => {
+    await ctx.progress(0.5);
+    return (await new Client().enqueue("odd.inner", [], { queue: "nested" })).id;
   })
   .run();
 "#;

@@ -1,12 +1,11 @@
 //! The trace of a request reaches whatever runs because of it, unchanged, also where Galley exports no spans.
 
-use std::process::{Command, Stdio};
-
 use serde_json::{Value, json};
 use testkit::{WebhookReceiver, WebhookReply, eventually};
 
 use crate::{
-    client_packages::clients,
+    client_packages::ClientLanguage,
+    clients::ClientSnippets,
     kit::{GalleyKit, RULES_VARIABLE, TestFolder},
     push_handlers::rule,
     subscriptions_delivery::{PRIVATE, put, worker},
@@ -33,12 +32,12 @@ pub(crate) async fn post_with(kit: &GalleyKit, path: &str, headers: &[(&str, &st
 }
 
 /// Enqueues a job in the trace and gives its id.
-async fn enqueue(kit: &GalleyKit, body: &Value) -> String {
+pub(crate) async fn enqueue(kit: &GalleyKit, body: &Value) -> String {
     let answer = post_with(kit, "/ojs/v1/jobs", &TRACE, body).await;
     answer["job"]["id"].as_str().expect("an id").to_owned()
 }
 
-fn assert_trace(job: &Value) {
+pub(crate) fn assert_trace(job: &Value) {
     for (name, value) in TRACE {
         assert_eq!(job[name], value, "{name} of {job}");
     }
@@ -152,27 +151,33 @@ async fn a_messages_trace_reaches_endpoints_programs_queues_and_redeliveries() {
 }
 
 #[tokio::test]
-async fn the_python_client_continues_the_trace_of_the_job_that_its_handler_runs() {
-    let kit = GalleyKit::start().await;
-    let folder = TestFolder::new();
-    folder.write(
-        "worker.py",
-        "import galley\nworker = galley.Worker(queues=['python'])\n\
-         @worker.job('outer')\ndef outer(ctx):\n    return galley.Client().enqueue('inner', queue='nested')['id']\nworker.run()\n",
-    );
-    let python = std::env::var("GALLEY_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let mut process = Command::new(python)
-        .arg(folder.path("worker.py"))
-        .env("PYTHONPATH", clients().join("python"))
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("GALLEY_URL", kit.gateway.url(""))
-        .stdin(Stdio::null())
-        .spawn()
-        .expect("python is installed");
-    let id = enqueue(&kit, &json!({ "type": "outer", "args": [], "queue": "python" })).await;
-    kit.wait_for_state(&id, "completed").await;
-    let nested = kit.fetch("nested").await.expect("the handler enqueued it");
-    process.kill().expect("a process of ours");
-    process.wait().expect("it was killed");
-    assert_trace(&nested);
+async fn what_a_handler_in_python_enqueues_is_in_the_trace_of_its_job() {
+    what_a_handler_enqueues_is_in_the_trace_of_its_job(ClientLanguage::Python).await;
+}
+
+#[tokio::test]
+async fn what_a_handler_in_typescript_enqueues_is_in_the_trace_of_its_job() {
+    what_a_handler_enqueues_is_in_the_trace_of_its_job(ClientLanguage::TypeScript).await;
+}
+
+/// Both handlers run at once, and each in its own trace.
+async fn what_a_handler_enqueues_is_in_the_trace_of_its_job(language: ClientLanguage) {
+    let Some(snippets) = ClientSnippets::of(language).await else { return };
+    let body = json!({ "type": "odd.outer", "args": [], "queue": "mail" });
+    let other = [("traceparent", "00-11111111111111111111111111111111-2222222222222222-01")];
+    let ids = [enqueue(&snippets.kit, &body).await, {
+        let job = post_with(&snippets.kit, "/ojs/v1/jobs", &other, &body).await;
+        job["job"]["id"].as_str().expect("an id").to_owned()
+    }];
+    let _worker = snippets.odd_worker();
+    for id in &ids {
+        snippets.kit.wait_for_state(id, "completed").await;
+    }
+    let mut nested = Vec::new();
+    for _ in &ids {
+        nested.push(snippets.kit.fetch("nested").await.expect("each handler enqueued one"));
+    }
+    nested.sort_by_key(|job| job["traceparent"].as_str().map(ToOwned::to_owned));
+    assert_trace(&nested[0]);
+    assert_eq!(nested[1]["traceparent"], other[0].1, "{nested:?}");
 }
