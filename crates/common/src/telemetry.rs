@@ -1,11 +1,17 @@
 //! Logs and traces of a process.
 //!
 //! Logs go to stdout through a separate thread, so a slow reader of stdout delays nothing. Spans go to an OTLP receiver
-//! if one is set. Drop the guard that [`start`] returns last: it sends the remaining spans and lines.
+//! if one is set; log lines and metrics too, if one is set for them. Drop the guard that [`start`] returns last: it sends what
+//! is left.
 
 mod job_lines;
 pub mod log_level;
+mod log_queue;
+mod losses;
+mod metric_points;
+mod metric_push;
 mod otlp;
+mod otlp_client;
 mod recent_problems;
 mod scope;
 mod span_description;
@@ -15,8 +21,10 @@ pub mod spans;
 use std::{fmt, io::IsTerminal, sync::OnceLock, time::Duration};
 
 use anyhow::Context as _;
+use futures_util::future::OptionFuture;
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_sdk::trace::SdkTracerProvider;
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry_sdk::{logs::SdkLoggerProvider, trace::SdkTracerProvider};
 use tokio::sync::oneshot;
 use tracing::{
     Event, Metadata,
@@ -35,6 +43,7 @@ pub use recent_problems::{RecentProblem, recent_problems};
 pub use scope::WorkScope;
 
 use job_lines::WorkLines;
+use metric_push::MetricPush;
 
 use crate::{
     settings::{LogFormat, LogSettings, TelemetrySettings},
@@ -48,22 +57,24 @@ const SPAN_FILTER: &str =
 const MAX_BUFFERED_LINES: usize = 16_384;
 /// The number of lost lines.
 static LOST_LINE_COUNTER: OnceLock<ErrorCounter> = OnceLock::new();
-/// Longest wait for the last spans to be sent.
-const SPAN_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest wait for the last spans, log lines and metrics to be sent, which happens at once.
+const SEND_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait for the last lines to be written.
 const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Writes logs and sends spans while it lives; drop it last.
+/// Writes logs and sends spans and the like while it lives; drop it last.
 #[must_use = "dropping it ends logging"]
 pub struct Telemetry {
-    provider: Option<SdkTracerProvider>,
+    spans: Option<SdkTracerProvider>,
+    records: Option<SdkLoggerProvider>,
+    metrics: Option<MetricPush>,
     logs: WorkerGuard,
 }
 
 /// Starts logging and tracing for the process.
 ///
 /// # Errors
-/// Logging is set up already, or the exporter cannot be built.
+/// Logging is set up already, or an exporter cannot be built.
 pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySettings) -> anyhow::Result<Telemetry> {
     // A reader that stops reading must not stop the service
     let (writer, logs) =
@@ -85,11 +96,15 @@ pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySett
     let filter = log_level::reloadable_filter(&log.level)?;
     let events = filter.and(filter_fn(|metadata: &Metadata<'_>| metadata.is_event()));
     let events = events.and(WithoutMalformedRequests).and(filter_fn(|metadata| !is_of_exporter(metadata.target())));
-    let provider = telemetry
-        .otlp_endpoint
-        .as_deref()
-        .map(|endpoint| otlp::tracer_provider(service, endpoint, telemetry))
-        .transpose()?;
+    let records = telemetry.otlp_logs_endpoint.as_deref();
+    let records = records.map(|endpoint| otlp::logger_provider(service, endpoint, telemetry)).transpose()?;
+    // Behind the same filter: a receiver gets the lines that are written
+    let lines = match &records {
+        Some(provider) => lines.and_then(OpenTelemetryTracingBridge::new(provider)).boxed(),
+        None => lines,
+    };
+    let provider = telemetry.otlp_endpoint.as_deref();
+    let provider = provider.map(|endpoint| otlp::tracer_provider(service, endpoint, telemetry)).transpose()?;
     let spans = provider.as_ref().map(|provider| {
         let tracer = provider.tracer("galley");
         spans::start_recording(tracer.clone(), telemetry.sampler.unwrap_or_default());
@@ -104,7 +119,10 @@ pub fn start(service: &'static str, log: &LogSettings, telemetry: &TelemetrySett
         None => lines.try_init(),
     };
     started.context("logging was set up before")?;
-    Ok(Telemetry { provider, logs })
+    let metrics = telemetry.otlp_metrics_endpoint.as_deref();
+    let metrics =
+        metrics.map(|endpoint| MetricPush::start(service, endpoint, telemetry, SEND_FLUSH_TIMEOUT)).transpose()?;
+    Ok(Telemetry { spans: provider, records, metrics, logs })
 }
 
 /// What the exporter says itself is counted, and logged once a minute.
@@ -156,17 +174,25 @@ pub(crate) fn is_for_people(log: &LogSettings) -> bool {
 }
 
 impl Telemetry {
-    /// Sends the remaining spans, writes the remaining lines and ends logging. It takes a few seconds at most.
+    /// Sends the remaining spans, lines and metrics, writes the remaining lines and ends logging. It takes a few seconds at
+    /// most.
     pub async fn finish(self) {
-        if let Some(provider) = self.provider {
-            // The exporter blocks until everything is sent or the limit is reached
-            let ending = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(SPAN_FLUSH_TIMEOUT));
-            let _ = tokio::time::timeout(SPAN_FLUSH_TIMEOUT + LOG_FLUSH_TIMEOUT, ending).await;
-        }
+        let Self { spans, records, metrics, logs } = self;
+        // Exporters block until everything is sent or the limit is reached
+        let spans = spans.map(|spans| move || spans.shutdown_with_timeout(SEND_FLUSH_TIMEOUT));
+        let records = records.map(|records| move || records.shutdown_with_timeout(SEND_FLUSH_TIMEOUT));
+        let ending = async {
+            tokio::join!(
+                OptionFuture::from(spans.map(tokio::task::spawn_blocking)),
+                OptionFuture::from(records.map(tokio::task::spawn_blocking)),
+                OptionFuture::from(metrics.map(MetricPush::finish)),
+            )
+        };
+        let _ = tokio::time::timeout(SEND_FLUSH_TIMEOUT + LOG_FLUSH_TIMEOUT, ending).await;
         // On a failure the guard prints to stdout, and waits until that is written
         let (tell, ended) = oneshot::channel();
         std::thread::spawn(move || {
-            drop(self.logs);
+            drop(logs);
             let _ = tell.send(());
         });
         let _ = tokio::time::timeout(LOG_FLUSH_TIMEOUT, ended).await;

@@ -24,7 +24,9 @@ pub use answer_hold_proxy::AnswerHoldProxy;
 pub use failover_proxy::FailoverProxy;
 pub use filled_redis::RedisFill;
 pub use message_drop_proxy::MessageDropProxy;
-pub use otlp::{OtlpReceiver, ReceivedSpan, decode_spans};
+pub use otlp::{
+    OtlpReceiver, ReceivedLogRecord, ReceivedPoint, ReceivedSpan, decode_log_records, decode_points, decode_spans,
+};
 pub use process_mark::ProcessMark;
 /// A plain Redis client, as other programs have: for tests that stand for one or look at what is stored.
 pub use redis;

@@ -22,7 +22,7 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, check: imp
 /// # Panics
 /// Nothing came in time.
 pub async fn eventually_or<T, F: Future<Output = Option<T>>>(
-    explain: impl FnOnce() -> String,
+    explain: impl Fn() -> String,
     check: impl FnMut() -> F,
 ) -> T {
     wait_for(TEST_TIMEOUT, explain, check).await
@@ -42,7 +42,7 @@ pub async fn eventually_for<T, F: Future<Output = Option<T>>>(
 
 async fn wait_for<T, F: Future<Output = Option<T>>>(
     limit: Duration,
-    explain: impl FnOnce() -> String,
+    explain: impl Fn() -> String,
     mut check: impl FnMut() -> F,
 ) -> T {
     let deadline = Instant::now() + limit;
@@ -50,9 +50,7 @@ async fn wait_for<T, F: Future<Output = Option<T>>>(
         if let Some(found) = check().await {
             return found;
         }
-        if Instant::now() >= deadline {
-            panic!("waited {limit:?} in vain for: {}", explain());
-        }
+        assert!(Instant::now() < deadline, "waited {limit:?} in vain for: {}", explain());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `catalog` | every metric with its help text |
 //! | `label_bounds` | how many queues, subscriptions and channels have series of their own |
+//! | `families` | a page of metrics, read again |
 //! | `samples` | series that are read when somebody asks for the metrics |
 //! | `process_samples` | what this process is and takes |
 //!
@@ -12,6 +13,7 @@
 //! count where nobody looks.
 
 mod catalog;
+mod families;
 mod label_bounds;
 mod process_samples;
 mod samples;
@@ -30,6 +32,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use metrics_util::MetricKindMask;
 
 pub use catalog::reference;
+pub(crate) use families::{Family, FamilySample, families};
 pub use samples::{AtomicHistogram, Samples, add_source};
 
 use crate::settings::MetricsSettings;
@@ -52,6 +55,7 @@ const MAX_EPOCH: Duration = Duration::from_mins(1);
 
 static LABELS: OnceLock<Arc<LabelBounds>> = OnceLock::new();
 static EPOCH: AtomicU64 = AtomicU64::new(0);
+static HANDLE: OnceLock<MetricsHandle> = OnceLock::new();
 
 /// While it stays the same, counters that were looked up by their labels may be kept.
 #[must_use]
@@ -66,6 +70,12 @@ pub fn shown_value<'a>(label: &str, value: &'a str) -> &'a str {
         Some(labels) if !labels.admits(label, value) => label_bounds::OVERFLOW,
         _ => value,
     }
+}
+
+/// The metrics of this process as Prometheus text; none before they are collected.
+#[must_use]
+pub fn render() -> Option<String> {
+    HANDLE.get().map(MetricsHandle::render)
 }
 
 /// Renders the metrics of this process as Prometheus text.
@@ -156,6 +166,7 @@ pub fn start(service: &'static str, settings: &MetricsSettings) -> anyhow::Resul
     catalog::describe_all();
     catalog::keep_plain_counters();
     process_samples::show(service);
+    let _ = HANDLE.set(handle.clone());
     tokio::spawn(keep_up(handle.clone(), idle_timeout));
     Ok(handle)
 }

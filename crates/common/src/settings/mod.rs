@@ -90,13 +90,7 @@ impl Settings {
     /// A file that cannot be read, a key that does not exist or a value that is not allowed.
     pub fn load() -> Result<Self, SettingError> {
         let mut settings = Self::from_sources(std::env::var("GALLEY_CONFIG").ok().as_deref(), environment())?;
-        if settings.telemetry.otlp_endpoint.is_none() {
-            settings.telemetry.otlp_endpoint = otel::otlp_endpoint(|name| std::env::var(name).ok())?;
-            settings.telemetry.check()?;
-        }
-        if settings.telemetry.sampler.is_none() {
-            settings.telemetry.sampler = otel::sampler(|name| std::env::var(name).ok())?;
-        }
+        settings.telemetry.complete(|name| std::env::var(name).ok())?;
         Ok(settings)
     }
 

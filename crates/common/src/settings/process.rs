@@ -3,9 +3,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
+    SettingError,
     declare::section,
     error::invalid_value,
-    kinds::{millis, number, optional_path, parse_value, switch, text_with},
+    kinds::{Kind, millis, number, optional, optional_path, parse_value, switch, text_with},
+    otel,
 };
 use crate::sampling::{SAMPLERS, Sampling};
 
@@ -65,18 +67,21 @@ section! {
 }
 
 section! {
-    /// Traces.
+    /// Traces, and metrics and logs for receivers of OTLP.
     pub struct TelemetrySettings = "telemetry" {
         /// Where to send spans. Empty: where OpenTelemetry's variables say (`OTEL_EXPORTER_OTLP_ENDPOINT` and its like), else
         /// nowhere.
-        "otlp_endpoint" => otlp_endpoint: Option<String> = text_with(OTLP_ENDPOINT, "", |key, url| {
-            let has_scheme = ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
-            if !url.is_empty() && !has_scheme {
-                return Err(invalid_value(key, OTLP_ENDPOINT, format_args!("{url:?}")));
-            }
-            Ok(Some(url).filter(|url| !url.is_empty()))
-        });
-        /// PEM file of the authorities that an https endpoint is checked against. Empty: those of the machine or image.
+        "otlp_endpoint" => otlp_endpoint: Option<String> = endpoint(TRACES_ENDPOINT);
+        /// Where to send the metrics that `/metrics` shows, too. Empty: where OpenTelemetry's variables say, if they name
+        /// metrics (`OTEL_EXPORTER_OTLP_METRICS_ENDPOINT`, or `OTEL_METRICS_EXPORTER=otlp`), else nowhere.
+        "otlp_metrics_endpoint" => otlp_metrics_endpoint: Option<String> = endpoint(METRICS_ENDPOINT);
+        /// How often metrics are sent. If it is not set: what `OTEL_METRIC_EXPORT_INTERVAL` says, else every minute.
+        "otlp_metrics_interval_ms" => otlp_metrics_interval: Option<Duration> =
+            optional(millis(otel::METRIC_INTERVALS, 60_000), "otlp_metrics_interval_ms = 10000");
+        /// Where to send log lines besides standard output. Empty: where OpenTelemetry's variables say, if they name logs
+        /// (`OTEL_EXPORTER_OTLP_LOGS_ENDPOINT`, or `OTEL_LOGS_EXPORTER=otlp`), else nowhere.
+        "otlp_logs_endpoint" => otlp_logs_endpoint: Option<String> = endpoint(LOGS_ENDPOINT);
+        /// PEM file of the authorities that https endpoints are checked against. Empty: those of the machine or image.
         "otlp_ca_file" => otlp_ca_file: Option<PathBuf> = optional_path();
         /// Which traces are recorded. With `parentbased_` a request's own trace is recorded if its client records it, and a job
         /// as the request that made it. Empty: what `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG` say, else
@@ -86,16 +91,40 @@ section! {
         });
         /// Spans that wait to be sent. More are lost, and counted: a receiver that is away takes no more memory.
         "max_queued_spans" => max_queued_spans: usize = number(512..=1_048_576, 4096);
+        /// Log lines that wait to be sent. More are lost there, and counted.
+        "max_queued_log_records" => max_queued_log_records: usize = number(512..=1_048_576, 4096);
     }
 }
 
 impl TelemetrySettings {
+    /// Takes from OpenTelemetry's variables what no setting says.
+    pub(super) fn complete(&mut self, variable: impl Fn(&str) -> Option<String> + Copy) -> Result<(), SettingError> {
+        for (endpoint, signal) in [
+            (&mut self.otlp_endpoint, otel::TRACES),
+            (&mut self.otlp_metrics_endpoint, otel::METRICS),
+            (&mut self.otlp_logs_endpoint, otel::LOGS),
+        ] {
+            if endpoint.is_none() {
+                *endpoint = otel::otlp_endpoint(signal, variable)?;
+            }
+        }
+        if self.otlp_metrics_interval.is_none() {
+            self.otlp_metrics_interval = otel::metric_interval(variable)?;
+        }
+        if self.sampler.is_none() {
+            self.sampler = otel::sampler(variable)?;
+        }
+        self.check()
+    }
+
     /// A file of authorities protects nothing without TLS.
-    pub(super) fn check(&self) -> Result<(), super::SettingError> {
-        let is_tls = self.otlp_endpoint.as_ref().is_none_or(|endpoint| endpoint.starts_with("https://"));
+    pub(super) fn check(&self) -> Result<(), SettingError> {
+        let endpoints = [&self.otlp_endpoint, &self.otlp_metrics_endpoint, &self.otlp_logs_endpoint];
+        let mut endpoints = endpoints.into_iter().flatten().peekable();
+        let is_plain = endpoints.peek().is_some() && !endpoints.any(|endpoint| endpoint.starts_with("https://"));
         match &self.otlp_ca_file {
-            Some(path) if !is_tls => {
-                let allowed = "empty unless telemetry.otlp_endpoint begins with https://";
+            Some(path) if is_plain => {
+                let allowed = "empty unless an endpoint of telemetry begins with https://";
                 Err(invalid_value("telemetry.otlp_ca_file", allowed, format_args!("{:?}", path.display())))
             }
             _ => Ok(()),
@@ -103,8 +132,23 @@ impl TelemetrySettings {
     }
 }
 
-const OTLP_ENDPOINT: &str =
+const TRACES_ENDPOINT: &str =
     "empty, http://host:4317 or https://host:4317 (gRPC), http://host:4318/v1/traces or the same with https (HTTP)";
+const METRICS_ENDPOINT: &str =
+    "empty, http://host:4317 or https://host:4317 (gRPC), http://host:4318/v1/metrics or the same with https (HTTP)";
+const LOGS_ENDPOINT: &str =
+    "empty, http://host:4317 or https://host:4317 (gRPC), http://host:4318/v1/logs or the same with https (HTTP)";
+
+/// The endpoint of a receiver; empty for none.
+fn endpoint(allowed: &'static str) -> Kind<Option<String>> {
+    text_with(allowed, "", move |key, url| {
+        let has_scheme = ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
+        if !url.is_empty() && !has_scheme {
+            return Err(invalid_value(key, allowed, format_args!("{url:?}")));
+        }
+        Ok(Some(url).filter(|url| !url.is_empty()))
+    })
+}
 
 section! {
     /// Logs.

@@ -99,6 +99,7 @@ fn tls_settings_without_tls_and_halves_of_a_pair_are_errors() {
     assert!(with(&[tls, ca, cert, key, name]).expect("allowed").redis.url.is_tls());
     let otlp_ca = ("GALLEY__TELEMETRY__OTLP_CA_FILE", "/ca.pem");
     assert!(with(&[("GALLEY__TELEMETRY__OTLP_ENDPOINT", "https://host:4317"), otlp_ca]).is_ok());
+    assert!(with(&[("GALLEY__TELEMETRY__OTLP_LOGS_ENDPOINT", "https://host:4317"), otlp_ca]).is_ok());
     for (variables, named) in [
         (vec![ca], "redis.tls_ca_file"),
         (vec![cert, key], "redis.tls_cert_file"),

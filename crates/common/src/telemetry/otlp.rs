@@ -1,27 +1,17 @@
-//! Sends spans to a receiver over OTLP: gRPC or HTTP, with or without TLS.
-//!
-//! Over HTTP with hyper and not reqwest: with TLS in it every reqwest client of the workspace panics in a process without
-//! a default crypto provider.
+//! How spans, log lines and metrics are sent to a receiver over OTLP: gRPC or HTTP, with or without TLS.
 
-use std::{fs, future::Future, pin::Pin, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
-use opentelemetry_http::{HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{
-    SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig,
+    LogExporter, Protocol, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig,
     tonic_types::transport::{Certificate, ClientTlsConfig},
 };
-use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
-use tokio::runtime::Handle;
+use opentelemetry_sdk::{Resource, logs::SdkLoggerProvider, trace::SdkTracerProvider};
 
 use super::{
+    log_queue::LogQueue,
+    otlp_client::{CA_SETTING, OtlpClient},
     span_queue::SpanQueue,
     spans::{ChosenIds, DecidedBefore},
 };
@@ -29,9 +19,6 @@ use crate::{settings::TelemetrySettings, tls};
 
 /// Longest time for one request, unless `OTEL_EXPORTER_OTLP_TIMEOUT` says otherwise.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest answer of a receiver.
-const MAX_ANSWER_BYTES: usize = 4 << 20;
-const CA_SETTING: &str = "telemetry.otlp_ca_file";
 
 /// What sends the spans of a service.
 ///
@@ -42,90 +29,93 @@ pub(super) fn tracer_provider(
     endpoint: &str,
     settings: &TelemetrySettings,
 ) -> anyhow::Result<SdkTracerProvider> {
-    // A path means OTLP over HTTP, none means gRPC
-    let has_path = endpoint.splitn(4, '/').nth(3).is_some_and(|path| !path.is_empty());
-    let exporter = if has_path {
-        let builder = SpanExporter::builder().with_http().with_http_client(SpanClient::new(settings)?);
-        builder.with_endpoint(endpoint).build()
+    let exporter = if is_http(endpoint) {
+        over_http(SpanExporter::builder().with_http(), "TRACES", endpoint, settings)?.build()
     } else {
-        let builder = SpanExporter::builder().with_tonic().with_endpoint(endpoint);
-        let is_tls = endpoint.starts_with("https://");
-        if is_tls { builder.with_tls_config(grpc_tls(settings)?).build() } else { builder.build() }
+        over_grpc(SpanExporter::builder().with_tonic(), endpoint, settings)?.build()
     };
     let exporter = exporter.context("telemetry.otlp_endpoint: spans cannot be sent there")?;
-    // It reads OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES; the exporter reads its headers, compression and timeout
-    let resource = Resource::builder();
-    let variable = |name: &str| std::env::var(name).unwrap_or_default();
-    let is_named =
-        !variable("OTEL_SERVICE_NAME").is_empty() || variable("OTEL_RESOURCE_ATTRIBUTES").contains("service.name=");
-    let resource = if is_named { resource.build() } else { resource.with_service_name(service).build() };
     Ok(SdkTracerProvider::builder()
         .with_span_processor(SpanQueue::new(exporter, settings.max_queued_spans))
         .with_sampler(DecidedBefore)
         .with_id_generator(ChosenIds::default())
-        .with_resource(resource)
+        .with_resource(resource(service))
         .build())
 }
 
-/// The exporter's own limit: it cannot stop what runs elsewhere.
-fn send_timeout() -> Duration {
-    let names = ["OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT"];
-    let millis = names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok());
+/// What sends the log lines of a service.
+///
+/// # Errors
+/// As [`tracer_provider`].
+pub(super) fn logger_provider(
+    service: &'static str,
+    endpoint: &str,
+    settings: &TelemetrySettings,
+) -> anyhow::Result<SdkLoggerProvider> {
+    let exporter = if is_http(endpoint) {
+        over_http(LogExporter::builder().with_http(), "LOGS", endpoint, settings)?.build()
+    } else {
+        over_grpc(LogExporter::builder().with_tonic(), endpoint, settings)?.build()
+    };
+    let exporter = exporter.context("telemetry.otlp_logs_endpoint: log lines cannot be sent there")?;
+    let queue = LogQueue::new(exporter, settings.max_queued_log_records);
+    Ok(SdkLoggerProvider::builder().with_log_processor(queue).with_resource(resource(service)).build())
+}
+
+/// What is known of this process. It reads `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`.
+pub(super) fn resource(service: &'static str) -> Resource {
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let is_named =
+        !variable("OTEL_SERVICE_NAME").is_empty() || variable("OTEL_RESOURCE_ATTRIBUTES").contains("service.name=");
+    let resource = Resource::builder();
+    if is_named { resource.build() } else { resource.with_service_name(service).build() }
+}
+
+/// A path means OTLP over HTTP, none means gRPC.
+pub(super) fn is_http(endpoint: &str) -> bool {
+    endpoint.splitn(4, '/').nth(3).is_some_and(|path| !path.is_empty())
+}
+
+/// The exporter reads its headers and its compression from the variables.
+fn over_http<B: WithExportConfig + WithHttpConfig>(
+    builder: B,
+    signal: &str,
+    endpoint: &str,
+    settings: &TelemetrySettings,
+) -> anyhow::Result<B> {
+    let client = OtlpClient::new(endpoint, settings, timeout(signal))?;
+    Ok(builder.with_http_client(client).with_protocol(Protocol::HttpBinary).with_endpoint(endpoint))
+}
+
+fn over_grpc<B: WithExportConfig + WithTonicConfig>(
+    builder: B,
+    endpoint: &str,
+    settings: &TelemetrySettings,
+) -> anyhow::Result<B> {
+    let builder = builder.with_endpoint(endpoint);
+    Ok(if endpoint.starts_with("https://") { builder.with_tls_config(grpc_tls(settings)?) } else { builder })
+}
+
+/// What OpenTelemetry's variables say about sending a signal, such as `HEADERS`: that for the signal, else that for all.
+pub(super) fn variable_of(signal: &str, what: &str) -> Option<(String, String)> {
+    let names = [format!("OTEL_EXPORTER_OTLP_{signal}_{what}"), format!("OTEL_EXPORTER_OTLP_{what}")];
+    names.into_iter().find_map(|name| {
+        let value = std::env::var(&name).ok().filter(|value| !value.is_empty())?;
+        Some((name, value))
+    })
+}
+
+/// Longest time for one request.
+pub(super) fn timeout(signal: &str) -> Duration {
+    let millis = variable_of(signal, "TIMEOUT").and_then(|(_, millis)| millis.parse().ok());
     millis.map_or(SEND_TIMEOUT, Duration::from_millis)
 }
 
-fn grpc_tls(settings: &TelemetrySettings) -> anyhow::Result<ClientTlsConfig> {
+pub(super) fn grpc_tls(settings: &TelemetrySettings) -> anyhow::Result<ClientTlsConfig> {
     // It refuses what the other way refuses
     tls::client_config(CA_SETTING, settings.otlp_ca_file.as_deref())?;
     match &settings.otlp_ca_file {
-        Some(path) => Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(fs::read(path)?))),
+        Some(path) => Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(std::fs::read(path)?))),
         None => Ok(ClientTlsConfig::new().with_native_roots()),
-    }
-}
-
-/// Sends from the exporter's own thread, which has no runtime.
-#[derive(Debug)]
-struct SpanClient {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    runtime: Handle,
-    limit: Duration,
-}
-
-impl SpanClient {
-    fn new(settings: &TelemetrySettings) -> anyhow::Result<Self> {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        let is_tls = settings.otlp_endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("https://"));
-        let config = if is_tls {
-            tls::client_config(CA_SETTING, settings.otlp_ca_file.as_deref())?
-        } else {
-            tls::trust_nobody()?
-        };
-        let https = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1();
-        let client = Client::builder(TokioExecutor::new()).build(https.wrap_connector(http));
-        Ok(Self { client, runtime: Handle::current(), limit: send_timeout() })
-    }
-}
-
-impl HttpClient for SpanClient {
-    fn send_bytes<'life0, 'async_trait>(
-        &'life0 self,
-        request: Request<Bytes>,
-    ) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'async_trait>>
-    where
-        'life0: 'async_trait,
-        Self: 'async_trait,
-    {
-        let (client, limit) = (self.client.clone(), self.limit);
-        let sending = self.runtime.spawn(async move {
-            let send = async {
-                let response = client.request(request.map(Full::new)).await?;
-                let (head, body) = response.into_parts();
-                let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await?.to_bytes();
-                Ok::<_, HttpError>(Response::from_parts(head, body))
-            };
-            tokio::time::timeout(limit, send).await?
-        });
-        Box::pin(async move { sending.await? })
     }
 }

@@ -3,10 +3,10 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use opentelemetry::Context;
@@ -16,42 +16,19 @@ use opentelemetry_sdk::{
     trace::{BatchConfigBuilder, BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor},
 };
 
+use super::losses::{Losses, Signal};
+
 /// Spans in one request.
 const MAX_BATCH_SPANS: usize = 512;
 /// How long spans wait for others.
 const SEND_INTERVAL: Duration = Duration::from_secs(1);
-/// Time between two lines about lost spans.
-const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How the queue does, for both of its ends.
 #[derive(Debug)]
 struct SpanQueueState {
     waiting: AtomicUsize,
     max: usize,
-    trouble: Mutex<Trouble>,
-}
-
-/// Spans that were lost, and nobody has read of yet.
-#[derive(Debug, Default)]
-struct Trouble {
-    lost: usize,
-    logged: Option<Instant>,
-}
-
-impl SpanQueueState {
-    fn note_lost(&self, count: usize, reason: &'static str, error: &dyn std::fmt::Display) {
-        metrics::counter!("galley_spans_lost_total", "reason" => reason).increment(count as u64);
-        let lost = {
-            let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-            trouble.lost += count;
-            if trouble.logged.is_some_and(|logged| logged.elapsed() < LOG_INTERVAL) {
-                return;
-            }
-            trouble.logged = Some(Instant::now());
-            std::mem::take(&mut trouble.lost)
-        };
-        tracing::warn!(event = "spans.lost", lost, reason, %error, "spans were not sent");
-    }
+    losses: Losses,
 }
 
 /// The end where spans come in.
@@ -64,7 +41,7 @@ pub(super) struct SpanQueue {
 impl SpanQueue {
     /// A queue of at most `max` spans in front of an exporter.
     pub(super) fn new(exporter: impl SpanExporter + 'static, max: usize) -> Self {
-        let state = Arc::new(SpanQueueState { waiting: AtomicUsize::new(0), max, trouble: Mutex::default() });
+        let state = Arc::new(SpanQueueState { waiting: AtomicUsize::new(0), max, losses: Losses::of(Signal::Spans) });
         let config = BatchConfigBuilder::default()
             .with_max_queue_size(max)
             .with_max_export_batch_size(MAX_BATCH_SPANS)
@@ -81,7 +58,7 @@ impl SpanProcessor for SpanQueue {
     fn on_end(&self, span: SpanData) {
         if self.state.waiting.fetch_add(1, Relaxed) >= self.state.max {
             self.state.waiting.fetch_sub(1, Relaxed);
-            return self.state.note_lost(1, "queue_full", &"the receiver is away or too slow");
+            return self.state.losses.note(1, "queue_full", &"the receiver is away or too slow");
         }
         self.batches.on_end(span);
     }
@@ -94,9 +71,7 @@ impl SpanProcessor for SpanQueue {
         let ended = self.batches.shutdown_with_timeout(timeout);
         let left = self.state.waiting.load(Relaxed);
         if left > 0 {
-            // Logged in any case: nothing follows
-            self.state.trouble.lock().unwrap_or_else(PoisonError::into_inner).logged = None;
-            self.state.note_lost(left, "shutdown", &"the receiver did not take them in time");
+            self.state.losses.note_at_the_end(left, &"the receiver did not take them in time");
         }
         ended
     }
@@ -119,8 +94,8 @@ impl<E: SpanExporter> SpanExporter for CountedExporter<E> {
         let sent = self.exporter.export(batch).await;
         self.state.waiting.fetch_sub(count, Relaxed);
         match sent {
-            Ok(()) => metrics::counter!("galley_spans_sent_total").increment(count as u64),
-            Err(error) => self.state.note_lost(count, "not_sent", &error),
+            Ok(()) => self.state.losses.count_sent(count),
+            Err(error) => self.state.losses.note(count, "not_sent", &error),
         }
         Ok(())
     }

@@ -346,7 +346,12 @@ fn rules(canaries: &Canaries, endpoint: &WebhookReceiver) -> String {
 async fn logs_of_every_level_metrics_and_traces_hold_no_payload_and_no_secret() {
     let receiver = OtlpReceiver::start(([127, 0, 0, 1], 0).into());
     let endpoint = receiver.url();
-    let variables = [("GALLEY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str()), ("GALLEY__LOG__LEVEL", "trace")];
+    let variables = [
+        ("GALLEY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str()),
+        ("GALLEY__TELEMETRY__OTLP_LOGS_ENDPOINT", &endpoint),
+        ("GALLEY__TELEMETRY__OTLP_METRICS_ENDPOINT", &endpoint),
+        ("GALLEY__LOG__LEVEL", "trace"),
+    ];
     let scenario = Scenario::start(&variables).await;
     scenario.log_everything_again().await;
     scenario.run().await;
@@ -372,10 +377,15 @@ async fn logs_of_every_level_metrics_and_traces_hold_no_payload_and_no_secret() 
         assert!(service.terminate().await.success());
     }
     drop(redis);
-    eventually("spans of all services", || async {
-        let spans = receiver.spans();
-        ["gateway", "queue-worker"].iter().all(|name| spans.iter().any(|span| span.service == *name)).then_some(())
+    eventually("something of everything", || async {
+        let (spans, records, points) = (receiver.spans(), receiver.log_records(), receiver.points());
+        let is_there = |name: &str| {
+            spans.iter().any(|span| span.service == name)
+                && records.iter().any(|record| record.service == name && record.level == "TRACE")
+                && points.iter().any(|point| point.service == name)
+        };
+        ["gateway", "queue-worker"].into_iter().all(is_there).then_some(())
     })
     .await;
-    assert_eq!(canaries.found_in(receiver.received_text().as_bytes()), BTreeSet::new(), "traces");
+    assert_eq!(canaries.found_in(receiver.received_text().as_bytes()), BTreeSet::new(), "traces, logs and metrics");
 }

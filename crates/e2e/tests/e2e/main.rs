@@ -110,6 +110,7 @@ mod subscriptions_delivery;
 mod subscriptions_failures;
 mod subscriptions_refused;
 mod subscriptions_workers;
+mod telemetry_export;
 mod timing;
 mod tokens;
 mod trace_context;

@@ -19,14 +19,14 @@ const MAX_QUEUED: u64 = 512;
 const EVERY_TRACE: (&str, &str) = ("OTEL_TRACES_SAMPLER", "always_on");
 const SMALL_QUEUE: (&str, &str) = ("GALLEY__TELEMETRY__MAX_QUEUED_SPANS", "512");
 
-async fn metric(service: &ServiceProcess, name: &str) -> u64 {
+pub(crate) async fn metric(service: &ServiceProcess, name: &str) -> u64 {
     let text = reqwest::get(service.url("/metrics")).await.expect("it answers").text().await.expect("text");
     let lines = text.lines().filter(|line| line.starts_with(name));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
 
 /// Enqueues jobs, many at a time; each must be accepted.
-async fn load(kit: &GalleyKit, jobs: usize) {
+pub(crate) async fn load(kit: &GalleyKit, jobs: usize) {
     let body = job_body("test.noop", &json!([]));
     for _ in 0..jobs / 30 {
         let posts = (0..30).map(|_| kit.enqueue(&body));
@@ -34,20 +34,20 @@ async fn load(kit: &GalleyKit, jobs: usize) {
     }
 }
 
-async fn wait_until_all_are_done(kit: &GalleyKit) {
+pub(crate) async fn wait_until_done(kit: &GalleyKit, jobs: usize) {
     eventually("all jobs are done", || async {
         let stats: serde_json::Value = kit.get("/ojs/v1/queues/default/stats").await.json().await.ok()?;
         let stats = &stats["queue"];
-        (stats["available"] == 0 && stats["active"] == 0 && stats["completed"] == json!(JOBS)).then_some(())
+        (stats["available"] == 0 && stats["active"] == 0 && stats["completed"] == json!(jobs)).then_some(())
     })
     .await;
 }
 
 /// A receiver in a process of its own, which can be killed.
-struct ReceiverProcess(Child);
+pub(crate) struct ReceiverProcess(Child);
 
 impl ReceiverProcess {
-    fn start(port: u16) -> Self {
+    pub(crate) fn start(port: u16) -> Self {
         let mut command = Command::new(binary_path("otlp-receiver"));
         let child = command.arg(format!("127.0.0.1:{port}")).stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         Self(child.expect("a binary of ours starts"))
@@ -67,7 +67,7 @@ impl Drop for ReceiverProcess {
 }
 
 /// A port that nobody listens on.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address").port()
 }
 
@@ -119,7 +119,7 @@ async fn a_receiver_that_is_killed_under_load_costs_no_request_and_no_job() {
     eventually("spans arrive", || async { (metric(&worker, "galley_spans_sent_total").await > 0).then_some(()) }).await;
     receiver.kill();
     load(&kit, JOBS - JOBS / 3).await;
-    wait_until_all_are_done(&kit).await;
+    wait_until_done(&kit, JOBS).await;
     for service in [&kit.gateway, &worker] {
         eventually("what is lost is counted", || async {
             (metric(service, "galley_spans_lost_total").await > 0).then_some(())
@@ -147,7 +147,7 @@ async fn a_receiver_that_hangs_holds_nothing_up_and_takes_no_more_memory_than_th
     let kit = GalleyKit::start_with(RedisServer::start(), &variables).await;
     let worker = kit.start_worker(&variables).await;
     load(&kit, JOBS).await;
-    wait_until_all_are_done(&kit).await;
+    wait_until_done(&kit, JOBS).await;
     // Two spans of each request: whatever does not fit is lost at once
     let least = 2 * JOBS as u64 - MAX_QUEUED;
     eventually("all but the queue is lost", || async {
@@ -172,11 +172,7 @@ async fn what_is_left_is_sent_when_a_service_stops() {
     let kit = GalleyKit::start_with(RedisServer::start(), &variables).await;
     let worker = kit.start_worker(&variables).await;
     load(&kit, 300).await;
-    let done = || async {
-        let stats: serde_json::Value = kit.get("/ojs/v1/queues/default/stats").await.json().await.ok()?;
-        (stats["queue"]["completed"] == 300).then_some(())
-    };
-    eventually("all jobs are done", done).await;
+    wait_until_done(&kit, 300).await;
     let GalleyKit { gateway, redis, .. } = kit;
     assert!(worker.terminate().await.success() && gateway.terminate().await.success());
     drop(redis);

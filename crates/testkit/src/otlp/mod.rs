@@ -1,8 +1,13 @@
-//! An OTLP receiver over gRPC, as Jaeger is one: it keeps the spans it is sent. Those that are sent over HTTP a
-//! [`crate::WebhookReceiver`] takes, and [`decode_spans`] reads.
+//! An OTLP receiver over gRPC: it keeps the spans that it is sent, as Jaeger does, and log lines and metrics, as a collector
+//! does. What is sent over HTTP a [`crate::WebhookReceiver`] takes; [`decode_spans`] and its like read that.
+
+mod log_records;
+mod metric_points;
+mod spans;
 
 use std::{
     collections::BTreeMap,
+    fmt::Debug,
     io::Read,
     net::SocketAddr,
     sync::{
@@ -12,12 +17,22 @@ use std::{
 };
 
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
+    collector::{
+        logs::v1::{
+            ExportLogsServiceRequest, ExportLogsServiceResponse,
+            logs_service_server::{LogsService, LogsServiceServer},
+        },
+        metrics::v1::{
+            ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+            metrics_service_server::{MetricsService, MetricsServiceServer},
+        },
+        trace::v1::{
+            ExportTraceServiceRequest, ExportTraceServiceResponse,
+            trace_service_server::{TraceService, TraceServiceServer},
+        },
     },
     common::v1::{KeyValue, any_value::Value},
-    trace::v1::status::StatusCode,
+    resource::v1::Resource,
 };
 use prost::Message;
 use tonic::{
@@ -26,58 +41,19 @@ use tonic::{
     transport::{Identity, ServerTlsConfig, server::TcpIncoming},
 };
 
+pub use log_records::{ReceivedLogRecord, decode_log_records};
+pub use metric_points::{ReceivedPoint, decode_points};
+pub use spans::{ReceivedSpan, decode_spans};
+
 use crate::CertificateFiles;
-
-/// A span, as far as tests look at it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ReceivedSpan {
-    /// The service that sent it.
-    pub service: String,
-    /// Its name.
-    pub name: String,
-    /// Its trace, in hex.
-    pub trace_id: String,
-    /// Its own id, in hex.
-    pub span_id: String,
-    /// The span it is part of, in hex; empty for none.
-    pub parent_span_id: String,
-    /// Its kind, in lower case.
-    pub kind: String,
-    /// Whether its status is Error.
-    pub is_error: bool,
-    /// Its attributes as text.
-    pub attributes: BTreeMap<String, String>,
-    /// The traces and spans that it has links to, in hex.
-    pub links: Vec<(String, String)>,
-    /// Its events with their attributes.
-    pub events: Vec<(String, BTreeMap<String, String>)>,
-    /// Its `tracestate`.
-    pub trace_state: String,
-    /// When it began, in nanoseconds since 1970.
-    pub began: u64,
-    /// When it ended, in nanoseconds since 1970.
-    pub ended: u64,
-}
-
-/// The spans of a request, as OTLP over HTTP sends them.
-///
-/// # Panics
-/// The bytes are no such request.
-#[must_use]
-pub fn decode_spans(body: &[u8], is_gzip: bool) -> Vec<ReceivedSpan> {
-    let mut plain = body.to_vec();
-    if is_gzip {
-        plain.clear();
-        flate2::read::GzDecoder::new(body).read_to_end(&mut plain).expect("gzip");
-    }
-    spans_of(ExportTraceServiceRequest::decode(plain.as_slice()).expect("a request of OTLP"))
-}
 
 /// A running receiver.
 #[derive(Clone)]
 pub struct OtlpReceiver {
     address: SocketAddr,
     spans: Arc<Mutex<Vec<ReceivedSpan>>>,
+    log_records: Arc<Mutex<Vec<ReceivedLogRecord>>>,
+    points: Arc<Mutex<Vec<ReceivedPoint>>>,
     text: Arc<Mutex<String>>,
     /// Whether it takes requests and never answers.
     hangs: Arc<AtomicBool>,
@@ -113,12 +89,18 @@ impl OtlpReceiver {
         let receiver = Self {
             address,
             spans: Arc::default(),
+            log_records: Arc::default(),
+            points: Arc::default(),
             text: Arc::default(),
             hangs: Arc::default(),
             discards: Arc::default(),
         };
-        let service = TraceServiceServer::new(receiver.clone()).accept_compressed(CompressionEncoding::Gzip);
-        tokio::spawn(server.add_service(service).serve_with_incoming(incoming));
+        let gzip = CompressionEncoding::Gzip;
+        let server = server
+            .add_service(TraceServiceServer::new(receiver.clone()).accept_compressed(gzip))
+            .add_service(LogsServiceServer::new(receiver.clone()).accept_compressed(gzip))
+            .add_service(MetricsServiceServer::new(receiver.clone()).accept_compressed(gzip));
+        tokio::spawn(server.serve_with_incoming(incoming));
         receiver
     }
 
@@ -155,6 +137,31 @@ impl OtlpReceiver {
     pub fn spans(&self) -> Vec<ReceivedSpan> {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    /// The log lines received so far.
+    #[must_use]
+    pub fn log_records(&self) -> Vec<ReceivedLogRecord> {
+        self.log_records.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The values of metrics received so far, in the order in which they came.
+    #[must_use]
+    pub fn points(&self) -> Vec<ReceivedPoint> {
+        self.points.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes a request; false if it keeps nothing.
+    async fn takes<R: Debug>(&self, request: &Request<R>) -> bool {
+        if self.discards.load(Ordering::Relaxed) {
+            return false;
+        }
+        let text = format!("{:?} {:?}", request.metadata(), request.get_ref());
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
+        if self.hangs.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        true
+    }
 }
 
 #[tonic::async_trait]
@@ -163,55 +170,68 @@ impl TraceService for OtlpReceiver {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        if self.discards.load(Ordering::Relaxed) {
-            return Ok(Response::new(ExportTraceServiceResponse { partial_success: None }));
+        if self.takes(&request).await {
+            let received = spans::spans_of(request.into_inner());
+            self.spans.lock().unwrap_or_else(PoisonError::into_inner).extend(received);
         }
-        let text = format!("{:?} {:?}", request.metadata(), request.get_ref());
-        self.text.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
-        if self.hangs.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
-        }
-        let received = spans_of(request.into_inner());
-        self.spans.lock().unwrap_or_else(PoisonError::into_inner).extend(received);
         Ok(Response::new(ExportTraceServiceResponse { partial_success: None }))
     }
 }
 
-fn spans_of(request: ExportTraceServiceRequest) -> Vec<ReceivedSpan> {
-    let mut received = Vec::new();
-    for resource_spans in request.resource_spans {
-        let resource = resource_spans.resource.map(|resource| texts(resource.attributes)).unwrap_or_default();
-        let service = resource.get("service.name").cloned().unwrap_or_default();
-        for span in resource_spans.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-            let kind = span.kind().as_str_name().trim_start_matches("SPAN_KIND_").to_ascii_lowercase();
-            received.push(ReceivedSpan {
-                service: service.clone(),
-                kind,
-                name: span.name,
-                trace_id: hex(&span.trace_id),
-                span_id: hex(&span.span_id),
-                parent_span_id: hex(&span.parent_span_id),
-                is_error: span.status.is_some_and(|status| status.code() == StatusCode::Error),
-                attributes: texts(span.attributes),
-                links: span.links.iter().map(|link| (hex(&link.trace_id), hex(&link.span_id))).collect(),
-                events: span.events.into_iter().map(|event| (event.name, texts(event.attributes))).collect(),
-                trace_state: span.trace_state,
-                began: span.start_time_unix_nano,
-                ended: span.end_time_unix_nano,
-            });
+#[tonic::async_trait]
+impl LogsService for OtlpReceiver {
+    async fn export(
+        &self,
+        request: Request<ExportLogsServiceRequest>,
+    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        if self.takes(&request).await {
+            let received = log_records::log_records_of(request.into_inner());
+            self.log_records.lock().unwrap_or_else(PoisonError::into_inner).extend(received);
         }
+        Ok(Response::new(ExportLogsServiceResponse { partial_success: None }))
     }
-    received
+}
+
+#[tonic::async_trait]
+impl MetricsService for OtlpReceiver {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        if self.takes(&request).await {
+            let received = metric_points::points_of(request.into_inner());
+            self.points.lock().unwrap_or_else(PoisonError::into_inner).extend(received);
+        }
+        Ok(Response::new(ExportMetricsServiceResponse { partial_success: None }))
+    }
+}
+
+/// A request, as OTLP over HTTP sends it.
+fn decode<R: Message + Default>(body: &[u8], is_gzip: bool) -> R {
+    let mut plain = body.to_vec();
+    if is_gzip {
+        plain.clear();
+        flate2::read::GzDecoder::new(body).read_to_end(&mut plain).expect("gzip");
+    }
+    R::decode(plain.as_slice()).expect("a request of OTLP")
+}
+
+fn service_of(resource: Option<Resource>) -> String {
+    let attributes = resource.map(|resource| texts(resource.attributes)).unwrap_or_default();
+    attributes.get("service.name").cloned().unwrap_or_default()
 }
 
 fn texts(attributes: Vec<KeyValue>) -> BTreeMap<String, String> {
-    let text = |value: Option<Value>| match value {
+    attributes.into_iter().map(|one| (one.key, text(one.value.and_then(|value| value.value)))).collect()
+}
+
+fn text(value: Option<Value>) -> String {
+    match value {
         Some(Value::StringValue(text)) => text,
         Some(Value::IntValue(number)) => number.to_string(),
         Some(Value::BoolValue(is_so)) => is_so.to_string(),
         other => format!("{other:?}"),
-    };
-    attributes.into_iter().map(|one| (one.key, text(one.value.and_then(|value| value.value)))).collect()
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
