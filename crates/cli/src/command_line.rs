@@ -11,7 +11,7 @@ use crate::{
     config::ConfigCommand,
     cron::CronCommand,
     dead_letters::DeadCommand,
-    debug,
+    debug::DebugArgs,
     dev::DevArgs,
     doctor::DoctorArgs,
     events::{AuditArgs, EventsArgs},
@@ -118,8 +118,8 @@ enum GalleyCommand {
     /// What all processes log, changed while they run.
     #[command(subcommand)]
     LogLevel(LogLevelCommand),
-    /// What a gateway is doing: tasks, connections, the leader, the last problems, settings.
-    Debug,
+    /// What a gateway or every process is doing: tasks, connections, the leader, the last problems, settings.
+    Debug(DebugArgs),
     /// Queues and workers as they are now, live.
     Top(TopArgs),
     /// Run all of Galley on this machine, with a private Redis, until Ctrl-C.
@@ -180,7 +180,7 @@ impl GalleyCommand {
             Self::Stats(args) => args.run(&session()?).await,
             Self::Maintenance(command) => command.run(&session()?).await,
             Self::LogLevel(command) => command.run(&session()?).await,
-            Self::Debug => debug::run(&session()?).await,
+            Self::Debug(args) => args.run(&session()?).await,
             Self::Top(args) => args.run(&session()?).await,
             Self::Audit(args) => args.run(&session()?).await,
         }

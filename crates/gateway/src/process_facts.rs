@@ -4,21 +4,17 @@ use std::sync::Arc;
 
 use common::settings::{self, SettingSource};
 use serde_json::{Value, json};
-use tokio::runtime::Handle;
 
 /// What a process knows of itself when it starts.
 #[derive(Clone)]
 pub(crate) struct ProcessFacts {
-    /// Where everything but the handling of requests runs.
-    pub(crate) runtime: Handle,
     /// The settings that are not the defaults.
     pub(crate) changed_settings: Arc<Value>,
 }
 
 impl ProcessFacts {
-    /// Call it on that runtime.
     pub(crate) fn new() -> Self {
-        Self { runtime: Handle::current(), changed_settings: Arc::new(changed_settings()) }
+        Self { changed_settings: Arc::new(changed_settings()) }
     }
 }
 

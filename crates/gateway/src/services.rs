@@ -18,6 +18,7 @@ use store::{
     events::EventHub,
     jobs::Jobs,
     long_poll::LongPoll,
+    process_reports::ProcessReporter,
     subscriptions::Subscriptions,
     workers::Workers,
     workflows::Workflows,
@@ -52,8 +53,7 @@ pub(crate) struct Services {
     pub(crate) sockets: SharedOutbound,
     pub(crate) streams: StreamLimiter,
     pub(crate) facts: ProcessFacts,
-    /// When this process started.
-    pub(crate) started: std::time::Instant,
+    pub(crate) reporter: ProcessReporter,
     pub(crate) totals: Arc<TotalsCache>,
     pub(crate) settings: Arc<Settings>,
     /// Cancelled when the gateway stops: ends everything whose length clients decide.

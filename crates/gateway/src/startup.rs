@@ -29,6 +29,7 @@ use store::{
     log_level,
     long_poll::LongPoll,
     maintenance,
+    process_reports::ProcessReporter,
     subscriptions::Subscriptions,
     workers::Workers,
     workflows::Workflows,
@@ -69,17 +70,18 @@ impl GatewayServer {
         let metrics = prometheus::start("gateway", &settings.metrics)?;
         let redis = Redis::from_settings(&settings)?;
         redis.check_at_start(&[]).await?;
-        let stop_events = CancellationToken::new();
+        let [stop_events, stopping, stop_streams] = std::array::from_fn(|_| CancellationToken::new());
         let (log, writer) = EventLog::start(&redis, &settings, stop_events.clone());
-        let (stopping, stop_streams) = (CancellationToken::new(), CancellationToken::new());
         let (hub, following) = EventHub::start(&redis, settings.gateway.max_event_streams, stop_streams.clone());
         let notifier = Notifier::start(&redis, settings.channels.probe_interval, stop_streams.clone());
         let jobs = Store::new(&redis, &notifier, &settings, log).jobs();
         let channels = Channels::new(&redis, &settings.channels);
         let (channel_hub, hearing) = ChannelHub::start(&channels, &notifier, stop_streams.clone());
         let auth = Auth::start(&settings, &redis, &notifier, stopping.clone())?;
+        let health = health_of(&redis, &notifier, auth.shows_health());
         let services = Services {
-            health: health_of(&redis, &notifier, auth.shows_health()),
+            reporter: ProcessReporter::new("gateway", &redis, &health),
+            health,
             auth,
             events: hub,
             channels,
@@ -96,7 +98,6 @@ impl GatewayServer {
             answers: Arc::new(AnswerBudget::new(settings.gateway.answers_max_bytes)),
             streams: StreamLimiter::new(settings.gateway.max_streams_per_client),
             facts: ProcessFacts::new(),
-            started: std::time::Instant::now(),
             totals: Arc::default(),
             dashboard: DashboardState::new(),
             sockets: SharedOutbound::new(settings.gateway.answers_max_bytes),
@@ -142,8 +143,9 @@ impl GatewayServer {
         let hubs = hubs.map(|hub| supervise("stream hub", hub, &stop));
         let (stop_events, writer) = self.events;
         let writer = supervise("event log", writer, &stop);
-        let redis = self.services.redis.clone();
-        tokio::spawn(log_level::follow(redis, self.services.jobs.store().notifier().clone(), stop.clone()));
+        let (redis, notifier) = (self.services.redis.clone(), self.services.jobs.store().notifier().clone());
+        tokio::spawn(log_level::follow(redis, notifier.clone(), stop.clone()));
+        tokio::spawn(self.services.reporter.clone().answer_questions(notifier, stop.clone()));
         self.services.health.set_started();
         stop.cancelled().await;
         // First, so that requests that wait for a job get their answers

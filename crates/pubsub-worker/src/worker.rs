@@ -23,7 +23,9 @@ use store::{
     jobs::Jobs,
     log_level,
     long_poll::LongPoll,
-    maintenance, next_reconnect_delay, reconnect_delays,
+    maintenance, next_reconnect_delay,
+    process_reports::ProcessReporter,
+    reconnect_delays,
     subscriptions::Subscriptions,
 };
 use tokio::sync::Semaphore;
@@ -66,6 +68,8 @@ pub(crate) async fn run(settings: Settings, signals: StopSignals) -> anyhow::Res
     tracing::info!(event = "pubsub_worker.listening", %address, %name, channels = ?names, commands = commands.current().len(), "pubsub-worker runs");
     let delivering = deliver_subscriptions(&settings, jobs, commands, signals);
     tokio::spawn(log_level::follow(redis.clone(), notifier.clone(), stop.clone()));
+    let reporter = ProcessReporter::new("pubsub-worker", &redis, &health);
+    tokio::spawn(reporter.answer_questions(notifier.clone(), stop.clone()));
     health.set_started();
     tokio::join!(delivering, async {
         match channel_logger {

@@ -44,6 +44,7 @@ pub mod list_bridge;
 pub mod log_level;
 pub mod long_poll;
 pub mod maintenance;
+pub mod process_reports;
 pub mod rate_limits;
 mod reader_limiter;
 mod script;

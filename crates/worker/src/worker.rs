@@ -33,6 +33,7 @@ use store::{
     log_level,
     long_poll::LongPoll,
     maintenance,
+    process_reports::ProcessReporter,
     workers::Workers,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -135,6 +136,8 @@ impl Worker {
         let claiming = supervise("claim", tokio::spawn(claim::run(shared.clone(), runner, wakeup, stop.clone())));
 
         let (redis, notifier) = (shared.jobs.redis().clone(), shared.jobs.store().notifier().clone());
+        let reporter = ProcessReporter::new("queue-worker", &redis, &self.health);
+        tokio::spawn(reporter.answer_questions(notifier.clone(), stop.clone()));
         tokio::spawn(log_level::follow(redis, notifier, stop.clone()));
         self.health.set_started();
 

@@ -1,9 +1,15 @@
-//! The log level of all processes changes while they run, and returns by itself; `GET /v1/admin/debug` shows one process.
+//! The log level of all processes changes while they run, and returns by itself; `GET /v1/admin/debug` shows one process, and
+//! `/v1/admin/debug/processes` all.
 
+use nix::sys::signal::Signal;
+use reqwest::Method;
 use serde_json::{Value, json};
 use testkit::{RedisServer, ServiceProcess, eventually};
 
-use crate::kit::{GalleyKit, job_body};
+use crate::{
+    dashboard::Visitor,
+    kit::{GalleyKit, job_body},
+};
 
 const PATH: &str = "/v1/admin/log-level";
 
@@ -182,6 +188,76 @@ async fn galley_shows_and_changes_both() {
     assert!(is_done && said.contains("debug"), "{said}");
     let (is_done, said) = run(&["debug"]).await;
     assert!(is_done && said.contains("leader") && said.contains("connections http"), "{said}");
+    let (is_done, said) = run(&["debug", "--all"]).await;
+    assert!(
+        is_done && said.contains("gateway") && said.contains("is leader") && said.contains("tasks alive"),
+        "{said}"
+    );
     let (is_done, said) = run(&["log-level", "reset"]).await;
     assert!(is_done && !said.contains("until"), "{said}");
+}
+
+#[tokio::test]
+async fn every_process_says_what_it_is_doing_when_somebody_asks() {
+    let kit = GalleyKit::start().await;
+    let worker = kit.start_worker(&[]).await;
+    let pubsub_worker = kit.start_pubsub_worker().await;
+    let shown = eventually("all three answer, and one leads", || async {
+        let shown: Value = kit.get("/v1/admin/debug/processes").await.json().await.ok()?;
+        let items = shown["items"].as_array()?;
+        let leaders = items.iter().filter(|item| item["is_leader"] == true).count();
+        (shown["asked"] == 3 && items.len() == 3 && leaders == 1).then_some(shown)
+    })
+    .await;
+    let named: Vec<(&Value, &Value)> =
+        shown["items"].as_array().expect("items").iter().map(|item| (&item["service"], &item["process_id"])).collect();
+    let ids = [&kit.gateway, &pubsub_worker, &worker].map(|process| json!(process.process_id()));
+    let names = ["gateway", "pubsub-worker", "queue-worker"].map(|name| json!(name));
+    assert_eq!(named, names.iter().zip(&ids).collect::<Vec<_>>());
+    for item in shown["items"].as_array().expect("items") {
+        assert_eq!(item["health"]["status"], "ok", "{item}");
+        assert!(item["tasks"]["alive"].as_u64().is_some_and(|alive| alive > 1), "{item}");
+        assert_eq!(item["connections"]["redis"]["is_open"], true, "{item}");
+        assert!(item["connections"]["open_files"].as_f64().is_some_and(|open| open > 1.0), "{item}");
+        assert!(item["log_level"]["in_effect"].is_string() && item["last_problems"].is_array(), "{item}");
+    }
+    // One that hangs is missing, and nobody waits for it for long
+    worker.signal(Signal::SIGSTOP);
+    let shown: Value = kit.get("/v1/admin/debug/processes").await.json().await.expect("JSON");
+    assert_eq!((&shown["asked"], shown["items"].as_array().map(Vec::len)), (&json!(3), Some(2)), "{shown}");
+    worker.signal(Signal::SIGCONT);
+}
+
+#[tokio::test]
+async fn the_page_of_workers_shows_the_level_and_changes_it_for_a_time() {
+    let kit = GalleyKit::start().await;
+    let worker = kit.start_worker(&[]).await;
+    let mut visitor = Visitor::new(&kit.gateway);
+    let (_, page) = visitor.page("/ui/workers").await;
+    assert!(page.contains("Log level of all processes") && !page.contains("/ui/log-level/reset"), "{page}");
+    let set = visitor.form("/ui/log-level/set", "level=info%2Cstore%3Ddebug&for=PT10M").await;
+    assert_eq!(set.status(), 303);
+    assert_eq!(set.headers()["location"], "/ui/workers?note=log_level_set&of=info%2Cstore%3Ddebug");
+    let level = kit.log_level().await;
+    assert_eq!(level["level"], "info,store=debug");
+    let (_, page) = visitor.page("/ui/workers").await;
+    let until = level["until"].as_str().expect("an end");
+    assert!(
+        page.contains(until) && page.contains("info,store=debug") && page.contains("/ui/log-level/reset"),
+        "{page}"
+    );
+    wait_for_changes(&worker, &["info,store=debug"]).await;
+    for form in ["level=loud", "level=debug&for=10m", "level=&for=PT10M"] {
+        assert_eq!(visitor.form("/ui/log-level/set", form).await.status(), 400, "{form}");
+    }
+    assert_eq!(visitor.form("/ui/log-level/other", "").await.status(), 404);
+    // No other site can send it
+    let foreign = visitor.send(Method::POST, "/ui/log-level/reset", Some("csrf=guessed".to_owned())).await;
+    assert_eq!(foreign.status(), 403);
+    assert_eq!(visitor.form("/ui/log-level/reset", "").await.status(), 303);
+    assert_eq!(kit.log_level().await["is_set"], false);
+    let audit: Value = kit.get("/v1/admin/audit").await.json().await.expect("JSON");
+    let actions: Vec<_> =
+        audit["items"].as_array().expect("items").iter().take(2).map(|item| &item["target"]).collect();
+    assert_eq!(actions, ["/ui/log-level/reset", "/ui/log-level/reset"], "the refused one too");
 }

@@ -47,6 +47,7 @@ pub(crate) fn admin_attempts(waiting: &str, dead: &str) -> Vec<(&'static str, Me
         ("setLogLevel", put.clone(), "/v1/admin/log-level".into(), json!({ "filter": "trace" })),
         ("resetLogLevel", delete.clone(), "/v1/admin/log-level".into(), null.clone()),
         ("debug", get.clone(), "/v1/admin/debug".into(), null.clone()),
+        ("debugProcesses", get.clone(), "/v1/admin/debug/processes".into(), null.clone()),
         ("subscriptionAttempts", get.clone(), "/v1/subscriptions/other.sub/attempts".into(), null.clone()),
         ("resendAttempt", post.clone(), "/v1/subscriptions/other.sub/attempts/1-0-0/resend".into(), null.clone()),
         ("listPushRules", get.clone(), "/v1/push-rules".into(), null.clone()),

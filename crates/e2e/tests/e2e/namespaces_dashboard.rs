@@ -82,6 +82,7 @@ fn attempts(outside: &Outside) -> Vec<(Method, Attempt)> {
         ("/ui/cron/{name}/{action}", "/ui/cron/other.cron/delete".to_owned(), "confirm=other.cron"),
         ("/ui/check/repair", "/ui/check/repair".to_owned(), "queue=other.q"),
         ("/ui/maintenance/{action}", "/ui/maintenance/on".to_owned(), "reason=x"),
+        ("/ui/log-level/{action}", "/ui/log-level/set".to_owned(), "level=debug"),
         ("/ui/push-rules/{rule}/{action}", "/ui/push-rules/other/resend".to_owned(), "attempt=f1-1"),
         ("/ui/dead-letters/{action}", "/ui/dead-letters/retry".to_owned(), "queue=other.dead&everything=1&sure=9"),
         ("/ui/jobs/{id}", "/ui/jobs/cancel".to_owned(), "q=queue:other.q&everything=1&sure=9"),

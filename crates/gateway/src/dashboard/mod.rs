@@ -13,6 +13,7 @@
 //! | `overview` | how all is |
 //! | `queues`, `workers`, `cron`, `dead_letters`, `keys_page`, `audit_page` | one page each |
 //! | `jobs`, `job`, `job_sheet` | search and many jobs at once; one job; what its page shows |
+//! | `log_level` | what all processes log, on the page of workers |
 //! | `maintenance`, `check` | switches maintenance mode on and off; checks stored data |
 //! | `attempts`, `push_rules` | attempts to deliver; rules that send jobs to endpoints |
 //! | `json_text` | JSON as text |
@@ -37,6 +38,7 @@ mod jobs;
 mod json_text;
 mod keys_page;
 pub(crate) mod live;
+mod log_level;
 mod maintenance;
 mod overview;
 mod page;
@@ -62,6 +64,7 @@ pub(crate) use dead_letters::{act as dead_letter_act, page as dead_letters_page}
 pub(crate) use job::{act as job_act, page as job_page, raw as raw_job};
 pub(crate) use jobs::{act as jobs_act, page as jobs_page};
 pub(crate) use keys_page::{act as key_act, make as make_key, page as keys_page};
+pub(crate) use log_level::act as log_level_act;
 pub(crate) use maintenance::act as maintenance_act;
 pub(crate) use overview::page as overview_page;
 pub(crate) use push_rules::{act as push_rule_act, page as push_rules_page, show as push_rule_page};

@@ -1,10 +1,11 @@
-//! The page of workers: what each does, and directives for them.
+//! The page of workers: what each does, directives for them, and what all processes log.
 
 use actix_web::{HttpRequest, web};
 use askama::Template;
 use store::workers::{Directive, ListedWorker, RunningJob, WorkerKey, WorkerState};
 
 use super::{
+    log_level::LogLevelPart,
     page::{Page, redirect},
     plain::encode,
     session::Form,
@@ -30,6 +31,7 @@ struct WorkersPage {
     rows: Vec<WorkerRow>,
     total: usize,
     next: Option<String>,
+    log_level: LogLevelPart,
 }
 
 struct WorkerRow {
@@ -94,7 +96,8 @@ pub(crate) async fn page(request: HttpRequest, _: Caller, services: web::Data<Se
     let next = keys.next().and(shown.last()).map(|key| key.as_str().to_owned());
     let rows = services.workers.workers(&shown).await?.into_iter().map(WorkerRow::new).collect();
     let page = Page::open(&request, "/ui/workers").await;
-    let template = WorkersPage { page, rows, total: all.len(), next };
+    let log_level = LogLevelPart::read(&services).await?;
+    let template = WorkersPage { page, rows, total: all.len(), next, log_level };
     template.page.render(&template)
 }
 

@@ -27,15 +27,24 @@ pub(super) async fn show(services: web::Data<Services>) -> ApiResult {
 /// Sets the level of all processes. Each learns of it at once, and those that start later read it.
 pub(super) async fn set(services: web::Data<Services>, body: JsonBody) -> ApiResult {
     let LogLevelRequest { level, duration } = body.parse()?;
-    let level: LogFilter =
-        level.parse().map_err(|error| ApiError::invalid(format!("{error}, got {}", quoted(&level))))?;
-    let length = duration.map(|text| parse_duration(&text)).transpose();
+    let set = set_log_level(&services, &level, duration.as_deref()).await?;
+    Ok(answer(Some(&set)))
+}
+
+/// Sets the level of all processes, as somebody wrote it.
+pub(crate) async fn set_log_level(
+    services: &Services,
+    level: &str,
+    duration: Option<&str>,
+) -> Result<LogLevelOverride, ApiError> {
+    let filter: LogFilter =
+        level.parse().map_err(|error| ApiError::invalid(format!("{error}, got {}", quoted(level))))?;
+    let length = duration.map(parse_duration).transpose();
     let length = length.map_err(|error| ApiError::invalid(format!("duration {error}")))?;
     if length.is_some_and(|length| length.is_zero()) {
         return Err(ApiError::invalid("duration must be longer than PT0S".to_owned()));
     }
-    let set = services.redis.set_log_level(level, length).await?;
-    Ok(answer(Some(&set)))
+    Ok(services.redis.set_log_level(filter, length).await?)
 }
 
 /// Lets all processes return to the level of their settings.

@@ -48,6 +48,7 @@ pub(crate) use cron::{cron_not_found, parse_cron_name};
 pub(crate) use deliveries::{is_rule_pattern, resend_message};
 pub(crate) use jobs::{enqueue_parsed, job_not_found, parse_job, parse_job_id, state_change_response};
 pub(crate) use keys::{KeyRequest, make_key, revoke_key, rotate_key};
+pub(crate) use log_level::set_log_level;
 pub(crate) use openapi::DOCUMENT as OPENAPI_DOCUMENT;
 pub(crate) use queues::known_queue;
 pub(crate) use subscriptions::{
@@ -194,6 +195,7 @@ routes! {
         DELETE log_level::reset => Need::Has(AdminWrite), Everything;
     }
     "/v1/admin/debug" { GET debug::show => Need::Has(AdminRead), Everything; }
+    "/v1/admin/debug/processes" { GET debug::show_all => Need::Has(AdminRead), Everything; }
     "/v1/admin/audit" { GET audit::list => Need::Has(AdminRead), Everything; }
     "/v1/tokens" { POST tokens::create => Need::AnyKey, Nothing; }
     "/ojs/v1/events" { GET events::list => Need::Has(JobsRead), List; }
@@ -280,6 +282,7 @@ routes! {
     "/ui/queues/{queue}" { GET dashboard::queue_page => Need::Has(AdminRead), Queue; }
     "/ui/queues/{queue}/{action}" { POST dashboard::queue_act => Need::Has(AdminWrite), Queue; }
     "/ui/workers" { GET dashboard::workers_page => Need::Has(AdminRead), Everything; }
+    "/ui/log-level/{action}" { POST dashboard::log_level_act => Need::Has(AdminWrite), Everything; }
     "/ui/workers/{id}/{action}" { POST dashboard::worker_act => Need::Has(AdminWrite), Everything; }
     "/ui/cron" { GET dashboard::cron_page => Need::Has(JobsRead), List; }
     "/ui/cron/{name}/{action}" { POST dashboard::cron_act => Need::Both(AdminWrite, JobsWrite), Cron; }

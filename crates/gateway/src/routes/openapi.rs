@@ -125,7 +125,8 @@ mod tests {
         ("streamEvents", "events"),
     ];
     /// One thing that has lists, which are neither paged nor filtered.
-    const ONE_THING: [&str; 6] = ["adminDeadLetter", "adminWorker", "checkQueue", "debug", "jobDetail", "nextRuns"];
+    const ONE_THING: [&str; 7] =
+        ["adminDeadLetter", "adminWorker", "checkQueue", "debug", "debugProcesses", "jobDetail", "nextRuns"];
 
     fn resolved<'a>(document: &'a Value, part: &'a Value) -> &'a Value {
         let reference = part["$ref"].as_str().and_then(|text| text.strip_prefix('#'));

@@ -50,7 +50,7 @@ pub(super) async fn show(caller: Caller, services: web::Data<Services>) -> ApiRe
             "discarded": totals.discarded, "cancelled": totals.cancelled,
         },
         "throughput": throughput_json(&sum, now),
-        "uptime_seconds": services.started.elapsed().as_secs(),
+        "uptime_seconds": services.reporter.uptime().as_secs(),
     });
     if let Some(workers) = workers {
         answer["workers"] = workers.into();

@@ -40,6 +40,18 @@ impl TopicNames {
         self.name("log_level")
     }
 
+    /// Questions what each process is doing.
+    #[must_use]
+    pub fn process_questions(&self) -> String {
+        self.name("process_questions")
+    }
+
+    /// The answers to one of these.
+    #[must_use]
+    pub fn process_answers(&self, question: u64) -> String {
+        format!("{}process_answers:{question}", self.prefix)
+    }
+
     /// Names of new channels.
     #[must_use]
     pub fn new_channels(&self) -> String {
