@@ -134,10 +134,10 @@ impl BenchGalley {
         futures_util::future::try_join_all(senders).await.map(drop)
     }
 
-    /// Pauses a queue, or resumes it.
+    /// Pauses a queue, which may not exist yet, or resumes it.
     pub(crate) async fn set_paused(&self, queue: &str, is_paused: bool) -> anyhow::Result<()> {
-        let word = if is_paused { "pause" } else { "resume" };
-        self.connect().await?.post(&format!("/ojs/v1/queues/{queue}/{word}"), "").await.map(drop)
+        let action = if is_paused { "pause?create=true" } else { "resume" };
+        self.connect().await?.post(&format!("/ojs/v1/queues/{queue}/{action}"), "").await.map(drop)
     }
 
     /// The jobs with these ids, in their order.

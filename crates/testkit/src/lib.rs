@@ -26,6 +26,7 @@ pub use filled_redis::RedisFill;
 pub use message_drop_proxy::MessageDropProxy;
 pub use otlp::{
     OtlpReceiver, ReceivedLogRecord, ReceivedPoint, ReceivedSpan, decode_log_records, decode_points, decode_spans,
+    serve_otlp_sink,
 };
 pub use process_mark::ProcessMark;
 /// A plain Redis client, as other programs have: for tests that stand for one or look at what is stored.

@@ -13,11 +13,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listen: SocketAddr = words.next().unwrap_or_else(|| "0.0.0.0:4317".to_owned()).parse()?;
     let how = words.next().unwrap_or_default();
     let is_json = how == "json";
-    let receiver = OtlpReceiver::start(listen);
     if how == "discard" {
-        receiver.discard();
-        return std::future::pending().await;
+        testkit::serve_otlp_sink(listen).await;
+        return Ok(());
     }
+    let receiver = OtlpReceiver::start(listen);
     if !is_json {
         println!("receiving spans on {listen}");
     }

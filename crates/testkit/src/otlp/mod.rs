@@ -3,6 +3,7 @@
 
 mod log_records;
 mod metric_points;
+mod sink;
 mod spans;
 
 use std::{
@@ -43,6 +44,7 @@ use tonic::{
 
 pub use log_records::{ReceivedLogRecord, decode_log_records};
 pub use metric_points::{ReceivedPoint, decode_points};
+pub use sink::serve_otlp_sink;
 pub use spans::{ReceivedSpan, decode_spans};
 
 use crate::CertificateFiles;
@@ -57,8 +59,6 @@ pub struct OtlpReceiver {
     text: Arc<Mutex<String>>,
     /// Whether it takes requests and never answers.
     hangs: Arc<AtomicBool>,
-    /// Whether it keeps nothing.
-    discards: Arc<AtomicBool>,
 }
 
 impl OtlpReceiver {
@@ -93,7 +93,6 @@ impl OtlpReceiver {
             points: Arc::default(),
             text: Arc::default(),
             hangs: Arc::default(),
-            discards: Arc::default(),
         };
         let gzip = CompressionEncoding::Gzip;
         let server = server
@@ -122,11 +121,6 @@ impl OtlpReceiver {
         self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// From now on it keeps nothing.
-    pub fn discard(&self) {
-        self.discards.store(true, Ordering::Relaxed);
-    }
-
     /// From now on it takes requests and never answers.
     pub fn hang(&self) {
         self.hangs.store(true, Ordering::Relaxed);
@@ -150,17 +144,13 @@ impl OtlpReceiver {
         self.points.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes a request; false if it keeps nothing.
-    async fn takes<R: Debug>(&self, request: &Request<R>) -> bool {
-        if self.discards.load(Ordering::Relaxed) {
-            return false;
-        }
+    /// Notes a request.
+    async fn note<R: Debug>(&self, request: &Request<R>) {
         let text = format!("{:?} {:?}", request.metadata(), request.get_ref());
         self.text.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
         if self.hangs.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
-        true
     }
 }
 
@@ -170,10 +160,9 @@ impl TraceService for OtlpReceiver {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        if self.takes(&request).await {
-            let received = spans::spans_of(request.into_inner());
-            self.spans.lock().unwrap_or_else(PoisonError::into_inner).extend(received);
-        }
+        self.note(&request).await;
+        let received = spans::spans_of(request.into_inner());
+        self.spans.lock().unwrap_or_else(PoisonError::into_inner).extend(received);
         Ok(Response::new(ExportTraceServiceResponse { partial_success: None }))
     }
 }
@@ -184,10 +173,9 @@ impl LogsService for OtlpReceiver {
         &self,
         request: Request<ExportLogsServiceRequest>,
     ) -> Result<Response<ExportLogsServiceResponse>, Status> {
-        if self.takes(&request).await {
-            let received = log_records::log_records_of(request.into_inner());
-            self.log_records.lock().unwrap_or_else(PoisonError::into_inner).extend(received);
-        }
+        self.note(&request).await;
+        let received = log_records::log_records_of(request.into_inner());
+        self.log_records.lock().unwrap_or_else(PoisonError::into_inner).extend(received);
         Ok(Response::new(ExportLogsServiceResponse { partial_success: None }))
     }
 }
@@ -198,10 +186,9 @@ impl MetricsService for OtlpReceiver {
         &self,
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
-        if self.takes(&request).await {
-            let received = metric_points::points_of(request.into_inner());
-            self.points.lock().unwrap_or_else(PoisonError::into_inner).extend(received);
-        }
+        self.note(&request).await;
+        let received = metric_points::points_of(request.into_inner());
+        self.points.lock().unwrap_or_else(PoisonError::into_inner).extend(received);
         Ok(Response::new(ExportMetricsServiceResponse { partial_success: None }))
     }
 }
