@@ -37,6 +37,9 @@ use crate::{
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const OJS_VERSION: HeaderName = HeaderName::from_static("ojs-version");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
 /// The trace that a request belongs to.
 #[derive(Clone)]
@@ -78,7 +81,7 @@ pub(crate) async fn request_middleware(
         }
     };
     if let Some(action) = action {
-        action.record(&response, &request_id).await;
+        Box::pin(action.record(&response, &request_id)).await;
     }
     add_standard_headers(response.headers_mut(), &path, &request_id);
     if let Some(span) = &mut span {
@@ -298,9 +301,9 @@ fn new_request_id() -> String {
 fn given_trace(headers: &HeaderMap) -> TraceContext {
     let texts = |name| headers.get_all(name).filter_map(|value: &HeaderValue| value.to_str().ok()).collect::<Vec<_>>();
     let joined = |name| Some(texts(name).join(",")).filter(|text| !text.is_empty());
-    let parents = texts("traceparent");
+    let parents = texts(TRACEPARENT);
     let parent = parents.first().filter(|_| parents.len() == 1);
-    TraceContext::new(parent.copied(), joined("tracestate").as_deref(), joined("baggage").as_deref())
+    TraceContext::new(parent.copied(), joined(TRACESTATE).as_deref(), joined(BAGGAGE).as_deref())
 }
 
 #[cfg(test)]

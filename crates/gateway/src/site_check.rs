@@ -17,7 +17,7 @@ use actix_web::{
     dev::RequestHead,
     http::{
         Method,
-        header::{self, HeaderMap},
+        header::{self, HeaderMap, HeaderName},
     },
 };
 use common::{
@@ -30,6 +30,8 @@ use crate::error::{ApiError, ErrorCode};
 
 /// Ends of names that nobody can register: this machine, the local network, a cluster.
 const PRIVATE_SUFFIXES: [&str; 6] = [".localhost", ".local", ".internal", ".home.arpa", ".svc", ".cluster.local"];
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// What the check needs to know.
 #[derive(Clone)]
@@ -98,15 +100,15 @@ impl SiteCheck {
 
     /// Whether the request comes from a page of this site, or from no page.
     fn is_own_site(&self, headers: &HeaderMap, host: Option<&str>, is_read: bool) -> bool {
-        let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-        let origin = text(header::ORIGIN.as_str());
+        let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+        let origin = text(header::ORIGIN);
         if headers.get_all(header::ORIGIN).count() > 1 {
             return false;
         }
         if is_read && origin.is_some_and(|origin| self.origins.iter().any(|allowed| allowed.as_str() == origin)) {
             return true;
         }
-        match text("sec-fetch-site") {
+        match text(SEC_FETCH_SITE) {
             // The browser has compared: it knows what it asked for, also behind a proxy that changes the host
             Some("same-origin" | "none") => true,
             Some(_) => false,

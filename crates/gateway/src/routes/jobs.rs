@@ -6,7 +6,7 @@ use actix_web::{
     HttpRequest, HttpResponse, HttpResponseBuilder,
     http::{
         StatusCode,
-        header::{self, HeaderMap},
+        header::{self, HeaderMap, HeaderName},
     },
     web,
 };
@@ -28,6 +28,7 @@ use crate::{
 /// The delay between two attempts to enter a full queue. It doubles from the minimum to the maximum.
 const MIN_FULL_QUEUE_RETRY_DELAY: Duration = Duration::from_millis(50);
 const MAX_FULL_QUEUE_RETRY_DELAY: Duration = Duration::from_millis(800);
+const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 pub(super) async fn enqueue(
     caller: Caller,
@@ -43,7 +44,7 @@ pub(super) async fn enqueue(
         let trace = RequestTrace::from_request(&request);
         let deadline = wait.map(|wait| (wait, Instant::now() + wait));
         let accepted = match deadline {
-            Some((_, deadline)) => enqueue_until_deadline(&request, &services, read, trace, deadline).await?,
+            Some((_, deadline)) => Box::pin(enqueue_until_deadline(&request, &services, read, trace, deadline)).await?,
             None => enqueue_parsed(&services, read, trace).await?,
         };
         let mut response = accepted.response_builder();
@@ -51,7 +52,8 @@ pub(super) async fn enqueue(
         if let Some((wait, deadline)) = deadline {
             let left = deadline.saturating_duration_since(Instant::now());
             // The job is stored, so the answer has it even if waiting fails
-            match while_admitted(&request, services.job_waiters.wait(&services.jobs, accepted.id, left)).await {
+            match Box::pin(while_admitted(&request, services.job_waiters.wait(&services.jobs, accepted.id, left))).await
+            {
                 Ok(located) => {
                     response.insert_header(preference_applied(wait));
                     json = located.map(|located| located.to_json());
@@ -172,7 +174,7 @@ pub(super) async fn enqueue_outcome(
         Err(refused) => {
             // Whatever refuses the job now, the same request may have stored it before
             if let Some(id) = derived_id
-                && let Some(located) = services.jobs.locate(id).await?
+                && let Some(located) = Box::pin(services.jobs.locate(id)).await?
             {
                 return Ok(AcceptedJob { id, json: located.to_json(), warnings, is_new: true });
             }
@@ -217,7 +219,7 @@ async fn enqueue_until_deadline(
 /// How long a client prefers to wait: `Prefer: wait=N`, in seconds. An invalid preference is ignored, a long one is
 /// limited, and the first of several counts.
 fn preferred_wait(headers: &HeaderMap, max_wait: Duration) -> Option<Duration> {
-    let preferences = headers.get_all("prefer").filter_map(|value| value.to_str().ok());
+    let preferences = headers.get_all(PREFER).filter_map(|value| value.to_str().ok());
     let mut named = preferences.flat_map(|value| value.split(',')).filter_map(|preference| {
         // Parameters of the preference follow a semicolon
         let (name, value) = preference.split(';').next()?.split_once('=')?;

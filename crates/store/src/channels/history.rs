@@ -272,7 +272,7 @@ pub(crate) fn parse_stored_message(
         published_at: at,
         content_type,
         attributes,
-        trace: TraceContext::from_stored(text("c"), text("r").as_deref()),
+        trace: TraceContext::from_stored(text("c").as_deref(), text("r").as_deref()),
         body: fields.remove("b").unwrap_or_default(),
     })
 }

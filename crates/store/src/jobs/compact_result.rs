@@ -123,7 +123,7 @@ impl<'a> CompactResult<'a> {
         view.enqueued_at = self.enqueued_at;
         view.started_at = self.started_at;
         view.ended_at = Some(self.ended_at);
-        view.trace = TraceContext::from_stored(self.traceparent.map(ToOwned::to_owned), None);
+        view.trace = TraceContext::from_stored(self.traceparent, None);
         match self.result {
             JobResult::None => {}
             JobResult::Json(json) => view.result = Some(json),

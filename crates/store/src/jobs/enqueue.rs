@@ -87,13 +87,13 @@ impl Jobs {
     ///
     /// # Errors
     /// After [`StoreError::Unavailable`] the job may have been stored nevertheless.
-    pub async fn enqueue(
+    pub fn enqueue(
         &self,
-        new: NewJob,
+        new: impl Into<Box<NewJob>>,
         trace: TraceContext,
         now: Millis,
-    ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
-        self.enqueue_after(new, (trace, Vec::new()), now).await
+    ) -> impl Future<Output = StoreResult<Result<EnqueuedJob, EnqueueRefusal>>> {
+        self.enqueue_after(new.into(), (trace, Vec::new()), now)
     }
 
     /// Stores a job that follows from attempts, or from another trace: its span has links there.
@@ -102,7 +102,7 @@ impl Jobs {
     /// As [`Jobs::enqueue`].
     pub(crate) async fn enqueue_after(
         &self,
-        new: NewJob,
+        new: Box<NewJob>,
         (trace, causes): (TraceContext, Vec<SpanReference>),
         now: Millis,
     ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
@@ -117,9 +117,11 @@ impl Jobs {
         outcome
     }
 
+    // Every job passes here: a future holds each argument twice and its largest branch whole, and is moved and allocated as
+    // such. So the job is in a box, and so is what few jobs need
     async fn enqueue_in(
         &self,
-        new: NewJob,
+        new: Box<NewJob>,
         trace: TraceContext,
         now: Millis,
     ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
@@ -130,7 +132,7 @@ impl Jobs {
             self.check_room(&new)?;
         }
         let outcome = if needs_record(&new) {
-            self.create_with_record(new, trace, now).await?
+            Box::pin(self.create_with_record(*new, trace, now)).await?
         } else {
             self.add_to_stream(new, trace).await?
         };
@@ -162,29 +164,29 @@ impl Jobs {
     /// An ordinary job: one entry in a stream.
     async fn add_to_stream(
         &self,
-        new: NewJob,
+        new: Box<NewJob>,
         trace: TraceContext,
     ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
         let fields = NewEntry::new(self.sealer(), &new, &trace);
         let salt = fields.salt;
         for _ in 0..MAX_STREAM_ATTEMPTS {
             let added = match self.max_depth(&new.queue) {
-                Some(max_depth) => self.add_bounded(max_depth, &fields).await?,
+                Some(max_depth) => Box::pin(self.add_bounded(max_depth, &fields)).await?,
                 None => self.add_unbounded(&fields).await?,
             };
             match added {
                 AddResult::Entry(entry) => {
                     let Some(id) = JobId::from_entry(entry, &new.queue, new.priority, salt) else {
-                        return Err(self.undo_without_id(&new, entry).await);
+                        return Err(Box::pin(self.undo_without_id(&new, entry)).await);
                     };
-                    return Ok(Ok(build_enqueued(id, entry, new, trace)));
+                    return Ok(Ok(build_enqueued(id, entry, *new, trace)));
                 }
                 AddResult::Full => {
                     let max_depth = self.max_depth(&new.queue).unwrap_or(0);
                     return Ok(Err(EnqueueRefusal::QueueFull { max_depth }));
                 }
                 AddResult::NoStream => {
-                    if let Err(refused) = self.open_stream(&new.queue, new.priority).await? {
+                    if let Err(refused) = Box::pin(self.open_stream(&new.queue, new.priority)).await? {
                         return Ok(Err(refused));
                     }
                 }

@@ -134,7 +134,7 @@ impl JobRecord {
             timeout_ms: number("t"),
             previous_span: fields.remove("n").and_then(|text| SpanReference::parse(&text)).map(Box::new),
             span: OnceLock::new(),
-            trace: TraceContext::from_stored(fields.remove("c"), trace_rest.as_deref()),
+            trace: TraceContext::from_stored(fields.remove("c").as_deref(), trace_rest.as_deref()),
             workflow: fields.remove("w").and_then(|text| text.parse().ok()),
             parent_results: parent_results
                 .filter(|text| !text.starts_with('='))

@@ -203,7 +203,7 @@ impl Workflows {
         let each = new.into_iter().zip(exist).map(async |(NewMember { job, trace, cause, now }, exists)| {
             let id = job.id;
             exists
-                || match self.jobs.enqueue_after(job, (trace, cause.into_iter().collect()), now).await {
+                || match self.jobs.enqueue_after(Box::new(job), (trace, cause.into_iter().collect()), now).await {
                     Ok(Ok(_)) => true,
                     Ok(Err(EnqueueRefusal::Duplicate(known))) => Some(known) == id,
                     Ok(Err(_)) | Err(_) => false,

@@ -143,7 +143,7 @@ impl Workflows {
         rest: Option<String>,
     ) -> StoreResult<TraceContext> {
         let open = |text| self.jobs.sealer().open(&["workflow", &id.to_string(), TRACE_REST], text);
-        Ok(TraceContext::from_stored(traceparent, rest.map(open).transpose()?.as_deref()))
+        Ok(TraceContext::from_stored(traceparent.as_deref(), rest.map(open).transpose()?.as_deref()))
     }
 
     /// Reads jobs of a workflow.
