@@ -189,7 +189,9 @@ impl ListBridge {
         let mut spans: Vec<ActiveSpan> = new.iter().map(span).collect();
         let added = self.add_traced_jobs(batch, new, &mut spans).await;
         if added.is_err() {
-            spans.iter_mut().for_each(|span| span.fail("not_enqueued", None));
+            for span in &mut spans {
+                span.fail("not_enqueued", None);
+            }
         }
         added
     }
@@ -224,7 +226,9 @@ impl ListBridge {
                     return Ok(entries.len());
                 }
                 Some((outcome, _)) if outcome == "added_before" => {
-                    spans.iter_mut().for_each(|span| span.set("galley.outcome", "added_before"));
+                    for span in spans {
+                        span.set("galley.outcome", "added_before");
+                    }
                     return Ok(0);
                 }
                 Some(_) => return Err(StoreError::damaged("a batch of list elements took too long: it is recovered")),

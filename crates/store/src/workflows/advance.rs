@@ -113,7 +113,7 @@ impl Workflows {
         new.workflow = Some(record.membership(index));
         new.parent_results_bytes = parent_results_bytes;
         let causes = self.attempts_before(record, index).await?;
-        match self.jobs.enqueue_after(new.clone(), (record.trace.clone(), causes), now).await? {
+        match self.jobs.enqueue_after(Box::new(new.clone()), (record.trace.clone(), causes), now).await? {
             Ok(_) => Ok(false),
             Err(EnqueueRefusal::Duplicate(known)) if known == id => Ok(false),
             // Another job blocks it: it counts as cancelled, and the workflow continues from there

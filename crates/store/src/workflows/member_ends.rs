@@ -193,7 +193,7 @@ impl Workflows {
         job.id = Some(workflow.job_id(next.index, &job.queue));
         job.parent_results_bytes = Jobs::parent_results_size(bytes, index);
         job.workflow = Some(next);
-        let trace = self.open_trace(workflow, traceparent, trace_rest)?;
+        let trace = self.open_trace(workflow, traceparent.as_deref(), trace_rest)?;
         Ok(NewMember { job, trace, cause: span, now })
     }
 

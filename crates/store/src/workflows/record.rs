@@ -128,7 +128,7 @@ impl Workflows {
             id,
             name_and_meta: self.jobs.sealer().open(&["workflow", &id.to_string(), "g"], about.clone())?,
             created_at: created_at.parse().unwrap_or_default(),
-            trace: self.open_trace(id, traceparent.clone(), trace_rest.clone())?,
+            trace: self.open_trace(id, traceparent.as_deref(), trace_rest.clone())?,
             started_before_index: number(0).and_then(|number| usize::try_from(number).ok()).unwrap_or(0),
             ended: state.map(|state| (state, number(2).unwrap_or_default())),
             progress,
@@ -139,11 +139,11 @@ impl Workflows {
     pub(super) fn open_trace(
         &self,
         id: WorkflowId,
-        traceparent: Option<String>,
+        traceparent: Option<&str>,
         rest: Option<String>,
     ) -> StoreResult<TraceContext> {
         let open = |text| self.jobs.sealer().open(&["workflow", &id.to_string(), TRACE_REST], text);
-        Ok(TraceContext::from_stored(traceparent.as_deref(), rest.map(open).transpose()?.as_deref()))
+        Ok(TraceContext::from_stored(traceparent, rest.map(open).transpose()?.as_deref()))
     }
 
     /// Reads jobs of a workflow.
