@@ -332,7 +332,8 @@ async fn a_token_never_does_more_or_lives_longer_than_what_made_it() {
 async fn a_token_in_an_address_is_accepted_for_streams_alone_and_is_never_shown() {
     let otlp = OtlpReceiver::start(([127, 0, 0, 1], 0).into());
     let endpoint = otlp.url();
-    let keyed = KeyedKit::start(&[("GALLEY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str())]).await;
+    let every_trace = ("GALLEY__TELEMETRY__SAMPLER", "always_on");
+    let keyed = KeyedKit::start(&[("GALLEY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str()), every_trace]).await;
     let made: Value = keyed.post(&keyed.admin, "/v1/tokens", &json!({})).await.json().await.expect("JSON");
     let token = made["token"].as_str().expect("a token").to_owned();
     let get = async |path: String| {

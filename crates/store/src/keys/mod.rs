@@ -70,6 +70,8 @@ pub const KEY_PATTERNS: [&str; 76] = [
     "galley:push_rules",
     "galley:sub:<name>:at:<instance>",
     "galley:<db>:probe:<process>",
+    "galley:<db>:process_questions",
+    "galley:<db>:process_answers:<number>",
     "galley:readers",
     "galley:readers:<gateway>",
     "galley:{api_keys}:keys",
