@@ -74,6 +74,8 @@ fn every_function_spells_one_of_the_patterns() {
         PUSH_RULES.to_owned(),
         broadcast_checkpoint(&subscription, &"i".parse().expect("an instance")),
         topics.probe(&uuid::Uuid::nil()),
+        topics.process_questions(),
+        topics.process_answers(7),
         READER_GATEWAYS.to_owned(),
         gateway_readers(&uuid::Uuid::nil()),
         CHANNELS.to_owned(),
@@ -125,6 +127,7 @@ fn every_function_spells_one_of_the_patterns() {
                 .replace("<channel>", "c")
                 .replace("<name>", "n")
                 .replace("<instance>", "i")
+                .replace("<number>", "7")
                 .replace("<gateway>", &"0".repeat(32))
                 .replace("<process>", &"0".repeat(32))
                 .replace("<db>", "5")
