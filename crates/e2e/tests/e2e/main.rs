@@ -88,6 +88,7 @@ mod prometheus_server;
 mod pull;
 mod push_callbacks;
 mod push_handlers;
+mod python_package;
 mod queue_faults;
 mod queues;
 mod redis_acl;

@@ -1,0 +1,77 @@
+"""Galley from Python: enqueue jobs and work on them, publish and read messages; for threads and for asyncio."""
+
+from ._app import App, AsyncCalls, AsyncHandle, AsyncTask, Calls, Handle, Task
+from ._async_client import AsyncClient
+from ._client import Client
+from ._context import Context, current
+from ._errors import GalleyError, JobFailed, NoRetry, Retry, Unavailable
+from ._options import job
+from ._sse import AsyncSubscription, Subscription
+from ._testing import FakeGateway
+from ._types import (
+    Cron,
+    EnqueueOptions,
+    Failure,
+    Gap,
+    Job,
+    JobEvent,
+    JobOptions,
+    LogLine,
+    Message,
+    NewJob,
+    Queue,
+    Rate,
+    RateLimit,
+    RetryPolicy,
+    State,
+    Throttle,
+    Unique,
+    When,
+    Workflow,
+)
+from ._worker import Worker
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "App",
+    "AsyncCalls",
+    "AsyncClient",
+    "AsyncHandle",
+    "AsyncSubscription",
+    "AsyncTask",
+    "Calls",
+    "Client",
+    "Context",
+    "Cron",
+    "EnqueueOptions",
+    "Failure",
+    "FakeGateway",
+    "GalleyError",
+    "Gap",
+    "Handle",
+    "Job",
+    "JobEvent",
+    "JobFailed",
+    "JobOptions",
+    "LogLine",
+    "Message",
+    "NewJob",
+    "NoRetry",
+    "Queue",
+    "Rate",
+    "RateLimit",
+    "Retry",
+    "RetryPolicy",
+    "State",
+    "Subscription",
+    "Task",
+    "Throttle",
+    "Unavailable",
+    "Unique",
+    "When",
+    "Worker",
+    "Workflow",
+    "current",
+    "job",
+]

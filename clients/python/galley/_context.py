@@ -1,0 +1,131 @@
+"""A running attempt, as its handler sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import datetime
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ._call import Headers
+from ._errors import GalleyError, Unavailable
+from ._outcome import valid
+
+if TYPE_CHECKING:
+    from ._http import Connection
+    from ._types import Job
+
+#: Characters of a logged line that are sent; the gateway keeps ``jobs.log_line_bytes``.
+MAX_LINE = 16_000
+
+log = logging.getLogger("galley")
+
+
+class Cancellation(threading.Event):
+    """An event that also calls back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._callbacks: list[Callable[[], None]] = []
+        self._guard = threading.Lock()
+
+    def set(self) -> None:
+        with self._guard:
+            super().set()
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def call_when_set(self, callback: Callable[[], None]) -> None:
+        """Calls it once: now if the event is set already."""
+        with self._guard:
+            if not self.is_set():
+                self._callbacks.append(callback)
+                return
+        callback()
+
+
+class Context:
+    """A running attempt, as its handler sees it."""
+
+    def __init__(self, job: Job, lease: float, connect: Callable[[], Connection] | None, worker_id: str) -> None:
+        self.job = job
+        self.id: str = job["id"]
+        #: 1 for the first one.
+        self.attempt: int = job["attempt"]
+        #: Proves whose attempt it is: a stale one can change nothing.
+        self.token: str = job.get("token", "")
+        #: The trace to continue (W3C Trace Context), for your own spans and for ``Client.enqueue``; none without one.
+        self.traceparent: str | None = job.get("traceparent")
+        #: The rest of it.
+        self.tracestate: str | None = job.get("tracestate")
+        self.baggage: str | None = job.get("baggage")
+        #: Results of the jobs before it in its workflow.
+        self.parent_results: list[Any] = job.get("parent_results", [])
+        timeout_ms = job.get("timeout_ms")
+        #: When the job's ``timeout_ms`` is over, as ``time.time()`` has it; none without one.
+        self.deadline: float | None = None if timeout_ms is None else time.time() + timeout_ms / 1000
+        #: Set when nobody wants the result any more: cancelled, timed out, given to another, or this worker ends.
+        self.cancelled = Cancellation()
+        self._lease_until = time.monotonic() + lease
+        self._is_given_up = False
+        self._connect, self._worker_id = connect, worker_id
+
+    def _trace(self) -> Headers:
+        trace = {"traceparent": self.traceparent, "tracestate": self.tracestate, "baggage": self.baggage}
+        return tuple((name, value) for name, value in trace.items() if value)
+
+    def _abandon(self) -> None:
+        self._is_given_up = True
+        self.cancelled.set()
+
+    def progress(self, progress: float, message: str | None = None) -> None:
+        """Notes how far the job has come, 0 to 1. That it cannot be noted is no reason to fail."""
+        body: dict[str, Any] = {"progress": progress, "token": self.token, "worker_id": self._worker_id}
+        if message is not None:
+            body["data"] = {"message": valid(message)}
+        self._note(f"/ojs/v1/jobs/{self.id}/progress", body)
+
+    def log(self, message: str, level: str = "info") -> None:
+        """Logs a line for people: ``GET /ojs/v1/jobs/{id}/logs`` shows it. That it cannot be noted is no reason to
+        fail."""
+        at = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+        line = {"message": valid(str(message))[:MAX_LINE], "level": level, "at": at}
+        body = {"job_id": self.id, "token": self.token, "worker_id": self._worker_id, "lines": [line]}
+        self._note("/ojs/v1/workers/log", body)
+
+    async def progress_async(self, progress: float, message: str | None = None) -> None:
+        """``progress`` for asyncio: the loop goes on meanwhile."""
+        await asyncio.to_thread(self.progress, progress, message)
+
+    async def log_async(self, message: str, level: str = "info") -> None:
+        """``log`` for asyncio: the loop goes on meanwhile."""
+        await asyncio.to_thread(self.log, message, level)
+
+    def _note(self, path: str, body: dict[str, Any]) -> None:
+        if self._connect is None:
+            return
+        try:
+            self._connect().call("POST", path, body, headers=self._trace())
+        except Unavailable as error:
+            log.debug("%s of job %s not noted: %s", path.rpartition("/")[2], self.id, error)
+        except GalleyError as error:
+            if error.status not in (404, 409):
+                raise
+            self.cancelled.set()
+
+
+#: The attempt whose handler runs in this thread or task.
+handled: contextvars.ContextVar[Context | None] = contextvars.ContextVar("galley_handled", default=None)
+
+
+def current() -> Context:
+    """The attempt whose handler calls this: for progress, logs, cancellation and what to be idempotent with."""
+    context = handled.get()
+    if context is None:
+        raise RuntimeError("only a handler of a job has a context")
+    return context

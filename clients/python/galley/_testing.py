@@ -1,0 +1,248 @@
+"""A gateway in memory, for tests of programs that enqueue jobs: no server, no worker, no waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import datetime
+import inspect
+import json
+import threading
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from ._call import Call
+from ._context import Context, handled
+from ._errors import GalleyError, NoRetry
+from ._outcome import name_of, text_of
+from ._types import Job
+
+if TYPE_CHECKING:
+    from ._app import App
+
+#: Attempts of a job whose policy does not say how many.
+DEFAULT_ATTEMPTS = 3
+
+
+class FakeGateway:
+    """What an app enqueued and published, kept in memory.
+
+    It knows jobs, batches of jobs, look-ups, cancelling, retrying and publishing. An attempt that fails is followed
+    by the next one at once. Delays do not count: ``drain`` runs scheduled jobs too.
+    """
+
+    def __init__(self, app: App, is_inline: bool) -> None:
+        self._app, self._is_inline = app, is_inline
+        self._before: FakeGateway | None = None
+        self._jobs: dict[str, Job] = {}
+        #: Channel and data of each published message.
+        self.messages: list[tuple[str, Any]] = []
+
+    def __enter__(self) -> FakeGateway:
+        self._before, self._app._fake = self._app._fake, self
+        self._app._both()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._app._fake = self._before
+        self._app._both()
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All jobs in the order in which they were enqueued."""
+        return list(self._jobs.values())
+
+    def enqueued(self, type: str, *, args: Sequence[Any] | None = None, queue: str | None = None) -> list[Job]:
+        """The jobs of a type, with these arguments and in this queue if given."""
+        wanted = None if args is None else _through_json(list(args))
+        return [
+            job
+            for job in self._jobs.values()
+            if job["type"] == type
+            and (wanted is None or job.get("args") == wanted)
+            and (queue is None or job["queue"] == queue)
+        ]
+
+    def assert_enqueued(
+        self, type: str, *, args: Sequence[Any] | None = None, queue: str | None = None, count: int | None = None
+    ) -> None:
+        """Fails unless such a job was enqueued, or exactly that many."""
+        found = self.enqueued(type, args=args, queue=queue)
+        if not found if count is None else len(found) != count:
+            seen = ", ".join(f"{job['type']}{job.get('args')} in {job['queue']}" for job in self.jobs) or "nothing"
+            expected = "a job" if count is None else f"{count} jobs"
+            raise AssertionError(f"expected {expected} {type} with args={args} queue={queue}; enqueued: {seen}")
+
+    def assert_not_enqueued(self, type: str, *, args: Sequence[Any] | None = None, queue: str | None = None) -> None:
+        """Fails if such a job was enqueued."""
+        self.assert_enqueued(type, args=args, queue=queue, count=0)
+
+    def drain(self) -> list[Job]:
+        """Runs the jobs that wait, and those that they enqueue, until none waits. Gives those that ran."""
+        ran: list[Job] = _run_apart(self.drain_async)
+        return ran
+
+    async def drain_async(self) -> list[Job]:
+        """``drain`` for asyncio: handlers that are ``async def`` run on this loop."""
+        ran = []
+        while job := next((job for job in self._jobs.values() if job["state"] in ("available", "scheduled")), None):
+            await self._run(job)
+            ran.append(job)
+        return ran
+
+    # What clients call
+
+    def answer(self, call: Call[Any]) -> Any:
+        answer, new = self._answered(call)
+        if self._is_inline and new:
+            _run_apart(lambda: self._run_all(new))
+        return answer
+
+    async def answer_async(self, call: Call[Any]) -> Any:
+        answer, new = self._answered(call)
+        if self._is_inline:
+            await self._run_all(new)
+        return answer
+
+    def cannot(self, what: str) -> NotImplementedError:
+        return NotImplementedError(f"the test mode has no {what}: test that with a gateway")
+
+    def _answered(self, call: Call[Any]) -> tuple[Any, list[Job]]:
+        parts = [unquote(part) for part in urlsplit(call.path).path.strip("/").split("/")]
+        if (call.method, parts) == ("POST", ["ojs", "v1", "jobs"]):
+            job = self._store(call.body)
+            return {"job": job}, [job]
+        if (call.method, parts) == ("POST", ["ojs", "v1", "jobs", "batch"]):
+            jobs = [self._store({**new.get("options", {}), **new}) for new in call.body["jobs"]]
+            return {"jobs": jobs}, jobs
+        if parts[:2] == ["v1", "channels"] and call.method == "POST":
+            return self._publish(parts[2], call), []
+        if parts[:3] == ["ojs", "v1", "jobs"] and len(parts) == 4:
+            job = self._found(parts[3])
+            if call.method == "DELETE":
+                _require(job, "available", "scheduled", "pending")
+                job["state"] = "cancelled"
+            return {"job": job}, []
+        if parts[:3] == ["ojs", "v1", "jobs"] and parts[4:] == ["retry"]:
+            job = self._found(parts[3])
+            _require(job, "discarded", "cancelled", "scheduled")
+            job["state"], job["attempt"] = "available", 0
+            return {"job": job}, [job]
+        raise self.cannot(f"{call.method} {call.path}")
+
+    def _store(self, body: dict[str, Any]) -> Job:
+        members = _through_json(body)
+        members.pop("options", None)
+        state = "pending" if members.get("pending") else "scheduled" if members.get("scheduled_at") else "available"
+        id = str(members.pop("id", None) or uuid.uuid4())
+        attempts = int((members.get("retry") or {}).get("max_attempts", DEFAULT_ATTEMPTS)) or 1
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+        job: Any = {"queue": "default", "priority": 0, **members, "id": id, "state": state, "attempt": 0}
+        job |= {"max_attempts": attempts, "created_at": now}
+        self._jobs[id] = job
+        stored: Job = job
+        return stored
+
+    def _publish(self, channel: str, call: Call[Any]) -> Any:
+        if isinstance(call.body, bytes):
+            kind = dict(call.headers).get("Content-Type", "")
+            text = call.body.decode("utf-8", "surrogateescape")
+            data = json.loads(text) if kind == "application/json" else text if kind.startswith("text/") else call.body
+            self.messages.append((channel, data))
+            return {"id": f"1-{len(self.messages)}"}
+        results = []
+        for item in call.body:
+            self.messages.append((channel, _through_json(item["data"])))
+            results.append({"status": 201, "id": f"1-{len(self.messages)}"})
+        return {"results": results}
+
+    def _found(self, id: str) -> Job:
+        if id not in self._jobs:
+            raise GalleyError(404, "not_found", f"no job {id}")
+        return self._jobs[id]
+
+    # Running
+
+    async def _run_all(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            if job["state"] in ("available", "scheduled"):
+                await self._run(job)
+
+    async def _run(self, job: Job) -> None:
+        task = self._app._tasks.get(job["type"])
+        if task is None:
+            raise LookupError(f"the app has no task for jobs of type {job['type']}")
+        errors = job.setdefault("errors", [])
+        while True:
+            job["state"], job["attempt"] = "active", job["attempt"] + 1
+            context = Context(job, 3600.0, None, "test")
+            before = handled.set(context)
+            try:
+                job["result"] = _through_json(await self._called(task.run, context))
+                job["state"] = "completed"
+                return
+            except Exception as error:
+                errors.append({"type": name_of(error), "message": text_of(error), "attempt": job["attempt"]})
+                if isinstance(error, NoRetry) or job["attempt"] >= job["max_attempts"]:
+                    job["state"] = "discarded"
+                    return
+            finally:
+                handled.reset(before)
+
+    async def _called(self, run: Callable[[Sequence[Any]], Any], context: Context) -> Any:
+        args = context.job.get("args", [])
+        if not self._app._middleware:
+            result = run(args)
+            return await result if inspect.isawaitable(result) else result
+
+        # A middleware is a plain function: what it is around runs in a loop of its own
+        def innermost() -> Any:
+            result = run(args)
+            return _run_apart(lambda: result) if inspect.isawaitable(result) else result
+
+        call: Callable[[], Any] = innermost
+        for around in reversed(self._app._middleware):
+            call = _around(around, context, call)
+        return call()
+
+
+def _around(around: Callable[..., Any], context: Context, call: Callable[[], Any]) -> Callable[[], Any]:
+    return lambda: around(context, call)
+
+
+def _require(job: Job, *states: str) -> None:
+    if job["state"] not in states:
+        raise GalleyError(409, "conflict", f"the job is {job['state']}, and must be {' or '.join(states)}")
+
+
+def _through_json(value: Any) -> Any:
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _run_apart(make: Callable[[], Awaitable[Any]]) -> Any:
+    """Runs something asynchronous to its end, also where a loop runs already: in a thread with a loop of its own."""
+
+    async def run() -> Any:
+        return await make()
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(run())
+    ended: list[Any] = []
+
+    def work() -> None:
+        try:
+            ended.append((asyncio.run(run()), None))
+        except BaseException as error:
+            ended.append((None, error))
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,))
+    thread.start()
+    thread.join()
+    result, error = ended[0]
+    if error is not None:
+        raise error
+    return result

@@ -1,0 +1,267 @@
+"""What goes over the wire, as the type checker sees it. At run time these are plain dictionaries."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+if TYPE_CHECKING:
+    # The type checker brings it along; nothing needs it at run time
+    from typing_extensions import NotRequired
+
+State = Literal["available", "scheduled", "pending", "active", "retryable", "completed", "cancelled", "discarded"]
+
+#: A time: of day with a time zone, from now on, in seconds from now on, or as Galley spells it (``"+PT5M"``).
+When = datetime.datetime | datetime.timedelta | float | str
+
+
+class RetryPolicy(TypedDict, total=False):
+    """How often and when a failed attempt is followed by another one."""
+
+    max_attempts: int
+    initial_interval: str
+    max_interval: str
+    backoff_coefficient: float
+    backoff_strategy: Literal["exponential", "linear", "polynomial", "constant", "none"]
+    jitter: bool
+    non_retryable_errors: list[str]
+    on_exhaustion: Literal["discard", "dead_letter"]
+
+
+class Unique(TypedDict, total=False):
+    """Which jobs of a queue are the same, and what happens to the second one."""
+
+    keys: list[Literal["type", "queue", "args", "meta"]]
+    args_keys: list[str]
+    meta_keys: list[str]
+    period: str
+    states: list[State]
+    on_conflict: Literal["reject", "ignore", "replace", "replace_except_schedule"]
+
+
+class Rate(TypedDict):
+    """How many jobs start in a period."""
+
+    limit: int
+    period: NotRequired[str]
+    period_ms: NotRequired[int]
+    burst: NotRequired[int]
+    strict: NotRequired[bool]
+
+
+class Throttle(TypedDict):
+    """How many jobs start in a period, evenly spaced."""
+
+    limit: int
+    period: str
+
+
+class RateLimit(TypedDict, total=False):
+    """A limit that a job shares with the jobs of its queue that have the same key."""
+
+    key: str
+    concurrency: int
+    rate: Rate
+    throttle: Throttle
+    max_per_second: float
+    on_limit: Literal["wait"]
+
+
+class JobOptions(TypedDict, total=False):
+    """Members of a job besides its type and arguments; a name that is not here is refused."""
+
+    queue: str
+    id: str
+    priority: int
+    scheduled_at: When
+    delay_until: When
+    expires_at: When
+    timeout_ms: int
+    total_timeout_ms: int
+    visibility_timeout_ms: int
+    retry: RetryPolicy
+    unique: Unique
+    rate_limit: RateLimit
+    pending: bool
+    keep_envelope: bool
+    meta: dict[str, Any]
+    metadata: dict[str, Any]
+    tags: list[str]
+
+
+class EnqueueOptions(JobOptions, total=False):
+    """Options of a request that enqueues a job."""
+
+    idempotency_key: str
+    traceparent: str | None
+    tracestate: str | None
+    baggage: str | None
+
+
+class NewJob(TypedDict):
+    """A job that is not enqueued yet: for ``enqueue_many``, workflows and cron. ``galley.job`` and ``task.job`` make
+    one."""
+
+    type: str
+    args: list[Any]
+    options: NotRequired[dict[str, Any]]
+    id: NotRequired[str]
+    meta: NotRequired[dict[str, Any]]
+
+
+class Failure(TypedDict, total=False):
+    """A failed attempt."""
+
+    code: str
+    type: str
+    message: str
+    attempt: int
+    occurred_at: str
+    stack: str
+    output: str
+    details: Any
+
+
+class Job(TypedDict):
+    """A job as the gateway shows it; it also has what the client sent."""
+
+    id: str
+    type: str
+    state: State
+    queue: str
+    priority: int
+    attempt: int
+    max_attempts: int
+    created_at: str
+    args: NotRequired[list[Any]]
+    meta: NotRequired[dict[str, Any]]
+    tags: NotRequired[list[str]]
+    enqueued_at: NotRequired[str]
+    started_at: NotRequired[str]
+    scheduled_at: NotRequired[str]
+    expires_at: NotRequired[str]
+    next_attempt_at: NotRequired[str]
+    completed_at: NotRequired[str]
+    cancelled_at: NotRequired[str]
+    discarded_at: NotRequired[str]
+    result: NotRequired[Any]
+    result_dropped: NotRequired[str]
+    envelope_dropped: NotRequired[bool]
+    error: NotRequired[Failure]
+    errors: NotRequired[list[Failure]]
+    progress: NotRequired[float]
+    progress_data: NotRequired[dict[str, Any]]
+    progress_at: NotRequired[str]
+    worker_id: NotRequired[str]
+    timeout_ms: NotRequired[int]
+    token: NotRequired[str]
+    traceparent: NotRequired[str]
+    tracestate: NotRequired[str]
+    baggage: NotRequired[str]
+    workflow_id: NotRequired[str]
+    workflow_index: NotRequired[int]
+    parent_results: NotRequired[list[Any]]
+
+
+class LogLine(TypedDict):
+    """A line that a handler logged."""
+
+    id: str
+    at: str
+    attempt: int
+    level: Literal["debug", "info", "warn", "error"]
+    message: str
+    truncated: NotRequired[bool]
+
+
+class Workflow(TypedDict):
+    """A chain, a group or a batch."""
+
+    id: str
+    type: Literal["chain", "group", "batch"]
+    state: Literal["running", "completed", "failed", "cancelled"]
+    jobs_total: NotRequired[int]
+    jobs_completed: NotRequired[int]
+    jobs_failed: NotRequired[int]
+    jobs_cancelled: NotRequired[int]
+    steps_total: NotRequired[int]
+    steps_completed: NotRequired[int]
+    members: NotRequired[list[dict[str, Any]]]
+    callbacks: NotRequired[list[dict[str, Any]]]
+    created_at: NotRequired[str]
+    completed_at: NotRequired[str]
+
+
+class Cron(TypedDict):
+    """A job on a schedule."""
+
+    name: str
+    expression: NotRequired[str]
+    timezone: NotRequired[str]
+    overlap_policy: NotRequired[Literal["skip", "allow", "cancel_previous", "enqueue"]]
+    enabled: NotRequired[bool]
+    description: NotRequired[str | None]
+    job_template: NotRequired[dict[str, Any]]
+    next_run_at: NotRequired[str | None]
+    last_run_at: NotRequired[str | None]
+    last_job_id: NotRequired[str | None]
+    run_count: NotRequired[int]
+    skipped_count: NotRequired[int]
+    missed_count: NotRequired[int]
+
+
+class Queue(TypedDict):
+    """A queue with its counts."""
+
+    name: str
+    paused: NotRequired[bool]
+    closed: NotRequired[bool]
+    available: NotRequired[int]
+    active: NotRequired[int]
+    waiting: NotRequired[int]
+    pending: NotRequired[int]
+    dead: NotRequired[int]
+    completed: NotRequired[int]
+    discarded: NotRequired[int]
+    cancelled: NotRequired[int]
+    retried: NotRequired[int]
+    limits: NotRequired[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message of a channel."""
+
+    #: Its position; none if a client of plain Redis published it.
+    id: str | None
+    channel: str
+    time: str
+    #: JSON where the content type says so, text otherwise, ``bytes`` where it is no text.
+    data: Any
+    content_type: str | None = None
+    #: Of a CloudEvent.
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Messages of a channel that are not kept any more."""
+
+    channel: str
+    #: The last position before them.
+    after: str | None
+    #: The first message after them.
+    to: str | None
+    #: How many, if Galley knows it.
+    count: int | None
+
+
+@dataclass(frozen=True)
+class JobEvent:
+    """What happened to a job, such as ``job.progress``."""
+
+    id: str
+    type: str
+    time: str
+    data: dict[str, Any]

@@ -1,0 +1,317 @@
+"""Both clients with a real gateway: each test runs with threads and with asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import inspect
+import threading
+from typing import Any
+
+import pytest
+from conftest import Gateway, eventually
+
+import galley
+from galley import GalleyError, Worker, job
+
+
+def test_both_clients_have_the_same_surface() -> None:
+    def surface(of: type) -> dict[str, list[inspect.Parameter]]:
+        methods = inspect.getmembers(of, inspect.isfunction)
+        return {
+            name: list(inspect.signature(method).parameters.values())
+            for name, method in methods
+            if not name.startswith("_")
+        }
+
+    assert surface(galley.Client) == surface(galley.AsyncClient)
+    assert surface(galley.Calls) == surface(galley.AsyncCalls)
+    assert surface(galley.Handle) == surface(galley.AsyncHandle)
+    assert surface(galley.Subscription) == surface(galley.AsyncSubscription)
+
+
+def test_a_job_is_enqueued_cancelled_and_retried(client: Any, name: str) -> None:
+    new = client.enqueue("email.send", "ada@example.org", queue=name, priority=5, meta={"tenant": 7}, tags=["a"])
+    assert (new["state"], new["args"], new["priority"], new["meta"]) == (
+        "available",
+        ["ada@example.org"],
+        5,
+        {"tenant": 7},
+    )
+    assert client.cancel(new["id"])["state"] == "cancelled"
+    with pytest.raises(GalleyError) as refused:
+        client.cancel(new["id"])
+    assert (refused.value.status, refused.value.code) == (409, "conflict")
+    assert client.retry(new["id"])["state"] == "available"
+    assert client.get(new["id"])["state"] == "available"
+    assert client.get_queue(name)["available"] == 1
+
+
+def test_a_wait_ends_with_the_result_and_a_failed_job_raises(client: Any, name: str, start: Any) -> None:
+    worker = Worker(queues=[name])
+    worker.job("double")(lambda ctx, n: n * 2)
+    doomed = client.enqueue("doomed", queue=name, retry={"max_attempts": 1})
+    done = client.enqueue("double", 21, queue=name)
+    with pytest.raises(TimeoutError):
+        client.result(done["id"], wait=0)
+    start(worker)
+    assert client.result(done["id"], wait=30) == 42
+    with pytest.raises(galley.JobFailed, match="no handler for jobs of type doomed") as failed:
+        client.result(doomed["id"], wait=30)
+    assert failed.value.job["state"] == "discarded"
+
+
+def test_many_jobs_are_stored_together_or_not_at_all(client: Any, name: str) -> None:
+    jobs = client.enqueue_many([job("a", 1, queue=name), job("b", queue=name, priority=3, meta={"x": 1})])
+    assert [(new["type"], new["priority"], new.get("meta")) for new in jobs] == [("a", 0, None), ("b", 3, {"x": 1})]
+    with pytest.raises(GalleyError) as refused:
+        client.enqueue_many([job("a", queue=name), job("No Type", queue=name)])
+    assert refused.value.code == "invalid_request"
+    assert client.get_queue(name)["available"] == 2
+
+
+def test_an_idempotency_key_makes_one_job(client: Any, name: str) -> None:
+    first = client.enqueue("a", queue=name, idempotency_key=name)
+    assert client.enqueue("a", queue=name, idempotency_key=name)["id"] == first["id"]
+    with pytest.raises(GalleyError) as refused:
+        client.enqueue("a", 1, queue=name, idempotency_key=name)
+    assert refused.value.code == "idempotency_conflict"
+    assert client.get_queue(name)["available"] == 1
+
+
+def test_unique_jobs_are_told_apart(client: Any, name: str) -> None:
+    older = client.enqueue("a", 1, queue=name, unique={"keys": ["args"]})
+    with pytest.raises(GalleyError) as refused:
+        client.enqueue("a", 1, queue=name, unique={"keys": ["args"]})
+    assert refused.value.code == "duplicate"
+    same = client.enqueue("a", 1, queue=name, unique={"keys": ["args"], "on_conflict": "ignore"})
+    assert same["id"] == older["id"]
+    assert client.enqueue("a", 2, queue=name, unique={"keys": ["args"]})["id"] != older["id"]
+
+
+def test_limits_of_a_key_and_of_a_queue_keep_jobs_waiting(client: Any, name: str, start: Any) -> None:
+    worker = Worker(queues=[name])
+    worker.job("a")(lambda ctx: "done")
+    held = client.enqueue("a", queue=name, rate_limit={"key": "k", "concurrency": 0})
+    free = client.enqueue("a", queue=name)
+    start(worker)
+    assert client.result(free["id"], wait=30) == "done"
+    assert client.get(held["id"])["attempt"] == 0
+    shown = client.limit_queue(name, concurrency=2, rate={"limit": 5, "period": "PT1S", "burst": 1})["limits"]
+    assert (shown["concurrency"], shown["rate"]["limit"], shown["rate"]["burst"]) == (2, 5, 1)
+    assert client.limit_queue(name)["limits"]["concurrency"] is None
+    client.pause_queue(name)
+    assert client.get_queue(name)["paused"] is True
+    client.resume_queue(name)
+    assert client.get_queue(name)["paused"] is False
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        3600,
+        datetime.timedelta(hours=1),
+        "+PT1H",
+        datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=1),
+    ],
+)
+def test_a_time_may_be_given_in_each_way(client: Any, name: str, when: Any) -> None:
+    new = client.schedule(when, "a", queue=name)
+    due = datetime.datetime.fromisoformat(new["scheduled_at"].replace("Z", "+00:00"))
+    minutes = (due - datetime.datetime.now(datetime.timezone.utc)).total_seconds() / 60
+    assert new["state"] == "scheduled" and 50 < minutes < 61
+    assert client.retry(new["id"])["state"] == "available"
+
+
+def test_a_pending_job_waits_until_it_is_activated(client: Any, name: str) -> None:
+    new = client.enqueue("a", queue=name, pending=True)
+    assert new["state"] == "pending"
+    assert client.activate(new["id"])["state"] == "available"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"priorty": 1}, "enqueue() has no option 'priorty': did you mean 'priority'?"),
+        ({"retry": {"max_atempts": 1}}, "retry has no option 'max_atempts': did you mean 'max_attempts'?"),
+        ({"rate_limit": {"rate": {"limt": 1}}}, "rate_limit.rate has no option 'limt': did you mean 'limit'?"),
+        ({"zzz": 1}, "enqueue() has no option 'zzz'"),
+    ],
+)
+def test_an_unknown_option_is_an_error_that_names_the_nearest(client: Any, options: Any, said: str) -> None:
+    with pytest.raises(TypeError) as refused:
+        client.enqueue("a", **options)
+    assert str(refused.value) == said
+
+
+def test_workflows_hand_results_on(client: Any, name: str, start: Any) -> None:
+    worker = Worker(queues=[name])
+    worker.job("make")(lambda ctx, n: n)
+    worker.job("sum")(lambda ctx: sum(ctx.parent_results))
+    start(worker)
+
+    def state_of(id: str, state: str) -> Any:
+        def look() -> Any:
+            found = client.get_workflow(id)
+            return found if found["state"] == state else None
+
+        return eventually(f"the workflow is {state}", look)
+
+    chain = client.chain(job("make", 3, queue=name), job("sum", queue=name), name="totals")
+    chain = state_of(chain["id"], "completed")
+    assert client.result(chain["members"][-1]["id"]) == 3
+    group = client.group(job("make", 1, queue=name), job("make", 2, queue=name))
+    assert state_of(group["id"], "completed")["jobs_completed"] == 2
+    batch = client.batch(job("make", 1, queue=name), job("make", 2, queue=name), on_success=job("sum", queue=name))
+    batch = state_of(batch["id"], "completed")
+    callback = eventually(
+        "the callback is made",
+        lambda: next((c["id"] for c in client.get_workflow(batch["id"])["callbacks"] if c.get("id")), None),
+    )
+    assert client.result(callback, wait=30) == 3
+    waiting = client.group(job("make", 1, queue=f"{name}-nobody"))
+    assert client.cancel_workflow(waiting["id"])["state"] == "cancelled"
+
+
+def test_cron_entries_are_set_triggered_and_deleted(client: Any, name: str) -> None:
+    made = client.set_cron(name, "0 9 * * MON-FRI", job("report", 1, queue=name), timezone="Europe/Berlin")
+    assert (made["expression"], made["timezone"]) == ("0 9 * * MON-FRI", "Europe/Berlin")
+    assert client.set_cron(name, "@daily", job("report", 1, queue=name), overlap_policy="allow")["name"] == name
+    assert client.get_cron(name)["overlap_policy"] == "allow"
+    assert name in [entry["name"] for entry in client.crons()]
+    assert client.disable_cron(name)["enabled"] is False
+    assert client.enable_cron(name)["enabled"] is True
+    assert client.trigger_cron(name)["queue"] == name
+    assert client.get_queue(name)["available"] == 1
+    client.delete_cron(name)
+    with pytest.raises(GalleyError) as refused:
+        client.get_cron(name)
+    assert refused.value.status == 404
+
+
+def test_progress_logs_and_events_of_a_job_are_seen(client: Any, name: str, start: Any) -> None:
+    worker, seen = Worker(queues=[name]), threading.Event()
+
+    @worker.job("a")
+    def handle(ctx: galley.Context) -> str:
+        ctx.progress(0.5, "half")
+        ctx.log("a line", level="warn")
+        assert seen.wait(30)
+        return "done"
+
+    start(worker)
+    id = client.enqueue("a", queue=name)["id"]
+    events = client.events(id)
+    assert next(event.data for event in events if event.type == "job.progress")["progress"] == 0.5
+    assert client.get(id)["progress_data"] == {"message": "half"}
+    seen.set()
+    assert [event.type for event in events][-1] == "job.completed"
+    assert [(line["message"], line["level"]) for line in client.logs(id)] == [("a line", "warn")]
+
+
+def test_messages_are_published_read_and_followed(client: Any, name: str) -> None:
+    with client.subscribe(name) as messages:
+        ids = [client.publish(name, "text"), client.publish(name, {"order": 7}), client.publish(name, b"\0\xff")]
+        ids += client.publish_many(name, ["more", [1]])
+        got = [next(messages) for _ in range(5)]
+        assert [message.data for message in got] == ["text", {"order": 7}, b"\0\xff", "more", [1]]
+        assert [message.id for message in got] == ids
+        assert messages.last_id == ids[-1]
+    assert [message.data for message in client.history(name, after=ids[2])] == ["more", [1]]
+    with client.subscribe(name, last_id=ids[3]) as messages:
+        assert next(messages).data == [1]
+    event = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "order.paid", "subject": "Müller, 100 %"}
+    client.publish(name, {"order": 8}, attributes=event)
+    [read] = client.history(name, after=ids[4])
+    assert {key: read.attributes[key] for key in ("type", "subject")} == {
+        "type": "order.paid",
+        "subject": event["subject"],
+    }
+
+
+def test_a_published_message_with_a_key_is_published_once(client: Any, name: str) -> None:
+    assert client.publish(name, "a", idempotency_key=name) == client.publish(name, "a", idempotency_key=name)
+    assert len(client.history(name)) == 1
+
+
+def test_a_pattern_covers_channels_that_come_later_and_resumes(client: Any, name: str) -> None:
+    with client.subscribe(f"{name}.*") as messages:
+        client.publish(f"{name}.a", "1")
+        client.publish(f"{name}.b", "2")
+        got = {next(messages).data, next(messages).data}
+        resume = messages.last_id
+    assert got == {"1", "2"}
+    client.publish(f"{name}.a", "3")
+    with client.subscribe(f"{name}.*", last_id=resume) as messages:
+        assert next(messages).data == "3"
+
+
+def test_messages_that_are_not_kept_are_a_gap(client: Any, name: str) -> None:
+    client.publish(name, "kept")
+    gaps: list[galley.Gap] = []
+    with client.subscribe(name, last_id="1-1", on_gap=gaps.append) as messages:
+        assert next(messages).data == "kept"
+    assert [(gap.channel, gap.after) for gap in gaps] == [(name, "1-1")]
+
+
+def test_a_refused_subscription_says_why(client: Any) -> None:
+    with pytest.raises(GalleyError) as refused:
+        next(client.subscribe("not a channel"))
+    assert (refused.value.status, refused.value.code) == (400, "invalid_request")
+
+
+def test_a_subscriber_misses_nothing_while_its_gateway_restarts(
+    make_client: Any, gateway: Gateway, redis_url: str, name: str
+) -> None:
+    doomed = Gateway(gateway._program, redis_url)
+    publisher = galley.Client(gateway.url)
+    try:
+        with make_client(doomed.url).subscribe(name) as messages:
+            publisher.publish(name, 1)
+            assert next(messages).data == 1
+            doomed.kill()
+            publisher.publish(name, 2)
+            doomed.start()
+            publisher.publish(name, 3)
+            assert [next(messages).data, next(messages).data] == [2, 3]
+    finally:
+        doomed.kill()
+
+
+def test_many_tasks_enqueue_and_wait_at_once(gateway: Gateway, name: str, start: Any) -> None:
+    worker = Worker(queues=[name], concurrency=4)
+    worker.job("double")(lambda ctx, n: n * 2)
+    start(worker)
+
+    async def enqueue() -> list[int]:
+        async with galley.AsyncClient() as client:
+            jobs = await asyncio.gather(*[client.enqueue("double", n, queue=name) for n in range(300)])
+            return await asyncio.gather(*[client.result(new["id"]) for new in jobs])
+
+    assert asyncio.run(enqueue()) == [n * 2 for n in range(300)]
+
+
+def test_a_wait_for_a_message_may_be_cancelled_and_taken_up_again(gateway: Gateway, name: str) -> None:
+    async def follow() -> list[Any]:
+        async with galley.AsyncClient() as client, client.subscribe(name) as messages:
+            waiting = asyncio.ensure_future(messages.__anext__())
+            await client.publish(name, 1)
+            got = [(await waiting).data]
+            waiting = asyncio.ensure_future(messages.__anext__())
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            await client.publish(name, 2)
+            return [*got, (await messages.__anext__()).data]
+
+    assert asyncio.run(follow()) == [1, 2]
+
+
+def test_a_subscription_is_ended_by_another_thread(gateway: Gateway, name: str) -> None:
+    messages = galley.Client().subscribe(name)
+    messages.open()
+    closer = threading.Thread(target=messages.close)
+    closer.start()
+    assert list(messages) == []
+    closer.join()

@@ -1,0 +1,147 @@
+"""Typed tasks and the test modes; no gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import galley
+from galley import App, current, job
+
+
+def app_with_tasks() -> tuple[App, Any, Any]:
+    app = App("http://127.0.0.1:1", patience=0)
+
+    @app.task("email.send", queue="mail", priority=3)
+    async def send(to: str, subject: str = "hello", *, urgent: bool = False) -> str:
+        await asyncio.sleep(0)
+        return f"{to} {subject} {urgent} {current().attempt}"
+
+    @app.task("add")
+    def add(a: int, b: int = 2, *more: int) -> int:
+        return a + b + sum(more)
+
+    return app, send, add
+
+
+def test_arguments_become_the_list_of_the_job_and_come_back_by_name() -> None:
+    app, send, add = app_with_tasks()
+    assert send.job("ada") == {"type": "email.send", "args": ["ada"], "options": {"queue": "mail", "priority": 3}}
+    assert send.job(to="ada", urgent=True)["args"] == ["ada", "hello", True]
+    assert add.job(1)["args"] == [1]
+    assert add.job(1, 2, 3, 4)["args"] == [1, 2, 3, 4]
+    assert add(1, 2, 3) == 6
+    with app.inline():
+        assert send.sync.wait(urgent=True, to="ada") == "ada hello True 1"
+        assert add.wait(1, 2, 3, 4) == 10
+        assert asyncio.run(send.wait("ada", "bye")) == "ada bye False 1"
+        assert asyncio.run(add.aio.wait(a=1)) == 3
+
+
+def test_a_misspelt_argument_or_option_names_the_nearest() -> None:
+    app, send, add = app_with_tasks()
+    with app.fake() as jobs:
+        for call, said in [
+            (lambda: send.sync.enqueue("ada", subjct="x"), "did you mean 'subject'?"),
+            (lambda: asyncio.run(send.enqueue("ada", subjct="x")), "did you mean 'subject'?"),
+            (lambda: add.enqueue(), "missing a required argument: 'a'"),
+            (lambda: add.with_options(priorty=1), "with_options() has no option 'priorty': did you mean 'priority'?"),
+            (lambda: app.task("x", qeue="a"), "task() has no option 'qeue': did you mean 'queue'?"),
+            (lambda: job("x", scheduled_att=1), "job() has no option 'scheduled_att': did you mean 'scheduled_at'?"),
+        ]:
+            with pytest.raises(TypeError) as refused:
+                call()
+            assert said in str(refused.value)
+        assert jobs.jobs == []
+
+
+def test_a_task_that_no_job_can_call_is_refused() -> None:
+    app = App()
+    with pytest.raises(TypeError, match=r"takes \*\*arguments"):
+        app.task("x")(lambda **named: None)
+    app.task("x")(lambda: None)
+    with pytest.raises(ValueError, match="there is a task for x already"):
+        app.task("x")(lambda: None)
+    with pytest.raises(RuntimeError, match="only a handler"):
+        current()
+
+
+def test_the_fake_mode_keeps_jobs_until_they_are_drained() -> None:
+    app, send, add = app_with_tasks()
+    with app.fake() as jobs:
+        later = add.schedule(3600, 1)
+        asyncio.run(send.with_options(queue="bulk").enqueue("ada"))
+        app.client.enqueue_many([add.job(5), job("add", 6, queue="other")])
+        assert app.client.publish("orders", {"order": 7}) and app.client.publish_many("orders", ["a"])
+        jobs.assert_enqueued("email.send", args=["ada"], queue="bulk")
+        jobs.assert_enqueued("add", count=3)
+        jobs.assert_not_enqueued("email.send", queue="mail")
+        with pytest.raises(AssertionError, match=r"expected a job add with args=\[9\].*add\[1\] in default"):
+            jobs.assert_enqueued("add", args=[9])
+        with pytest.raises(AssertionError):
+            jobs.assert_not_enqueued("add")
+        assert (later.job["state"], later.cancel()["state"]) == ("scheduled", "cancelled")
+        assert [ran["state"] for ran in jobs.drain()] == ["completed"] * 3
+        assert [found.get("result") for found in jobs.enqueued("add")] == [None, 7, 8]
+        assert jobs.messages == [("orders", {"order": 7}), ("orders", "a")]
+        with pytest.raises(NotImplementedError, match="test that with a gateway"):
+            app.client.subscribe("orders")
+    # Outside the block the gateway is asked again
+    with pytest.raises(galley.Unavailable):
+        add.enqueue(1)
+
+
+def test_jobs_that_handlers_enqueue_are_drained_too_and_middleware_runs() -> None:
+    app, seen = App(), []
+
+    @app.middleware
+    def around(ctx: galley.Context, call_next: Callable[[], Any]) -> Any:
+        seen.append(ctx.job["type"])
+        return call_next()
+
+    @app.task("second")
+    async def second() -> str:
+        return "second"
+
+    @app.task("first")
+    def first() -> str:
+        return second.sync.enqueue().id
+
+    with app.fake() as jobs:
+        handle = first.enqueue()
+        jobs.drain()
+        assert app.client.result(handle.wait()) == "second"
+    with app.inline():
+        assert app.client.result(first.wait()) == "second"
+    assert seen == ["first", "second"] * 2
+
+
+def test_a_failed_job_has_all_its_attempts_at_once_unless_its_handler_says_no() -> None:
+    app = App()
+
+    @app.task("flaky", retry={"max_attempts": 5})
+    def flaky(until: int) -> int:
+        if current().attempt < until:
+            raise ValueError(f"attempt {current().attempt}")
+        return current().attempt
+
+    @app.task("hopeless")
+    async def hopeless() -> None:
+        raise galley.NoRetry("never")
+
+    @app.task("unsendable")
+    def unsendable(value: Any) -> None: ...
+
+    with app.inline():
+        assert flaky.wait(3) == 3
+        with pytest.raises(galley.JobFailed, match="attempt 5") as failed:
+            flaky.wait(9)
+        assert len(failed.value.job["errors"]) == 5
+        with pytest.raises(galley.JobFailed, match="never") as failed:
+            hopeless.sync.wait()
+        assert failed.value.job["attempt"] == 1
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            unsendable.enqueue(object())
