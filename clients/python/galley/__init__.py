@@ -28,6 +28,7 @@ from ._types import (
     Unique,
     When,
     Workflow,
+    WorkflowMember,
 )
 from ._worker import Worker
 
@@ -72,6 +73,7 @@ __all__ = [
     "When",
     "Worker",
     "Workflow",
+    "WorkflowMember",
     "current",
     "job",
 ]

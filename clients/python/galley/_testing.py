@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from ._call import Call
 from ._context import Context, handled
 from ._errors import GalleyError, NoRetry
+from ._fake_workflows import FakeWorkflow
 from ._outcome import name_of, text_of
 from ._types import Job
 
@@ -29,14 +30,15 @@ DEFAULT_ATTEMPTS = 3
 class FakeGateway:
     """What an app enqueued and published, kept in memory.
 
-    It knows jobs, batches of jobs, look-ups, cancelling, retrying and publishing. An attempt that fails is followed
-    by the next one at once. Delays do not count: ``drain`` runs scheduled jobs too.
+    It knows jobs, many at once, look-ups, cancelling, retrying, workflows and publishing. An attempt that fails is
+    followed by the next one at once. Delays do not count: ``drain`` runs scheduled jobs too.
     """
 
     def __init__(self, app: App, is_inline: bool) -> None:
         self._app, self._is_inline = app, is_inline
         self._before: FakeGateway | None = None
         self._jobs: dict[str, Job] = {}
+        self._workflows: dict[str, FakeWorkflow] = {}
         #: Channel and data of each published message.
         self.messages: list[tuple[str, Any]] = []
 
@@ -117,6 +119,8 @@ class FakeGateway:
         if (call.method, parts) == ("POST", ["ojs", "v1", "jobs", "batch"]):
             jobs = [self._store({**new.get("options", {}), **new}) for new in call.body["jobs"]]
             return {"jobs": jobs}, jobs
+        if parts[:3] == ["ojs", "v1", "workflows"]:
+            return self._workflow(call, *parts[3:])
         if parts[:2] == ["v1", "channels"] and call.method == "POST":
             return self._publish(parts[2], call), []
         if parts[:3] == ["ojs", "v1", "jobs"] and len(parts) == 4:
@@ -124,6 +128,7 @@ class FakeGateway:
             if call.method == "DELETE":
                 _require(job, "available", "scheduled", "pending")
                 job["state"] = "cancelled"
+                return {"job": job}, self._follow_ups(job)
             return {"job": job}, []
         if parts[:3] == ["ojs", "v1", "jobs"] and parts[4:] == ["retry"]:
             job = self._found(parts[3])
@@ -144,6 +149,22 @@ class FakeGateway:
         self._jobs[id] = job
         stored: Job = job
         return stored
+
+    def _workflow(self, call: Call[Any], id: str | None = None) -> tuple[Any, list[Job]]:
+        if id is None:
+            workflow = FakeWorkflow(call.body, self._store)
+            self._workflows[workflow.id] = workflow
+            return {"workflow": workflow.shown()}, workflow.members
+        if id not in self._workflows:
+            raise GalleyError(404, "not_found", f"no workflow {id}")
+        workflow = self._workflows[id]
+        if call.method == "DELETE":
+            workflow.cancel()
+        return {"workflow": workflow.shown()}, []
+
+    def _follow_ups(self, job: Job) -> list[Job]:
+        workflow = self._workflows.get(job.get("workflow_id", ""))
+        return workflow.advance() if workflow else []
 
     def _publish(self, channel: str, call: Call[Any]) -> Any:
         if isinstance(call.body, bytes):
@@ -166,11 +187,13 @@ class FakeGateway:
     # Running
 
     async def _run_all(self, jobs: list[Job]) -> None:
-        for job in jobs:
+        # Those that a job of a workflow starts come behind
+        for job in (waiting := list(jobs)):
             if job["state"] in ("available", "scheduled"):
-                await self._run(job)
+                waiting += await self._run(job)
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: Job) -> list[Job]:
+        """Runs a job to its end, and gives those that start then."""
         task = self._app._tasks.get(job["type"])
         if task is None:
             raise LookupError(f"the app has no task for jobs of type {job['type']}")
@@ -182,12 +205,12 @@ class FakeGateway:
             try:
                 job["result"] = _through_json(await self._called(task.run, context))
                 job["state"] = "completed"
-                return
+                return self._follow_ups(job)
             except Exception as error:
                 errors.append({"type": name_of(error), "message": text_of(error), "attempt": job["attempt"]})
                 if isinstance(error, NoRetry) or job["attempt"] >= job["max_attempts"]:
                     job["state"] = "discarded"
-                    return
+                    return self._follow_ups(job)
             finally:
                 handled.reset(before)
 

@@ -175,6 +175,18 @@ class LogLine(TypedDict):
     truncated: NotRequired[bool]
 
 
+class WorkflowMember(TypedDict):
+    """A job of a workflow; ``waiting`` until its turn comes."""
+
+    id: str
+    type: str
+    queue: str
+    state: State | Literal["waiting"]
+    index: NotRequired[int]
+    #: Of a callback: ``on_complete``, ``on_success`` or ``on_failure``.
+    on: NotRequired[str]
+
+
 class Workflow(TypedDict):
     """A chain, a group or a batch."""
 
@@ -187,8 +199,8 @@ class Workflow(TypedDict):
     jobs_cancelled: NotRequired[int]
     steps_total: NotRequired[int]
     steps_completed: NotRequired[int]
-    members: NotRequired[list[dict[str, Any]]]
-    callbacks: NotRequired[list[dict[str, Any]]]
+    members: NotRequired[list[WorkflowMember]]
+    callbacks: NotRequired[list[WorkflowMember]]
     created_at: NotRequired[str]
     completed_at: NotRequired[str]
 

@@ -73,6 +73,8 @@ def test_the_fake_mode_keeps_jobs_until_they_are_drained() -> None:
     app, send, add = app_with_tasks()
     with app.fake() as jobs:
         later = add.schedule(3600, 1)
+        with pytest.raises(TimeoutError):
+            later.wait()
         asyncio.run(send.with_options(queue="bulk").enqueue("ada"))
         app.client.enqueue_many([add.job(5), job("add", 6, queue="other")])
         assert app.client.publish("orders", {"order": 7}) and app.client.publish_many("orders", ["a"])
@@ -145,3 +147,51 @@ def test_a_failed_job_has_all_its_attempts_at_once_unless_its_handler_says_no() 
         assert failed.value.job["attempt"] == 1
         with pytest.raises(TypeError, match="not JSON serializable"):
             unsendable.enqueue(object())
+
+
+@pytest.mark.parametrize("mode", ["fake", "inline"])
+def test_workflows_run_in_the_test_modes_as_they_do_at_a_gateway(mode: str) -> None:
+    app = App()
+
+    @app.task("make", retry={"max_attempts": 1})
+    def make(n: int) -> int:
+        if n < 0:
+            raise ValueError("negative")
+        return n
+
+    @app.task("sum")
+    async def total() -> int:
+        return sum(result or 0 for result in current().parent_results)
+
+    with getattr(app, mode)() as jobs:
+        chain = app.client.chain(make.job(3), make.job(4), total.job())
+        broken = app.client.chain(make.job(-1), total.job())
+        group = app.client.group(make.job(1), make.job(2))
+        callbacks = {"on_complete": total.job(), "on_success": make.job(100), "on_failure": make.job(200)}
+        good = app.client.batch(make.job(5), make.job(6), **callbacks)
+        bad = app.client.batch(make.job(5), make.job(-6), **callbacks)
+        if mode == "fake":
+            assert [member["state"] for member in chain["members"]] == ["available", "waiting", "waiting"]
+            doomed = app.client.group(make.job(7))
+            assert app.client.cancel_workflow(doomed["id"])["state"] == "cancelled"
+            jobs.drain()
+            jobs.assert_enqueued("make", args=[7], count=1)
+        state = {
+            name: app.client.get_workflow(workflow["id"])["state"]
+            for name, workflow in [("chain", chain), ("broken", broken), ("group", group), ("good", good), ("bad", bad)]
+        }
+        assert state == {
+            "chain": "completed",
+            "broken": "failed",
+            "group": "completed",
+            "good": "completed",
+            "bad": "failed",
+        }
+        assert app.client.result(chain["members"][2]["id"]) == 7
+        assert app.client.get(broken["members"][1]["id"])["state"] == "cancelled"
+
+        def ended(workflow: galley.Workflow) -> dict[str, Any]:
+            return {job["on"]: app.client.get(job["id"]).get("result") for job in workflow["callbacks"]}
+
+        assert ended(good) == {"on_complete": 11, "on_success": 100, "on_failure": None}
+        assert ended(bad) == {"on_complete": 5, "on_success": None, "on_failure": 200}

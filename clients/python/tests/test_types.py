@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import subprocess
@@ -9,6 +10,8 @@ import sys
 
 import pytest
 from conftest import PACKAGE, missing
+
+import galley
 
 SAMPLE = """
 import galley
@@ -90,3 +93,28 @@ def test_the_package_is_strict_and_a_misspelt_argument_is_refused(tmp_path: path
         else:
             assert not found, f"{line}\n{found}"
     assert not said
+
+
+def test_the_options_are_those_of_the_gateway() -> None:
+    described = json.loads((PACKAGE.parent.parent / "crates/gateway/openapi.json").read_text(encoding="utf-8"))
+    schemas = described["components"]["schemas"]
+
+    def names(of: type) -> set[str]:
+        return set(of.__required_keys__ | of.__optional_keys__)
+
+    assert names(galley.JobOptions) == set(schemas["NewJob"]["properties"]) - {"type", "args", "options"}
+    for of, schema in [
+        (galley.RetryPolicy, schemas["RetryPolicy"]),
+        (galley.Unique, schemas["Unique"]),
+        (galley.RateLimit, schemas["RateLimit"]),
+        (galley.Rate, schemas["RateLimit"]["properties"]["rate"]),
+        (galley.Throttle, schemas["RateLimit"]["properties"]["throttle"]),
+    ]:
+        assert names(of) == set(schema["properties"]), f"{of.__name__} in galley/_types.py and openapi.json differ"
+    for of, schema in [
+        (galley.Job, "Job"),
+        (galley.Workflow, "Workflow"),
+        (galley.Cron, "Cron"),
+        (galley.Queue, "Queue"),
+    ]:
+        assert names(of) <= set(schemas[schema]["properties"]) | set(schemas["NewJob"]["properties"]) | {"token"}
