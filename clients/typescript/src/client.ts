@@ -2,6 +2,7 @@
 
 import { JobFailed, Unavailable } from "./errors.js";
 import { type Call, Gateway, handled, type Job, pauses, sleep, traceOf } from "./http.js";
+import { uuid } from "./uuid.js";
 
 /** Longest single wait that is asked of the gateway; it allows a minute by default (`gateway.max_wait_ms`). */
 const MAX_WAIT_MS = 20_000;
@@ -36,7 +37,7 @@ export class Client {
   async enqueue(type: string, args: unknown[], { traceparent, tracestate, baggage, ...options }: JobOptions = {}): Promise<Job> {
     const given = traceOf({ traceparent, tracestate, baggage });
     const trace = Object.keys(given).length > 0 ? given : (handled?.getStore() ?? {});
-    const headers = { "idempotency-key": crypto.randomUUID(), ...trace };
+    const headers = { "idempotency-key": uuid(), ...trace };
     const body = { ...options, type, args };
     const answer = await this.call<{ job: Job }>({ method: "POST", path: "/ojs/v1/jobs", body, headers });
     return answer.job;

@@ -1,5 +1,5 @@
 /**
- * Galley from TypeScript: enqueue jobs, and work on them. Nothing but the global `fetch`; Node 20 or newer.
+ * Galley from TypeScript: enqueue jobs, and work on them. Nothing but the global `fetch`; Node 18 or newer.
  *
  * Jobs run at least once: `ctx.id` and `ctx.attempt` are there to be idempotent with.
  */

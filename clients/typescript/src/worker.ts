@@ -7,6 +7,7 @@
 
 import { GalleyError, NoRetry, Retry, Unavailable } from "./errors.js";
 import { type Failure, Gateway, handled, type Job, pauses, sleep, traceOf } from "./http.js";
+import { uuid } from "./uuid.js";
 
 declare const process:
   | { pid: number; on(signal: string, f: () => void): void; off(signal: string, f: () => void): void }
@@ -94,7 +95,7 @@ export class Worker {
     this.concurrency = options.concurrency ?? 1;
     this.leaseMs = options.leaseMs ?? 30_000;
     this.graceMs = options.graceMs ?? 25_000;
-    this.id = options.id ?? `node-${crypto.randomUUID()}`;
+    this.id = options.id ?? `node-${uuid()}`;
     if (!(this.concurrency >= 1 && this.leaseMs >= 1000 && this.graceMs >= 0)) {
       throw new RangeError("concurrency must be at least 1, leaseMs at least 1000, graceMs not negative");
     }

@@ -35,7 +35,7 @@ pub(crate) fn unpack(language: ClientLanguage, folder: &Path) {
 
 /// Compiles the client as a package beside the snippets, then the snippets.
 pub(crate) fn compile(tsc: &str, folder: &Path) {
-    let package = folder.join("node_modules/galley");
+    let package = folder.join("node_modules/galley-jobs");
     std::fs::create_dir_all(&package).expect("a folder");
     std::fs::copy(clients().join("typescript/package.json"), package.join("package.json")).expect("copied");
     std::fs::write(folder.join("package.json"), r#"{"type":"module"}"#).expect("written");
@@ -45,7 +45,7 @@ pub(crate) fn compile(tsc: &str, folder: &Path) {
         let Output { status, stdout, .. } = command.output().expect("node is installed");
         assert!(status.success(), "{}", String::from_utf8_lossy(&stdout));
     };
-    run(Command::new(tsc).arg("-p").arg(clients().join("typescript")).arg("--outDir").arg(package.join("dist")));
+    run(Command::new(tsc).arg("-p").arg(clients().join("typescript")).arg("--outDir").arg(package.join("dist/esm")));
     let options = json!({
         "strict": true, "module": "nodenext", "target": "es2022", "lib": ["es2022", "dom"], "types": [],
     });

@@ -120,6 +120,7 @@ mod trace_trees;
 mod trace_trees_of_messages;
 mod traced_kit;
 mod tracing;
+mod typescript_package;
 mod unread_input;
 mod waiting_for_results;
 mod worker_life;

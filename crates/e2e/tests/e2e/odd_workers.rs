@@ -39,7 +39,7 @@ def outer(ctx):
 worker.run()
 "#;
 pub(crate) const ODD_WORKER_TS: &str = r#"
-import { Client, NoRetry, Worker } from "galley";
+import { Client, NoRetry, Worker } from "galley-jobs";
 
 const name = "caf" + "\u{1f600}".slice(0, 1);
 

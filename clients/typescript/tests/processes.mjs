@@ -1,0 +1,86 @@
+// Redis servers and gateways for the tests.
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+
+const binaries = process.env.GALLEY_TEST_BINARIES ?? fileURLToPath(new URL("../../../target/debug", import.meta.url));
+
+async function freePort() {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address();
+  server.close();
+  await once(server, "close");
+  return port;
+}
+
+/** The first line of a program's output that `wanted` gives something for. */
+async function firstOf(child, wanted) {
+  for await (const line of createInterface({ input: child.stdout })) {
+    const found = wanted(line);
+    if (found !== undefined) {
+      child.stdout.resume();
+      return found;
+    }
+  }
+  throw new Error(`${child.spawnfile} does not start`);
+}
+
+/** Starts a Redis server. */
+export async function startRedis() {
+  const [folder, port] = [mkdtempSync(join(tmpdir(), "galley-redis-")), await freePort()];
+  const options = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", folder];
+  const program = process.env.GALLEY_TEST_REDIS_SERVER ?? "redis-server";
+  const child = spawn(program, options.map(String), { stdio: ["ignore", "pipe", "inherit"] });
+  await firstOf(child, (line) => (line.includes("Ready to accept connections") ? true : undefined));
+  const stop = async () => {
+    await kill(child);
+    rmSync(folder, { recursive: true });
+  };
+  return { url: `redis://127.0.0.1:${port}`, stop };
+}
+
+/** A gateway, which may be killed and started again at the same address. */
+export class GatewayProcess {
+  address = "127.0.0.1:0";
+
+  constructor(redisUrl) {
+    this.redisUrl = redisUrl;
+  }
+
+  async start() {
+    const variables = {
+      GALLEY__REDIS__URL: this.redisUrl,
+      GALLEY__GATEWAY__LISTEN: this.address,
+      GALLEY__LOG__FORMAT: "json",
+      GALLEY__MAINTENANCE__SWEEP_MS: "100",
+    };
+    const options = { env: { ...process.env, ...variables }, stdio: ["ignore", "pipe", "inherit"] };
+    this.child = spawn(join(binaries, "gateway"), [], options);
+    this.address = await firstOf(this.child, (line) => {
+      const told = JSON.parse(line);
+      return String(told.event).endsWith(".listening") ? told.address : undefined;
+    });
+    return this;
+  }
+
+  get url() {
+    return `http://${this.address}`;
+  }
+
+  kill() {
+    return kill(this.child);
+  }
+}
+
+/** Kills a process and waits for its end. */
+export async function kill(child, signal = "SIGKILL") {
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  child.kill(signal);
+  await once(child, "exit");
+}
