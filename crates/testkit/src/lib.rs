@@ -12,6 +12,7 @@ mod otlp;
 mod process_mark;
 mod redis_proxy;
 mod redis_server;
+mod sentinel_set;
 mod service_process;
 mod skip;
 mod test_authority;
@@ -32,6 +33,7 @@ pub use process_mark::ProcessMark;
 /// A plain Redis client, as other programs have: for tests that stand for one or look at what is stored.
 pub use redis;
 pub use redis_server::{RedisPersistence, RedisServer, patient_config};
+pub use sentinel_set::{SENTINEL_PASSWORD, SentinelProcesses, SentinelSet};
 pub use service_process::{ServiceProcess, binary_path};
 pub use skip::skip;
 pub use test_authority::{CertificateFiles, TestAuthority};

@@ -87,14 +87,25 @@ impl RedisServer {
     /// There is no server to start.
     #[must_use]
     pub fn start_with_tls(authority: &TestAuthority, certificate: &CertificateFiles) -> Option<Self> {
+        Self::start_with_tls_and_options(authority, certificate, &[])
+    }
+
+    /// The same with more options.
+    ///
+    /// # Panics
+    /// As above.
+    #[must_use]
+    pub fn start_with_tls_and_options(
+        authority: &TestAuthority,
+        certificate: &CertificateFiles,
+        more: &[&str],
+    ) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder for redis");
         for _ in 0..10 {
             let (port, tls_port) = (free_port(), free_port());
-            let (tls, ca) = (tls_port.to_string(), authority.ca_file());
-            let options =
-                ["--tls-port", &tls, "--tls-cert-file", &certificate.cert, "--tls-key-file", &certificate.key];
-            let options = options.into_iter().chain(["--tls-ca-cert-file", &ca, "--tls-auth-clients", "yes"]);
-            let options: Vec<String> = options.map(str::to_owned).collect();
+            let tls = tls_options(tls_port, authority, certificate);
+            let tls = tls.into_iter().flat_map(|(name, value)| [format!("--{name}"), value]);
+            let options: Vec<String> = tls.chain(more.iter().map(|option| (*option).to_owned())).collect();
             let persistence = RedisPersistence::None;
             if let Some(process) = spawn_redis(folder.path(), port, persistence, &options, None) {
                 let (process, tls_port) = (Some(process), Some(tls_port));
@@ -179,6 +190,12 @@ impl RedisServer {
         self.port
     }
 
+    /// Its port with TLS.
+    #[must_use]
+    pub fn tls_port(&self) -> Option<u16> {
+        self.tls_port
+    }
+
     /// Its clock.
     ///
     /// # Panics
@@ -195,6 +212,17 @@ impl RedisServer {
     pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
         let client = redis::Client::open(self.url()).expect("a URL");
         client.get_multiplexed_async_connection_with_config(&patient_config()).await.expect("redis runs")
+    }
+
+    /// Waits until a replica has everything that was written before.
+    ///
+    /// # Panics
+    /// It is not running.
+    pub async fn wait_until_replicated(&self) {
+        let mut connection = self.connection().await;
+        // WAIT is about the writes of its own connection, and they are replicated in order
+        redis::cmd("SET").arg("test:replicated").arg(1).exec_async(&mut connection).await.expect("redis runs");
+        redis::cmd("WAIT").arg(1).arg(0).exec_async(&mut connection).await.expect("redis runs");
     }
 
     /// Kills it without warning.
@@ -254,7 +282,22 @@ pub fn patient_config() -> AsyncConnectionConfig {
     AsyncConnectionConfig::new().set_connection_timeout(Some(TEST_TIMEOUT)).set_response_timeout(Some(TEST_TIMEOUT))
 }
 
-fn free_port() -> u16 {
+/// The settings of a second port with TLS, where clients need a certificate of the authority.
+pub(crate) fn tls_options(
+    port: u16,
+    authority: &TestAuthority,
+    certificate: &CertificateFiles,
+) -> [(&'static str, String); 5] {
+    [
+        ("tls-port", port.to_string()),
+        ("tls-cert-file", certificate.cert.clone()),
+        ("tls-key-file", certificate.key.clone()),
+        ("tls-ca-cert-file", authority.ca_file()),
+        ("tls-auth-clients", "yes".to_owned()),
+    ]
+}
+
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address").port()
 }
@@ -266,8 +309,7 @@ fn spawn_redis(
     options: &[String],
     clock: Option<&AdjustableClock>,
 ) -> Option<Child> {
-    let program = std::env::var("GALLEY_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
-    let mut command = Command::new(&program);
+    let mut command = redis_command();
     command.arg("--port").arg(port.to_string()).arg("--bind").arg("127.0.0.1").arg("--dir").arg(folder);
     command.args(["--save", "", "--logfile", "redis.log", "--daemonize", "no"]);
     match persistence {
@@ -276,8 +318,19 @@ fn spawn_redis(
     };
     command.args(options);
     command.envs(clock.iter().flat_map(|clock| clock.variables()));
+    spawn_until_it_answers(command, port)
+}
+
+/// The program of the server.
+pub(crate) fn redis_command() -> Command {
+    Command::new(std::env::var_os("GALLEY_TEST_REDIS_SERVER").unwrap_or_else(|| "redis-server".into()))
+}
+
+/// Starts it and waits until it answers on the port. None if it ends, as when somebody else has the port.
+pub(crate) fn spawn_until_it_answers(mut command: Command, port: u16) -> Option<Child> {
     let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let mut process = process.unwrap_or_else(|error| {
+        let program = command.get_program().display();
         panic!("{program} cannot be started ({error}): install redis-server, or run the tests with `make test`")
     });
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -44,7 +44,7 @@ pub use process::{
     EncryptionSettings, LogFormat, LogSettings, MaintenanceSettings, MetricsSettings, ReloadSettings,
     StatisticsSettings, TelemetrySettings,
 };
-pub use redis::{RedisSettings, RedisUrl};
+pub use redis::{RedisSettings, RedisUrl, SentinelUrls};
 pub use render::{default_toml, reference};
 pub use schema::json_schema;
 pub use services::{DashboardSettings, GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings};

@@ -15,7 +15,8 @@ use super::{
 section! {
     /// Redis, which stores everything.
     pub struct RedisSettings = "redis" {
-        /// URL of the server; `rediss://` is TLS. It can contain user and password, so never log it.
+        /// URL of the server, or of the sentinels that know the primary; `rediss` is TLS. It can contain user and
+        /// password, so never log it.
         "url" => url: RedisUrl = with_secret(text_with(REDIS_URL, "redis://127.0.0.1:6379/5", |key, text| {
             let url = RedisUrl(text);
             if !is_redis_url(url.expose()) {
@@ -28,6 +29,11 @@ section! {
             text_with("text, or empty", "", |_, name| Ok(Some(name).filter(|name| !name.is_empty())));
         /// Password, if the URL has none.
         "password" => password: Option<SecretString> = secret();
+        /// User at the sentinels of a `redis+sentinel://` URL. Empty: the default user.
+        "sentinel_username" => sentinel_username: Option<String> =
+            text_with("text, or empty", "", |_, name| Ok(Some(name).filter(|name| !name.is_empty())));
+        /// Password at the sentinels. Empty: none; the one of the URL is only for the servers.
+        "sentinel_password" => sentinel_password: Option<SecretString> = secret();
         /// PEM file of the authorities that the certificate of a `rediss://` server is checked against. Empty: those of
         /// the machine or image.
         "tls_ca_file" => tls_ca_file: Option<PathBuf> = optional_path();
@@ -35,7 +41,8 @@ section! {
         "tls_cert_file" => tls_cert_file: Option<PathBuf> = optional_path();
         /// PEM file of the private key of `tls_cert_file`.
         "tls_key_file" => tls_key_file: Option<PathBuf> = optional_path();
-        /// Name that the certificate of a `rediss://` server must have. Empty: the host of the URL.
+        /// Name that the certificate of a `rediss://` server must have. Empty: the host of the URL, or the address of the
+        /// primary as the sentinels say it.
         "tls_server_name" => tls_server_name: Option<String> = text_with(SERVER_NAME, "", |key, name| {
             if name.is_empty() {
                 return Ok(None);
@@ -55,8 +62,9 @@ section! {
     }
 }
 
-const REDIS_URL: &str =
-    "redis://[user:password@]host[:port]/db, rediss:// for TLS, or redis+unix:///path?db=N, without a fragment";
+const REDIS_URL: &str = "redis://[user:password@]host[:port]/db, \
+                         redis+sentinel://[user:password@]host[:port],host[:port]/name/db, rediss for TLS, \
+                         or redis+unix:///path?db=N, without a fragment";
 const SERVER_NAME: &str = "the name of a host or an address, or empty";
 
 impl RedisSettings {
@@ -73,11 +81,28 @@ impl RedisSettings {
             && !self.url.is_tls()
         {
             let got = format_args!("a value, and the URL {:?}", self.url);
-            return Err(invalid_value(key, "empty unless redis.url begins with rediss://", got));
+            return Err(invalid_value(key, "empty unless redis.url begins with rediss", got));
         }
         if self.tls_cert_file.is_some() != self.tls_key_file.is_some() {
             let allowed = "set together with redis.tls_key_file, or neither of them";
             return Err(invalid_value("redis.tls_cert_file", allowed, "one of them"));
+        }
+        let sentinels = self.url.sentinels();
+        if sentinels.is_some() && self.tls_server_name.is_some() {
+            let allowed = "empty if redis.url names sentinels: each server has a name of its own";
+            return Err(invalid_value("redis.tls_server_name", allowed, "a name"));
+        }
+        for (key, is_set) in [
+            ("redis.sentinel_username", self.sentinel_username.is_some()),
+            ("redis.sentinel_password", self.sentinel_password.is_some()),
+        ] {
+            if is_set && sentinels.is_none() {
+                return Err(invalid_value(key, "empty unless redis.url begins with redis+sentinel://", "a value"));
+            }
+        }
+        if self.sentinel_username.is_some() && self.sentinel_password.is_none() {
+            let allowed = "empty unless redis.sentinel_password is set";
+            return Err(invalid_value("redis.sentinel_username", allowed, "a name"));
         }
         let (url_has_user, url_has_password) = self.url.has_credentials();
         for (key, is_set, is_in_url) in [
@@ -115,7 +140,15 @@ impl RedisUrl {
     /// Whether its connections are encrypted.
     #[must_use]
     pub fn is_tls(&self) -> bool {
-        self.0.get(..9).is_some_and(|scheme| scheme.eq_ignore_ascii_case("rediss://"))
+        self.0.split_once("://").is_some_and(|(scheme, _)| {
+            scheme.eq_ignore_ascii_case("rediss") || scheme.eq_ignore_ascii_case("rediss+sentinel")
+        })
+    }
+
+    /// The sentinels, if it names these and not the server.
+    #[must_use]
+    pub fn sentinels(&self) -> Option<SentinelUrls> {
+        SentinelUrls::parse(&self.0)
     }
 
     /// The URL without user and password, for logs.
@@ -131,7 +164,8 @@ impl RedisUrl {
 
     /// Whether it names a user, and a password.
     fn has_credentials(&self) -> (bool, bool) {
-        let Ok(url) = Url::parse(&self.0) else { return (false, false) };
+        let of_sentinel = self.sentinels().and_then(|sentinels| sentinels.urls.into_iter().next());
+        let Ok(url) = Url::parse(of_sentinel.as_ref().unwrap_or(&self.0)) else { return (false, false) };
         let in_query = |name: &str| url.query_pairs().any(|(key, value)| key == name && !value.is_empty());
         (!url.username().is_empty() || in_query("user"), url.password().is_some() || in_query("pass"))
     }
@@ -143,9 +177,52 @@ impl fmt::Debug for RedisUrl {
     }
 }
 
+/// A `redis+sentinel://` URL, taken apart.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SentinelUrls {
+    /// What the sentinels call the primary.
+    pub primary_name: String,
+    /// For each sentinel the URL of a server at its address, with the user, the password and the database of the primary.
+    pub urls: Vec<String>,
+}
+
+impl SentinelUrls {
+    fn parse(text: &str) -> Option<Self> {
+        let (scheme, rest) = text.split_once("://")?;
+        let (scheme, kind) = scheme.split_once('+')?;
+        if !kind.eq_ignore_ascii_case("sentinel") || rest.contains(['?', '#']) {
+            return None;
+        }
+        let (authority, path) = rest.split_once('/')?;
+        // A password may hold @ and commas
+        let hosts = authority.rsplit('@').next()?;
+        let credentials = authority.strip_suffix(hosts)?;
+        let (primary_name, database) = path.split_once('/').unwrap_or((path, ""));
+        let is_name = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
+        if primary_name.is_empty() || !primary_name.bytes().all(is_name) {
+            return None;
+        }
+        let url_of = |host: &str| {
+            let mut url = Url::parse(&format!("{scheme}://{credentials}{host}/{database}")).ok()?;
+            if url.port().is_none() {
+                url.set_port(Some(SENTINEL_PORT)).ok()?;
+            }
+            ["redis", "rediss"].contains(&url.scheme()).then_some(url).filter(is_server_url).map(String::from)
+        };
+        let urls = hosts.split(',').map(url_of).collect::<Option<_>>()?;
+        Some(Self { primary_name: primary_name.to_owned(), urls })
+    }
+}
+
+/// Where sentinels listen if nobody says otherwise.
+const SENTINEL_PORT: u16 = 26379;
+
 /// Whether the client accepts the URL. The store parses it again, but here the error can name the setting.
 fn is_redis_url(text: &str) -> bool {
-    let Ok(url) = Url::parse(text) else { return false };
+    SentinelUrls::parse(text).is_some() || Url::parse(text).is_ok_and(|url| is_server_url(&url))
+}
+
+fn is_server_url(url: &Url) -> bool {
     let database = url.path().trim_start_matches('/');
     // The fragment `#insecure` would switch the check of certificates off
     let is_known = match url.scheme() {

@@ -56,6 +56,8 @@ fn a_secret_that_is_set_twice_is_an_error_that_names_both() {
     let file = SecretFile::new("pw");
     let url = ("GALLEY__REDIS__URL", "redis://user:pw@host");
     let password = ("GALLEY__REDIS__PASSWORD", CANARY);
+    let sentinels = ("GALLEY__REDIS__URL", "redis+sentinel://user:pw@a,b/name");
+    let sentinel_password = ("GALLEY__REDIS__SENTINEL_PASSWORD", CANARY);
     let path = file.path();
     let password_file = ("GALLEY__REDIS__PASSWORD_FILE", path.as_str());
     for (variables, names) in [
@@ -65,6 +67,9 @@ fn a_secret_that_is_set_twice_is_an_error_that_names_both() {
         (vec![url, password_file], ["redis.password", "redis.url"]),
         (vec![url, ("GALLEY__REDIS__USERNAME", "me")], ["redis.username", "redis.url"]),
         (vec![("GALLEY__REDIS__USERNAME", "me")], ["redis.username", "password"]),
+        (vec![sentinels, password], ["redis.password", "redis.url"]),
+        (vec![sentinel_password], ["redis.sentinel_password", "redis+sentinel://"]),
+        (vec![sentinels, ("GALLEY__REDIS__SENTINEL_USERNAME", "me")], ["redis.sentinel_username", "sentinel_password"]),
     ] {
         let error = with(&variables).expect_err("twice").to_string();
         assert!(names.iter().all(|name| error.contains(name)) && !error.contains(CANARY), "{error}");
@@ -97,6 +102,8 @@ fn tls_settings_without_tls_and_halves_of_a_pair_are_errors() {
     let (ca, cert) = (("GALLEY__REDIS__TLS_CA_FILE", "/ca.pem"), ("GALLEY__REDIS__TLS_CERT_FILE", "/c.pem"));
     let (key, name) = (("GALLEY__REDIS__TLS_KEY_FILE", "/k.pem"), ("GALLEY__REDIS__TLS_SERVER_NAME", "redis.local"));
     assert!(with(&[tls, ca, cert, key, name]).expect("allowed").redis.url.is_tls());
+    let tls_sentinels = ("GALLEY__REDIS__URL", "rediss+sentinel://a,b/name/5");
+    assert!(with(&[tls_sentinels, ca, cert, key]).expect("allowed").redis.url.is_tls());
     let otlp_ca = ("GALLEY__TELEMETRY__OTLP_CA_FILE", "/ca.pem");
     assert!(with(&[("GALLEY__TELEMETRY__OTLP_ENDPOINT", "https://host:4317"), otlp_ca]).is_ok());
     assert!(with(&[("GALLEY__TELEMETRY__OTLP_LOGS_ENDPOINT", "https://host:4317"), otlp_ca]).is_ok());
@@ -107,6 +114,7 @@ fn tls_settings_without_tls_and_halves_of_a_pair_are_errors() {
         (vec![tls, cert], "redis.tls_cert_file"),
         (vec![tls, key], "redis.tls_key_file"),
         (vec![tls, ("GALLEY__REDIS__TLS_SERVER_NAME", "a b")], "redis.tls_server_name"),
+        (vec![tls_sentinels, name], "redis.tls_server_name"),
         (vec![("GALLEY__REDIS__URL", "rediss://host/#insecure")], "redis.url"),
         (vec![("GALLEY__TELEMETRY__OTLP_ENDPOINT", "http://host:4317"), otlp_ca], "telemetry.otlp_ca_file"),
     ] {

@@ -123,6 +123,46 @@ fn a_password_is_not_shown() {
     assert!(format!("{settings:?}").contains("host:6379/5"));
     let settings = with("GALLEY__REDIS__URL", "redis+unix:///run/r.sock?db=5&pass=secret").expect("allowed");
     assert!(!format!("{settings:?}").contains("secret"));
-    let error = with("GALLEY__REDIS__URL", "redis://user:secret@host/x").expect_err("no number").to_string();
-    assert!(!error.contains("secret"), "{error}");
+    let sentinels = "redis+sentinel://user:secret@a:1,b:2/name/5";
+    let settings = with("GALLEY__REDIS__URL", sentinels).expect("allowed");
+    assert!(!format!("{settings:?}").contains("secret"));
+    assert!(format!("{settings:?}").contains("a:1,b:2/name/5"));
+    for url in ["redis://user:secret@host/x", "redis+sentinel://user:secret@a:1,b:2/5"] {
+        let error = with("GALLEY__REDIS__URL", &format!("{url}/x")).expect_err("no number").to_string();
+        assert!(!error.contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn a_url_of_sentinels_is_taken_apart() {
+    let parse = |url: &str| {
+        let settings = with("GALLEY__REDIS__URL", url).unwrap_or_else(|error| panic!("{error}"));
+        settings.redis.url.sentinels()
+    };
+    let urls = |urls: &[&str]| urls.iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
+    let sentinels = parse("redis+sentinel://me:p%40s@a:1,[::1]:2,c/orders-1.x/7").expect("sentinels");
+    assert_eq!(sentinels.primary_name, "orders-1.x");
+    assert_eq!(
+        sentinels.urls,
+        urls(&["redis://me:p%40s@a:1/7", "redis://me:p%40s@[::1]:2/7", "redis://me:p%40s@c:26379/7"])
+    );
+    assert_eq!(parse("rediss+sentinel://a/name").expect("sentinels").urls, urls(&["rediss://a:26379/"]));
+    assert!(parse("redis://host:6379/5").is_none());
+    for refused in [
+        "redis+sentinel://a:1,b:2",
+        "redis+sentinel://a:1,b:2/",
+        "redis+sentinel://a:1,b:2/na me/5",
+        "redis+sentinel://a:1,b:2/name/x",
+        "redis+sentinel://a:1,b:2/name/5/6",
+        "redis+sentinel://a:1,,b:2/name/5",
+        "redis+sentinel://a:x/name/5",
+        "redis+sentinel:///name/5",
+        "redis+sentinel://a:1/name/5?protocol=3",
+        "rediss+sentinel://a:1/name/5#insecure",
+        "http+sentinel://a:1/name/5",
+        "redis+cluster://a:1/name/5",
+    ] {
+        let error = with("GALLEY__REDIS__URL", refused).expect_err(refused).to_string();
+        assert!(error.contains("redis.url") && error.contains("redis+sentinel://"), "{error}");
+    }
 }

@@ -32,7 +32,7 @@ use redis::{
 use tokio::{runtime::Handle, sync::watch};
 
 use super::{
-    dial::{build_pool, connect_to_writable},
+    dial::open_pool,
     error_class::connect_error,
     memory::MemoryState,
     redis_clock::{READING_INTERVAL, RedisClock},
@@ -48,12 +48,12 @@ pub struct Redis(Arc<RedisInner>, Sealer);
 
 pub(super) struct RedisInner {
     pub(super) address: ServerAddress,
-    settings: RedisSettings,
+    pub(super) settings: RedisSettings,
     /// Connections live on this runtime, whichever thread asks for one: actix's threads come and go.
     pub(super) runtime: Handle,
     pub(super) hot_connection: Arc<RwLock<Option<HotConnection>>>,
     pub(super) connect_state: Mutex<ConnectState>,
-    pool: RwLock<Pool>,
+    pub(super) pool: RwLock<Pool>,
     /// When a server was last left because it takes no writes: connections from before are not used again.
     pub(super) server_left: watch::Sender<Option<Instant>>,
     memory: MemoryState,
@@ -169,17 +169,21 @@ impl Redis {
 
     /// Opens a connection whatever the server is, to look at it. Its refusal is handed out as it is.
     pub(super) async fn connect_alone(&self) -> RedisResult<MultiplexedConnection> {
+        // While there is a shared connection, that decides which server it is
+        if self.current_generation().is_none() {
+            self.0.find_primary().await?;
+        }
         self.0.address.client().get_multiplexed_async_connection_with_config(&self.config()).await
     }
 
     /// The configuration of ordinary connections.
     pub(crate) fn config(&self) -> AsyncConnectionConfig {
-        connection_config(&self.0.address, &self.0.settings, self.0.settings.response_timeout)
+        self.0.address.config(&self.0.settings, self.0.settings.response_timeout)
     }
 
     /// The same for commands that block for up to `block`.
     pub(super) fn config_for_answers_within(&self, block: Duration) -> AsyncConnectionConfig {
-        connection_config(&self.0.address, &self.0.settings, block + self.0.settings.response_timeout)
+        self.0.address.config(&self.0.settings, block + self.0.settings.response_timeout)
     }
 
     /// Maximum wait for an answer.
@@ -249,9 +253,9 @@ impl Redis {
             }
             Ok::<(), redis::aio::SendError>(())
         });
-        let (redis, client) = (self.clone(), self.0.address.client());
+        let redis = self.clone();
         let dial = self.0.runtime.spawn(async move {
-            let dialled = connect_to_writable(&client, &config).await;
+            let dialled = redis.0.connect_to_primary(&config).await;
             if let Ok(connection) = &dialled {
                 // Before the first use, which may need the time. If it fails, so will the first use
                 let _ = redis.clock().read(&mut connection.clone()).await;
@@ -298,20 +302,6 @@ impl Redis {
     }
 }
 
-impl RedisInner {
-    pub(super) fn pool(&self) -> Pool {
-        self.pool.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Reads the files of certificates again, for the connections that follow.
-    pub(super) fn read_certificates(&self) -> anyhow::Result<()> {
-        self.address.replace(&ServerAddress::new(&self.settings)?);
-        let pool = open_pool(&self.address, &self.settings, &self.server_left)?;
-        *self.pool.write().unwrap_or_else(PoisonError::into_inner) = pool;
-        Ok(())
-    }
-}
-
 impl HotConnection {
     pub(super) fn new(generation: u64, connection: MultiplexedConnection) -> Self {
         static OPENED: AtomicU64 = AtomicU64::new(0);
@@ -339,22 +329,6 @@ async fn read_clock_regularly(redis: Weak<RedisInner>) {
             tracing::debug!(%error, "redis's clock not read; read again soon");
         }
     }
-}
-
-fn open_pool(
-    address: &ServerAddress,
-    settings: &RedisSettings,
-    server_left: &watch::Sender<Option<Instant>>,
-) -> anyhow::Result<Pool> {
-    let config = connection_config(address, settings, settings.response_timeout);
-    build_pool(address.info(), config, settings, server_left)
-}
-
-fn connection_config(address: &ServerAddress, settings: &RedisSettings, response: Duration) -> AsyncConnectionConfig {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(settings.connect_timeout))
-        .set_response_timeout(Some(response));
-    address.complete(config)
 }
 
 /// Drops a connection; false if another one is in use already.

@@ -2,16 +2,19 @@
 
 use std::time::Instant;
 
-use deadpool_redis::{Hook, HookError, Pool};
+use common::settings::RedisSettings;
+use deadpool_redis::{Hook, HookError, Manager, Pool};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, RedisResult,
+    AsyncConnectionConfig, Client, RedisResult,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 use tokio::sync::watch;
 
-use super::error_class::{ErrorClass, connect_error};
+use super::{
+    error_class::{ErrorClass, connect_error},
+    server_address::ServerAddress,
+};
 use crate::keys;
-use common::settings::RedisSettings;
 
 /// Connects to a server that takes writes: one that became a replica accepts connections too.
 pub(super) async fn connect_to_writable(
@@ -31,9 +34,8 @@ pub(super) async fn check_write(connection: &mut impl ConnectionLike) -> RedisRe
 }
 
 /// The pool; it drops connections to a server that was left since they were opened.
-pub(super) fn build_pool(
-    info: ConnectionInfo,
-    config: AsyncConnectionConfig,
+pub(super) fn open_pool(
+    address: &ServerAddress,
     settings: &RedisSettings,
     server_left: &watch::Sender<Option<Instant>>,
 ) -> anyhow::Result<Pool> {
@@ -42,7 +44,8 @@ pub(super) fn build_pool(
         Some(left_at) if metrics.created <= left_at => Err(HookError::message("opened to a server that was left")),
         _ => Ok(()),
     });
-    Ok(Pool::builder(deadpool_redis::Manager::new_with_config(info, config)?)
+    let config = address.config(settings, settings.response_timeout);
+    Ok(Pool::builder(Manager::new_with_config(address.info(), config)?)
         .max_size(settings.pool_size)
         .wait_timeout(Some(settings.response_timeout))
         .create_timeout(Some(settings.connect_timeout))

@@ -20,6 +20,7 @@
 //! | `judge` | judges every answer: drops a broken connection, leaves a server that takes no writes |
 //! | `access` | whether the user may do what Galley needs |
 //! | `server_address` | where the server is, who Galley is there, and TLS: the same for every connection |
+//! | `sentinels`, `primary` | which server is the primary, if `redis.url` names sentinels |
 //! | `reload` | certificates and keys that change on the disk |
 //! | `dial` | opens connections to a server that takes writes |
 //! | `redis_clock`, `clock` | Redis's clock as a process knows it; the time by it, and sorted sets by time |
@@ -40,9 +41,11 @@ pub mod notification;
 pub mod notifier;
 pub(crate) mod pinned;
 pub mod pool;
+mod primary;
 pub(crate) mod redis_clock;
 mod reload;
 mod samples;
+mod sentinels;
 pub mod server;
 mod server_address;
 pub(crate) mod server_state;

@@ -1,13 +1,14 @@
 //! Connections for slow work, such as listing: they would hold up the callers of the shared one.
 
-use std::time::Instant;
+use std::{sync::PoisonError, time::Instant};
 
-use deadpool_redis::PoolError;
+use deadpool_redis::{Pool, PoolError};
 use futures_util::FutureExt;
 use redis::{Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, Value, aio::ConnectionLike};
 
 use super::{
-    client::{Origin, Redis},
+    client::{Origin, Redis, RedisInner},
+    dial::open_pool,
     error_class::connect_error,
 };
 use crate::{StoreError, StoreResult, command_times::RoundTrip};
@@ -31,6 +32,19 @@ impl Redis {
             other => StoreError::Unavailable(RedisError::from((ErrorKind::Io, "pool", other.to_string()))),
         })?;
         Ok(PooledConnection { connection, opened_at: Instant::now(), redis: self.clone() })
+    }
+}
+
+impl RedisInner {
+    pub(super) fn pool(&self) -> Pool {
+        self.pool.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Connections that are in use return to the pool from before.
+    pub(super) fn replace_pool(&self) -> anyhow::Result<()> {
+        let pool = open_pool(&self.address, &self.settings, &self.server_left)?;
+        *self.pool.write().unwrap_or_else(PoisonError::into_inner) = pool;
+        Ok(())
     }
 }
 

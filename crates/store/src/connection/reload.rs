@@ -11,6 +11,7 @@ use common::{
 use super::{
     client::{Redis, RedisInner},
     server::ServerError,
+    server_address::ServerAddress,
 };
 use crate::{next_reconnect_delay, reconnect_delays, sealing::Sealer};
 
@@ -40,6 +41,14 @@ impl Redis {
             tokio::spawn(follow_keys(weak, redis.sealer().clone(), encryption.clone(), keys));
         }
         Ok(redis)
+    }
+}
+
+impl RedisInner {
+    /// Reads the files of certificates again, for the connections that follow.
+    fn read_certificates(&self) -> anyhow::Result<()> {
+        self.address.replace(&ServerAddress::new(&self.settings)?)?;
+        self.replace_pool()
     }
 }
 

@@ -127,11 +127,18 @@ impl Redis {
             return Some(String::from("it is older than Redis 7.0: set redis.url to a server of version 7.0 or newer"));
         }
         if error.code() == Some("WRONGPASS") || error.kind() == ErrorKind::AuthenticationFailed || says("WRONGPASS") {
-            return Some(String::from("user or password is wrong: change them in redis.url"));
+            let settings = self.credential_settings();
+            return Some(format!("user or password is wrong: change them in {settings}"));
         }
         if error.code() == Some("NOAUTH") || says("called without any password configured") {
+            let settings = self.credential_settings();
+            return Some(format!(
+                "the server and redis.url disagree on whether there is a password: change {settings}"
+            ));
+        }
+        if says("not point to a sentinel") {
             return Some(String::from(
-                "the server and redis.url disagree on whether there is a password: change redis.url",
+                "what answers there is no sentinel: set redis.url to redis://, or to addresses of sentinels",
             ));
         }
         if says("DB index is out of range") || says("invalid DB index") {
@@ -150,6 +157,15 @@ impl Redis {
         }
         (error.kind() == ErrorKind::Parse)
             .then(|| String::from("what answers there is no Redis server: change host or port in redis.url"))
+    }
+
+    /// Where Galley's credentials are.
+    fn credential_settings(&self) -> &'static str {
+        if self.inner().address.has_sentinels() {
+            "redis.url, or those of redis.sentinel_username and redis.sentinel_password"
+        } else {
+            "redis.url"
+        }
     }
 
     /// When the server started, in milliseconds before now, rounded up to whole seconds; none if it does not say.
@@ -263,7 +279,7 @@ pub(super) fn check_hello(hello: &HashMap<String, redis::Value>) -> Result<Strin
     };
     match (text("mode").as_str(), text("role").as_str()) {
         ("cluster", _) => Err(CLUSTER.to_owned()),
-        ("sentinel", _) => Err(String::from("it is a Sentinel: set redis.url to the primary that it watches")),
+        ("sentinel", _) => Err(String::from("it is a sentinel: set redis.url to redis+sentinel://host:port/name/db")),
         (_, "replica" | "slave") => Err(REPLICA.to_owned()),
         _ => Ok(text("version")),
     }

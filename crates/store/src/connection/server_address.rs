@@ -4,13 +4,14 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
-use common::settings::RedisSettings;
+use common::settings::{RedisSettings, SentinelUrls};
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
-    ProtocolVersion, RedisFuture, TlsCertificates, io::AsyncDNSResolver,
+    ProtocolVersion, RedisFuture, RedisResult, TlsCertificates, io::AsyncDNSResolver,
 };
 use rustls::{
     crypto::ring,
@@ -18,9 +19,13 @@ use rustls::{
 };
 use secrecy::ExposeSecret;
 
+use super::sentinels::Sentinels;
+
 /// How connections to the server are opened.
 pub(super) struct ServerAddress {
+    /// Of the server; with sentinels of the primary that they named last. Until then it is of a sentinel, and not used.
     client: RwLock<Client>,
+    sentinels: Option<RwLock<Arc<Sentinels>>>,
     /// Resolves the host of the URL when the certificate has another name.
     resolver: Option<HostResolver>,
 }
@@ -31,16 +36,45 @@ impl ServerAddress {
     /// # Errors
     /// The URL or a file cannot be used.
     pub(super) fn new(settings: &RedisSettings) -> anyhow::Result<Self> {
-        let info = connection_info(settings)?;
+        let sentinels = settings.url.sentinels();
+        let url = sentinels.as_ref().map_or(settings.url.expose(), |sentinels| &sentinels.urls[0]);
+        let info = connection_info(url, settings)?;
         if !settings.url.is_tls() {
-            return Ok(Self { client: RwLock::new(Client::open(info)?), resolver: None });
+            let sentinels = sentinels.map(|urls| Sentinels::new(&urls, settings, &info, None)).transpose()?;
+            return Ok(Self::of(Client::open(info)?, sentinels, None));
         }
         // Programs that use this as a library may have chosen another one
         let _ = ring::default_provider().install_default();
-        let (info, resolver) = with_server_name(info, settings.tls_server_name.as_deref())?;
         let certificates =
             TlsCertificates { client_tls: client_identity(settings)?, root_cert: Some(roots(settings)?) };
-        Ok(Self { client: RwLock::new(Client::build_with_tls(info, certificates)?), resolver })
+        let of = |urls: SentinelUrls| Sentinels::new(&urls, settings, &info, Some(certificates.clone()));
+        let sentinels = sentinels.map(of).transpose()?;
+        let (info, resolver) = with_server_name(info, settings.tls_server_name.as_deref())?;
+        Ok(Self::of(Client::build_with_tls(info, certificates)?, sentinels, resolver))
+    }
+
+    fn of(client: Client, sentinels: Option<Sentinels>, resolver: Option<HostResolver>) -> Self {
+        let sentinels = sentinels.map(|sentinels| RwLock::new(Arc::new(sentinels)));
+        Self { client: RwLock::new(client), sentinels, resolver }
+    }
+
+    /// Whether sentinels know where the server is.
+    pub(super) fn has_sentinels(&self) -> bool {
+        self.sentinels.is_some()
+    }
+
+    /// Asks the sentinels for the primary, if there are any. True if it is another server than before.
+    ///
+    /// # Errors
+    /// No sentinel names one that can be reached and says that it is the primary.
+    pub(super) async fn find_primary(&self) -> RedisResult<bool> {
+        let Some(sentinels) = &self.sentinels else { return Ok(false) };
+        let sentinels = sentinels.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let found = sentinels.find_primary().await?;
+        let mut client = self.client.write().unwrap_or_else(PoisonError::into_inner);
+        let is_another = client.get_connection_info().addr() != found.get_connection_info().addr();
+        *client = found;
+        Ok(is_another)
     }
 
     /// Opens connections with the certificates as they are now.
@@ -54,13 +88,26 @@ impl ServerAddress {
     }
 
     /// Uses the certificates of `other`, which is of the same settings.
-    pub(super) fn replace(&self, other: &Self) {
-        let client = other.client();
-        *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+    ///
+    /// # Errors
+    /// There is no client with them.
+    pub(super) fn replace(&self, other: &Self) -> RedisResult<()> {
+        let mut new = other.client();
+        let mut client = self.client.write().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(sentinels), Some(of_other)) = (&self.sentinels, &other.sentinels) {
+            let of_other = of_other.read().unwrap_or_else(PoisonError::into_inner).clone();
+            new = of_other.client_of(client.get_connection_info())?;
+            *sentinels.write().unwrap_or_else(PoisonError::into_inner) = of_other;
+        }
+        *client = new;
+        Ok(())
     }
 
-    /// What every configuration of a connection must have.
-    pub(super) fn complete(&self, config: AsyncConnectionConfig) -> AsyncConnectionConfig {
+    /// The configuration of connections whose answers come within `response_timeout`.
+    pub(super) fn config(&self, settings: &RedisSettings, response_timeout: Duration) -> AsyncConnectionConfig {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(settings.connect_timeout))
+            .set_response_timeout(Some(response_timeout));
         match &self.resolver {
             Some(resolver) => config.set_dns_resolver(resolver.clone()),
             None => config,
@@ -68,8 +115,8 @@ impl ServerAddress {
     }
 }
 
-fn connection_info(settings: &RedisSettings) -> anyhow::Result<ConnectionInfo> {
-    let info = settings.url.expose().into_connection_info()?;
+fn connection_info(url: &str, settings: &RedisSettings) -> anyhow::Result<ConnectionInfo> {
+    let info = url.into_connection_info()?;
     let mut redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
     if let Some(username) = &settings.username {
         redis = redis.set_username(username);

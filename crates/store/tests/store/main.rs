@@ -38,6 +38,7 @@ mod redrive;
 mod retention;
 mod sealing;
 mod search;
+mod sentinels;
 mod settle;
 mod statistics;
 mod subscriptions;

@@ -1,0 +1,176 @@
+//! A primary, its replica and three sentinels that watch them.
+
+use std::{collections::HashMap, fs, process::Child};
+
+use redis::{Client, RedisResult, aio::MultiplexedConnection};
+use tempfile::TempDir;
+
+use crate::{
+    CertificateFiles, RedisPersistence, RedisServer, TestAuthority, eventually, patient_config,
+    redis_server::{free_port, redis_command, spawn_until_it_answers, tls_options},
+};
+
+/// What the sentinels call the primary.
+const PRIMARY_NAME: &str = "galley";
+/// The password of sentinels with TLS.
+pub const SENTINEL_PASSWORD: &str = "sentinel-secret";
+
+/// The servers and their sentinels.
+pub struct SentinelSet {
+    /// The server that is the primary at first.
+    pub primary: RedisServer,
+    /// The server that is its replica at first.
+    pub replica: RedisServer,
+    /// What watches them.
+    pub sentinels: SentinelProcesses,
+}
+
+/// Three sentinels.
+pub struct SentinelProcesses(Vec<Sentinel>);
+
+struct Sentinel {
+    process: Child,
+    port: u16,
+    tls_port: Option<u16>,
+    _folder: TempDir,
+}
+
+/// Who signs certificates, and the one of all servers.
+type Tls<'a> = Option<(&'a TestAuthority, &'a CertificateFiles)>;
+
+impl SentinelSet {
+    /// Starts servers that keep nothing, and waits until the sentinels could fail over.
+    ///
+    /// # Panics
+    /// They do not start.
+    pub async fn start() -> Self {
+        let primary = RedisServer::start_with_options(RedisPersistence::None, &["--repl-diskless-sync-delay", "0"]);
+        let of_primary = format!("127.0.0.1 {}", primary.port());
+        let replica = RedisServer::start_with_options(RedisPersistence::None, &["--replicaof", &of_primary]);
+        let sentinels = SentinelProcesses::start(primary.port(), None).await;
+        Self { primary, replica, sentinels }
+    }
+
+    /// The same with TLS between all of them, where everybody has the same certificate, and a password of the sentinels;
+    /// none if the server of this machine was built without TLS.
+    ///
+    /// # Panics
+    /// They do not start.
+    pub async fn start_with_tls(authority: &TestAuthority, certificate: &CertificateFiles) -> Option<Self> {
+        let start = |more: [&str; 2]| {
+            let options: Vec<&str> = ["--tls-replication", "yes"].into_iter().chain(more).collect();
+            RedisServer::start_with_tls_and_options(authority, certificate, &options)
+        };
+        let primary = start(["--repl-diskless-sync-delay", "0"])?;
+        let port = primary.tls_port()?;
+        let replica = start(["--replicaof", &format!("127.0.0.1 {port}")])?;
+        let sentinels = SentinelProcesses::start(port, Some((authority, certificate))).await;
+        Some(Self { primary, replica, sentinels })
+    }
+}
+
+impl SentinelProcesses {
+    async fn start(primary_port: u16, tls: Tls<'_>) -> Self {
+        let sentinels = Self((0..3).map(|_| Sentinel::start(primary_port, tls)).collect());
+        // A failover needs a majority of them, and a replica that they have looked at
+        for sentinel in &sentinels.0 {
+            eventually("a sentinel knows the others and the replica", || async {
+                let usable: String = sentinel.ask("CKQUORUM").await.ok()?;
+                let replicas: Vec<HashMap<String, String>> = sentinel.ask("REPLICAS").await.ok()?;
+                let status = replicas.first()?.get("master-link-status")?;
+                (usable.starts_with("OK 3 ") && status == "ok").then_some(())
+            })
+            .await;
+        }
+        sentinels
+    }
+
+    /// The URL of the primary's database 5.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.url_with("")
+    }
+
+    /// The URL of the same database for another user.
+    #[must_use]
+    pub fn url_of(&self, user: &str, password: &str) -> String {
+        self.url_with(&format!("{user}:{password}@"))
+    }
+
+    fn url_with(&self, credentials: &str) -> String {
+        let scheme = if self.0[0].tls_port.is_some() { "rediss+sentinel" } else { "redis+sentinel" };
+        let address = |sentinel: &Sentinel| format!("127.0.0.1:{}", sentinel.tls_port.unwrap_or(sentinel.port));
+        let addresses: Vec<String> = self.0.iter().map(address).collect();
+        format!("{scheme}://{credentials}{}/{PRIMARY_NAME}/5", addresses.join(","))
+    }
+
+    /// Makes the replica the primary though the primary runs.
+    ///
+    /// # Panics
+    /// No sentinel does it.
+    pub async fn fail_over(&self) {
+        eventually("a sentinel begins a failover", || async { self.0[0].ask::<()>("FAILOVER").await.ok() }).await;
+    }
+
+    /// Waits until every sentinel names this server as the primary.
+    ///
+    /// # Panics
+    /// They do not.
+    pub async fn wait_until_primary_is(&self, server: &RedisServer) {
+        for sentinel in &self.0 {
+            eventually("the sentinel names the new primary", || async {
+                let (_, port): (String, u16) = sentinel.ask("GET-MASTER-ADDR-BY-NAME").await.ok()?;
+                (port == server.tls_port().unwrap_or(server.port())).then_some(())
+            })
+            .await;
+        }
+    }
+}
+
+impl Sentinel {
+    fn start(primary_port: u16, tls: Tls<'_>) -> Self {
+        for _ in 0..10 {
+            let folder = tempfile::tempdir().expect("a folder for a sentinel");
+            let (port, tls_port) = (free_port(), tls.map(|_| free_port()));
+            let mut lines =
+                vec![format!("port {port}"), "bind 127.0.0.1".to_owned(), format!("dir {}", folder.path().display())];
+            if let (Some((authority, certificate)), Some(tls_port)) = (tls, tls_port) {
+                let tls = tls_options(tls_port, authority, certificate);
+                lines.extend(tls.iter().map(|(name, value)| format!("{name} {value}")));
+                lines.push("tls-replication yes".to_owned());
+                lines.push(format!("requirepass {SENTINEL_PASSWORD}"));
+                lines.push(format!("sentinel sentinel-pass {SENTINEL_PASSWORD}"));
+            }
+            lines.push(format!("sentinel monitor {PRIMARY_NAME} 127.0.0.1 {primary_port} 2"));
+            lines.push(format!("sentinel down-after-milliseconds {PRIMARY_NAME} 1000"));
+            lines.push(format!("sentinel failover-timeout {PRIMARY_NAME} 3000\n"));
+            let path = folder.path().join("sentinel.conf");
+            fs::write(&path, lines.join("\n")).expect("a file");
+            let mut command = redis_command();
+            command.arg(&path).arg("--sentinel");
+            if let Some(process) = spawn_until_it_answers(command, port) {
+                return Self { process, port, tls_port, _folder: folder };
+            }
+        }
+        panic!("redis-server --sentinel does not start");
+    }
+
+    async fn connection(&self) -> RedisResult<MultiplexedConnection> {
+        let credentials = if self.tls_port.is_some() { format!(":{SENTINEL_PASSWORD}@") } else { String::new() };
+        let client = Client::open(format!("redis://{credentials}127.0.0.1:{}", self.port))?;
+        client.get_multiplexed_async_connection_with_config(&patient_config()).await
+    }
+
+    /// Asks something about the primary.
+    async fn ask<T: redis::FromRedisValue>(&self, question: &str) -> RedisResult<T> {
+        let mut command = redis::cmd("SENTINEL");
+        command.arg(question).arg(PRIMARY_NAME).query_async(&mut self.connection().await?).await
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
