@@ -95,6 +95,7 @@ mod redis_acl;
 mod redis_cannot_save;
 mod redis_failover;
 mod redis_requirements;
+mod redis_sentinels;
 mod redis_tls;
 mod report_text;
 mod rolling_upgrade;
