@@ -1,6 +1,6 @@
 /** What can go wrong, and what a handler can say. */
 
-import type { Job } from "./http.js";
+import type { Job } from "./types.js";
 
 /** The gateway refused a request. */
 export class GalleyError extends Error {
@@ -16,11 +16,16 @@ export class GalleyError extends Error {
   }
 }
 
-/** The gateway cannot be reached, or cannot do its work now. It may have done it all the same. */
+/** The gateway cannot be reached, or cannot do its work now. It may have done it all the same. `retryAfterMs`: its pause. */
 export class Unavailable extends GalleyError {
   override name = "Unavailable";
 
-  constructor(message: string, status = 503, code = "unavailable") {
+  constructor(
+    message: string,
+    status = 503,
+    code = "unavailable",
+    readonly retryAfterMs: number | undefined = undefined,
+  ) {
     super(status, code, message, true);
   }
 }

@@ -4,7 +4,45 @@
  * Jobs run at least once: `ctx.id` and `ctx.attempt` are there to be idempotent with.
  */
 
-export { Client, type JobOptions } from "./client.js";
+export {
+  type BatchOptions,
+  Client,
+  type ClientOptions,
+  type CronOptions,
+  type FollowOptions,
+  type PublishOptions,
+  type SubscribeOptions,
+  type WaitOptions,
+  type WorkflowOptions,
+} from "./client.js";
 export { GalleyError, JobFailed, NoRetry, Retry, Unavailable } from "./errors.js";
-export type { Job } from "./http.js";
+export type {
+  EnqueueOptions,
+  JobOptions,
+  Rate,
+  RateLimit,
+  RetryPolicy,
+  Throttle,
+  Unique,
+  When,
+} from "./options.js";
+export { Subscription } from "./subscription.js";
+export type {
+  AnyTasks,
+  Cron,
+  Failure,
+  Gap,
+  Job,
+  JobEvent,
+  LogLine,
+  Message,
+  NewJob,
+  Queue,
+  State,
+  TaskMap,
+  TaskResult,
+  TaskType,
+  Workflow,
+  WorkflowMember,
+} from "./types.js";
 export { type Context, type Handler, Worker, type WorkerOptions } from "./worker.js";

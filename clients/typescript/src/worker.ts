@@ -6,7 +6,9 @@
  */
 
 import { GalleyError, NoRetry, Retry, Unavailable } from "./errors.js";
-import { type Failure, Gateway, handled, type Job, pauses, sleep, traceOf } from "./http.js";
+import { Gateway, handled, pauses, sleep, traceOf } from "./http.js";
+import { checkNames } from "./names.js";
+import type { AnyTasks, Failure, Job, TaskMap, TaskResult, TaskType } from "./types.js";
 import { uuid } from "./uuid.js";
 
 declare const process:
@@ -53,6 +55,8 @@ export interface Context {
   /** The rest of it. */
   readonly tracestate: string | undefined;
   readonly baggage: string | undefined;
+  /** The results of the jobs before this one in its workflow. */
+  readonly parentResults: unknown[];
   /** When the job's `timeout_ms` is over. */
   readonly deadline: Date | undefined;
   /** Aborted when nobody wants the result: cancelled, timed out, given to another, or this worker ends. */
@@ -74,7 +78,18 @@ interface Attempt extends Context {
   isGivenUp: boolean;
 }
 
-export class Worker {
+const WORKER_OPTIONS: Record<keyof WorkerOptions, true> = {
+  url: true,
+  key: true,
+  queues: true,
+  concurrency: true,
+  leaseMs: true,
+  graceMs: true,
+  id: true,
+};
+
+/** `Tasks` says which arguments and which result the jobs of a type have, as for `Client`. */
+export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
   readonly id: string;
   private readonly gateway: Gateway;
   private readonly queues: string[];
@@ -90,6 +105,7 @@ export class Worker {
   private changed: () => void = () => {};
 
   constructor(options: WorkerOptions = {}) {
+    checkNames("Worker", options, Object.keys(WORKER_OPTIONS));
     this.gateway = new Gateway(options.url, options.key);
     this.queues = options.queues ?? ["default"];
     this.concurrency = options.concurrency ?? 1;
@@ -102,7 +118,7 @@ export class Worker {
   }
 
   /** Registers a handler for jobs of a type; it is called with the context and the job's `args`. */
-  job<A extends unknown[], R = unknown>(type: string, handler: Handler<A, R>): this {
+  job<K extends TaskType<Tasks>>(type: K, handler: Handler<Tasks[K]["args"], TaskResult<Tasks[K]>>): this {
     this.handlers.set(type, handler as unknown as Handler<any[], unknown>);
     return this;
   }
@@ -207,9 +223,10 @@ export class Worker {
       const line = { message: String(message).slice(0, MAX_LINE), level, at: new Date().toISOString() };
       return report("/ojs/v1/workers/log", { job_id: job.id, lines: [line] });
     };
-    const { id, attempt, traceparent, tracestate, baggage } = job;
+    const { id, attempt, traceparent, tracestate, baggage, parent_results: parentResults = [] } = job;
     const trace = { traceparent, tracestate, baggage };
-    return { job, id, attempt, token, ...trace, deadline, signal: aborter.signal, progress, log, aborter, leaseUntil, isGivenUp: false };
+    const seen = { job, id, attempt, token, ...trace, parentResults, deadline, signal: aborter.signal, progress, log };
+    return { ...seen, aborter, leaseUntil, isGivenUp: false };
   }
 
   private async work(attempt: Attempt): Promise<void> {

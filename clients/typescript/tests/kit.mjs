@@ -1,5 +1,6 @@
 // What the tests share: the installed package, and the gateway that run.mjs started.
 import { spawn } from "node:child_process";
+import { randomUUID } from "node:crypto";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
@@ -17,7 +18,7 @@ export function load(name) {
 
 /** A name for a queue, a channel or the like that no other test has. */
 export function uniqueName() {
-  return `t${crypto.randomUUID().slice(-12)}`;
+  return `t${randomUUID().slice(-12)}`;
 }
 
 /** Writes files into a folder of the project, where the package can be imported. */

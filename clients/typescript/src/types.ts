@@ -1,0 +1,189 @@
+/** What goes over the wire, as the compiler sees it. */
+
+/**
+ * Tasks by their job type, as a type argument of `Client` and `Worker`:
+ * `{ "email.send": { args: [to: string, subject?: string]; result: string } }`.
+ */
+export type TaskMap<Tasks> = { [K in keyof Tasks]: { args: unknown[]; result?: unknown } };
+
+/** Tasks of any type, with any arguments: without a map the compiler checks neither. */
+export type AnyTasks = Record<string, { args: any[]; result?: unknown }>;
+
+export type TaskType<Tasks> = keyof Tasks & string;
+export type TaskResult<Task> = Task extends { result: infer R } ? R : unknown;
+
+export type State =
+  | "available"
+  | "scheduled"
+  | "pending"
+  | "active"
+  | "retryable"
+  | "completed"
+  | "cancelled"
+  | "discarded";
+
+/** A failed attempt. */
+export interface Failure {
+  code?: string;
+  type?: string;
+  message?: string;
+  attempt?: number;
+  occurred_at?: string;
+  stack?: string;
+  output?: string;
+  details?: unknown;
+}
+
+/** A job as the gateway shows it. */
+export interface Job<R = unknown> {
+  id: string;
+  type: string;
+  state: State;
+  queue: string;
+  priority: number;
+  attempt: number;
+  max_attempts: number;
+  created_at: string;
+  /** Absent when the job succeeded and was not asked to keep its envelope. */
+  args?: unknown[];
+  meta?: Record<string, unknown>;
+  tags?: string[];
+  enqueued_at?: string;
+  started_at?: string;
+  scheduled_at?: string;
+  expires_at?: string;
+  next_attempt_at?: string;
+  completed_at?: string;
+  cancelled_at?: string;
+  discarded_at?: string;
+  result?: R;
+  result_dropped?: string;
+  envelope_dropped?: boolean;
+  error?: Failure;
+  errors?: Failure[];
+  progress?: number;
+  progress_data?: Record<string, unknown>;
+  progress_at?: string;
+  worker_id?: string;
+  timeout_ms?: number;
+  token?: string;
+  traceparent?: string;
+  tracestate?: string;
+  baggage?: string;
+  workflow_id?: string;
+  workflow_index?: number;
+  parent_results?: unknown[];
+}
+
+/** A job that is not enqueued yet, for `enqueueMany`, workflows and cron: `Client.job` makes one. */
+export interface NewJob {
+  type: string;
+  args: unknown[];
+  options?: Record<string, unknown>;
+  id?: string;
+  meta?: Record<string, unknown>;
+}
+
+/** A line that a handler logged. */
+export interface LogLine {
+  id: string;
+  at: string;
+  attempt: number;
+  level: "debug" | "info" | "warn" | "error";
+  message: string;
+  truncated?: boolean;
+}
+
+/** A job of a workflow; `waiting` until its turn comes. */
+export interface WorkflowMember {
+  id: string;
+  type: string;
+  queue: string;
+  state: State | "waiting";
+  index?: number;
+  /** Of a callback: `on_complete`, `on_success` or `on_failure`. */
+  on?: string;
+}
+
+/** A chain, a group or a batch. */
+export interface Workflow {
+  id: string;
+  type: "chain" | "group" | "batch";
+  state: "running" | "completed" | "failed" | "cancelled";
+  jobs_total?: number;
+  jobs_completed?: number;
+  jobs_failed?: number;
+  jobs_cancelled?: number;
+  steps_total?: number;
+  steps_completed?: number;
+  members?: WorkflowMember[];
+  callbacks?: WorkflowMember[];
+  created_at?: string;
+  completed_at?: string;
+}
+
+/** A job on a schedule. */
+export interface Cron {
+  name: string;
+  expression?: string;
+  timezone?: string;
+  overlap_policy?: "skip" | "allow" | "cancel_previous" | "enqueue";
+  enabled?: boolean;
+  description?: string | null;
+  job_template?: Record<string, unknown>;
+  next_run_at?: string | null;
+  last_run_at?: string | null;
+  last_job_id?: string | null;
+  run_count?: number;
+  skipped_count?: number;
+  missed_count?: number;
+}
+
+/** A queue with its counts. */
+export interface Queue {
+  name: string;
+  paused?: boolean;
+  closed?: boolean;
+  available?: number;
+  active?: number;
+  waiting?: number;
+  pending?: number;
+  dead?: number;
+  completed?: number;
+  discarded?: number;
+  cancelled?: number;
+  retried?: number;
+  limits?: Record<string, unknown>;
+}
+
+/** A message of a channel. */
+export interface Message<T = unknown> {
+  /** Its position; null if a client of plain Redis published it. */
+  id: string | null;
+  channel: string;
+  time: string;
+  /** JSON where the content type says so, text otherwise, a `Uint8Array` where it is no text. */
+  data: T;
+  contentType: string | undefined;
+  /** Of a CloudEvent. */
+  attributes: Record<string, unknown>;
+}
+
+/** Messages of a channel that are not kept any more. */
+export interface Gap {
+  channel: string;
+  /** The last position before them. */
+  after: string | undefined;
+  /** The first message after them. */
+  to: string | undefined;
+  /** How many, if Galley knows it. */
+  count: number | undefined;
+}
+
+/** What happened to a job, such as `job.progress`. */
+export interface JobEvent {
+  id: string;
+  type: string;
+  time: string;
+  data: Record<string, unknown>;
+}

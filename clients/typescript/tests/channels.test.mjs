@@ -1,0 +1,115 @@
+// Channels with a real gateway: messages are published, followed and resumed, and none is missed.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { galley, load, uniqueName } from "./kit.mjs";
+import { GatewayProcess } from "./processes.mjs";
+
+const { Client, GalleyError } = galley;
+const client = new Client();
+
+async function take(messages, count) {
+  const taken = [];
+  while (taken.length < count) taken.push((await messages.next()).value);
+  return taken;
+}
+
+test("messages are published, read and followed", async () => {
+  const channel = uniqueName();
+  const messages = await client.subscribe(channel).open();
+  const bytes = new Uint8Array([0, 255]);
+  const ids = [await client.publish(channel, "text"), await client.publish(channel, { order: 7 })];
+  ids.push(await client.publish(channel, bytes), ...(await client.publishMany(channel, ["more", [1]])));
+  const got = await take(messages, 5);
+  assert.deepEqual(got.map(({ data }) => data), ["text", { order: 7 }, bytes, "more", [1]]);
+  assert.deepEqual(got.map(({ id }) => id), ids);
+  assert.equal(messages.lastId, ids.at(-1));
+  messages.close();
+  assert.equal((await messages.next()).done, true);
+  assert.deepEqual((await client.history(channel, { after: ids[2] })).map(({ data }) => data), ["more", [1]]);
+  for await (const message of client.subscribe(channel, { lastId: ids[3] })) {
+    assert.deepEqual(message.data, [1]);
+    break;
+  }
+  const attributes = { specversion: "1.0", id: "1", source: "/shop", type: "order.paid", subject: 'Müller, "100 %"' };
+  await client.publish(channel, { order: 8 }, { attributes });
+  const [read] = await client.history(channel, { after: ids[4] });
+  assert.deepEqual([read.attributes.type, read.attributes.subject], [attributes.type, attributes.subject]);
+});
+
+test("a message with a key is published once", async () => {
+  const channel = uniqueName();
+  const options = { idempotencyKey: channel };
+  assert.equal(await client.publish(channel, "a", options), await client.publish(channel, "a", options));
+  assert.equal((await client.history(channel)).length, 1);
+});
+
+test("a pattern covers channels that come later, and resumes", async () => {
+  const name = uniqueName();
+  const messages = await client.subscribe([`${name}.*`]).open();
+  await client.publish(`${name}.a`, "1");
+  await client.publish(`${name}.b`, "2");
+  assert.deepEqual((await take(messages, 2)).map(({ data }) => data).sort(), ["1", "2"]);
+  messages.close();
+  await client.publish(`${name}.a`, "3");
+  const resumed = client.subscribe(`${name}.*`, { lastId: messages.lastId });
+  assert.equal((await take(resumed, 1))[0].data, "3");
+  resumed.close();
+});
+
+test("messages that are not kept are a gap", async () => {
+  const channel = uniqueName();
+  await client.publish(channel, "kept");
+  const gaps = [];
+  const messages = client.subscribe(channel, { lastId: "1-1", onGap: (gap) => gaps.push(gap) });
+  assert.equal((await take(messages, 1))[0].data, "kept");
+  messages.close();
+  assert.deepEqual(gaps.map((gap) => [gap.channel, gap.after]), [[channel, "1-1"]]);
+});
+
+test("a refused subscription says why", async () => {
+  const refused = (error) => error instanceof GalleyError && error.status === 400 && error.code === "invalid_request";
+  await assert.rejects(client.subscribe("not a channel").next(), refused);
+});
+
+test("a signal ends a subscription that waits", async () => {
+  const aborter = new AbortController();
+  const messages = await client.subscribe(uniqueName(), { signal: aborter.signal }).open();
+  const next = messages.next();
+  aborter.abort();
+  assert.equal((await next).done, true);
+});
+
+test("a subscriber misses nothing while its gateway restarts", async () => {
+  const channel = uniqueName();
+  const doomed = await new GatewayProcess(process.env.GALLEY_TEST_REDIS_URL).start();
+  try {
+    const messages = await new Client(doomed.url).subscribe(channel).open();
+    await client.publish(channel, 1);
+    assert.equal((await take(messages, 1))[0].data, 1);
+    await doomed.kill();
+    await client.publish(channel, 2);
+    await doomed.start();
+    await client.publish(channel, 3);
+    assert.deepEqual((await take(messages, 2)).map(({ data }) => data), [2, 3]);
+    messages.close();
+  } finally {
+    await doomed.kill();
+  }
+});
+
+test("events are read whatever pieces they arrive in", async () => {
+  const { Parser } = await load("subscription");
+  const text = ": hello\r\nid: 1-1\nevent: begin\r\ndata: {}\r\n\r\nretry: 250\nid: 2-1\rdata:a\ndata: b\n\n: x\n\ndata: c\n\n";
+  const expected = [
+    { name: "begin", data: "{}", id: "1-1" },
+    { name: "message", data: "a\nb", id: "2-1" },
+    { name: "message", data: "c", id: "2-1" },
+  ];
+  for (const size of [1, 2, 3, text.length]) {
+    const parser = new Parser();
+    const frames = [];
+    for (let start = 0; start < text.length; start += size) frames.push(...parser.feed(text.slice(start, start + size)));
+    assert.deepEqual(frames, expected);
+    assert.equal(parser.retryMs, 250);
+  }
+});
