@@ -21,6 +21,7 @@ import {
   type ShownMessage,
   Subscription,
 } from "./subscription.js";
+import { FakeGateway } from "./testing.js";
 import type {
   AnyTasks,
   Cron,
@@ -37,6 +38,7 @@ import type {
   Workflow,
 } from "./types.js";
 import { uuid } from "./uuid.js";
+import type { Worker } from "./worker.js";
 
 /** Longest single wait that is asked of the gateway; it allows a minute by default (`gateway.max_wait_ms`). */
 const MAX_WAIT_MS = 20_000;
@@ -112,7 +114,7 @@ interface Request<A, T> extends Call {
 
 /** `Tasks` says which arguments and which result the jobs of a type have: `new Client<{ "email.send": { args: [to: string]; result: string } }>()`. */
 export class Client<Tasks extends TaskMap<Tasks> = AnyTasks> {
-  private readonly sender: Sender;
+  private sender: Sender;
   private readonly patienceMs: number;
 
   /** `url` is `GALLEY_URL` unless given. */
@@ -175,7 +177,8 @@ export class Client<Tasks extends TaskMap<Tasks> = AnyTasks> {
       const left = Math.max(0, Math.min(deadline - Date.now(), MAX_WAIT_MS));
       const path = jobs(["jobs", idOf(job)], { wait_ms: left > 0 ? left : undefined });
       const found = await this.run({ method: "GET", path, waitMs: left, of: (a: { job: Job<R> }) => a.job });
-      if (Date.now() >= deadline || isEnded(found)) return found;
+      // In the test modes nothing happens meanwhile
+      if (Date.now() >= deadline || isEnded(found) || this.sender instanceof FakeGateway) return found;
     }
   }
 
@@ -401,6 +404,27 @@ export class Client<Tasks extends TaskMap<Tasks> = AnyTasks> {
       ? pathOf(["v1", "channels", first, "stream"], { since })
       : pathOf(["v1", "stream"], { channel: names, since });
     return new Subscription(this.sender, { path, lastId, read: messageReader<T>(onGap), patienceMs, signal });
+  }
+
+  // Test modes
+
+  /** For tests: until `end()` jobs are kept in memory, and nothing runs before `drain()`, which calls the worker's handlers. */
+  fake(worker?: Worker<Tasks>): FakeGateway<Tasks> {
+    return this.standIn(worker, false);
+  }
+
+  /** For tests: until `end()` a job runs when it is enqueued, in this process, by a handler of the worker. */
+  inline(worker: Worker<Tasks>): FakeGateway<Tasks> {
+    return this.standIn(worker, true);
+  }
+
+  private standIn(worker: Worker<Tasks> | undefined, isInline: boolean): FakeGateway<Tasks> {
+    const before = this.sender;
+    const fake = new FakeGateway<Tasks>(worker, isInline, () => {
+      this.sender = before;
+    });
+    this.sender = fake;
+    return fake;
   }
 
   private store<R>(what: string, type: string, args: unknown[], options: EnqueueOptions): Promise<Job<R>> {

@@ -27,6 +27,7 @@ export type {
   When,
 } from "./options.js";
 export { Subscription } from "./subscription.js";
+export { type EnqueuedFilter, FakeGateway } from "./testing.js";
 export type {
   AnyTasks,
   Cron,

@@ -8,7 +8,7 @@
 import { GalleyError, NoRetry, Retry, Unavailable } from "./errors.js";
 import { Gateway, handled, pauses, sleep, traceOf } from "./http.js";
 import { checkNames } from "./names.js";
-import type { AnyTasks, Failure, Job, TaskMap, TaskResult, TaskType } from "./types.js";
+import type { AnyTasks, Failure, Job, LogLine, TaskMap, TaskResult, TaskType } from "./types.js";
 import { uuid } from "./uuid.js";
 
 declare const process:
@@ -69,7 +69,8 @@ export interface Context {
 
 export type Handler<A extends unknown[], R> = (ctx: Context, ...args: A) => Promise<R> | R;
 
-type Settled = { kind: "acks"; body: { result: unknown } } | { kind: "nacks"; body: { error: Record<string, unknown> } };
+/** How an attempt ended. */
+export type Settled = { kind: "acks"; body: { result: unknown } } | { kind: "nacks"; body: { error: Record<string, unknown> } };
 type Results = { error?: Failure & { retryable?: boolean } }[];
 
 interface Attempt extends Context {
@@ -147,6 +148,18 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
     if (this.stopping.signal.aborted) this.hurry.abort();
     this.stopping.abort();
     this.changed();
+  }
+
+  /** Runs the handler of a job for a test mode, without a gateway. @internal */
+  async handleInMemory(job: Job, log: (level: LogLine["level"], message: string) => void): Promise<Settled> {
+    if (!this.handlers.has(job.type)) throw new Error(`the worker has no handler for jobs of type ${job.type}`);
+    const attempt = this.attempt(job);
+    attempt.progress = async (number, message) => {
+      job.progress = number;
+      if (message !== undefined) job.progress_data = { message };
+    };
+    attempt.log = async (message, level = "info") => log(level, message);
+    return this.handle(attempt);
   }
 
   private change(ms = 2 ** 31 - 1): Promise<void> {

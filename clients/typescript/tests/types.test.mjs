@@ -71,14 +71,20 @@ test("what is misspelt does not compile", async () => {
   assert.deepEqual([...said.keys()], []);
 });
 
-test("the programs of the README compile", async () => {
+test("the programs of the README compile, and do what they say", async () => {
   const readme = readFileSync(join(source, "README.md"), "utf8");
   const snippets = readme.split("```ts\n").slice(1).map((block) => block.split("```")[0]);
   const files = Object.fromEntries(snippets.map((snippet) => [/^\/\/ (\S+)\n/.exec(snippet)[1], snippet]));
-  const config = { compilerOptions: COMPILER_OPTIONS, include: ["*.ts"] };
+  const config = { compilerOptions: { ...COMPILER_OPTIONS, noEmit: false }, include: ["*.ts"] };
   const folder = write("readme", { ...files, "package.json": '{"type":"module"}', "tsconfig.json": JSON.stringify(config) });
   const { code, output } = await run(process.env.GALLEY_TEST_TSC, ["-p", folder]);
   assert.equal(code, 0, output);
+  const printed = async (name) => (await run(process.execPath, [name], { cwd: folder })).output.split("\n");
+  // worker.ts and enqueue.ts are run by the tests of all clients
+  assert.deepEqual(await printed("tested.js"), ["hello", "bob@example.org", ""]);
+  const [first, lastId] = await printed("channels.js");
+  assert.equal(first, "orders 7");
+  assert.match(lastId, /^\S+$/);
 });
 
 test("an unknown option is an error that names the nearest one", async () => {
