@@ -44,7 +44,16 @@ impl SentinelSet {
     /// # Panics
     /// They do not start.
     pub async fn start() -> Self {
-        let primary = RedisServer::start_with_options(RedisPersistence::None, &["--repl-diskless-sync-delay", "0"]);
+        Self::start_with_options(&[]).await
+    }
+
+    /// The same with more options of the primary.
+    ///
+    /// # Panics
+    /// They do not start.
+    pub async fn start_with_options(of_primary: &[&str]) -> Self {
+        let options: Vec<&str> = ["--repl-diskless-sync-delay", "0"].iter().chain(of_primary).copied().collect();
+        let primary = RedisServer::start_with_options(RedisPersistence::None, &options);
         let of_primary = format!("127.0.0.1 {}", primary.port());
         let replica = RedisServer::start_with_options(RedisPersistence::None, &["--replicaof", &of_primary]);
         let sentinels = SentinelProcesses::start(primary.port(), None).await;

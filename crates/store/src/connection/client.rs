@@ -126,6 +126,7 @@ impl Redis {
             Sealer::default(),
         );
         redis.0.runtime.spawn(read_clock_regularly(Arc::downgrade(&redis.0)));
+        redis.0.runtime.spawn(RedisInner::follow_sentinels(Arc::downgrade(&redis.0)));
         let shown = Arc::downgrade(&redis.0);
         samples::show(move || Some((shown.upgrade()?.memory.used_and_max(), shown.upgrade()?.pool().status())));
         Ok(redis)

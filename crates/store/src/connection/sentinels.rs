@@ -1,9 +1,10 @@
 //! Asks sentinels which server is the primary.
 
 use common::settings::{RedisSettings, SentinelUrls};
+use futures_util::Stream;
 use redis::{
-    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisResult, TlsCertificates, TlsMode,
-    sentinel::{SentinelClientBuilder, SentinelServerType},
+    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Msg, RedisResult, TlsCertificates, TlsMode,
+    sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
 use secrecy::{ExposeSecret, SecretString};
 
@@ -37,9 +38,22 @@ impl Sentinels {
         })
     }
 
-    /// A client of the primary: a server that a sentinel calls by the name, and that says of itself that it is one. Every
-    /// question opens connections of its own, because it is rare and the process may have lost the ones from before.
+    /// A client of the primary: a server that a sentinel calls by the name, and that says of itself that it is one. Of
+    /// sentinels that disagree, the first of the URL counts.
     pub(super) async fn find_primary(&self) -> RedisResult<Client> {
+        self.client()?.async_get_client().await
+    }
+
+    /// What the first sentinel that answers says of primaries that moved.
+    pub(super) async fn moves(&self) -> RedisResult<impl Stream<Item = Msg> + use<>> {
+        let sentinel = self.client()?.async_get_sentinel_client().await?;
+        let mut said = sentinel.get_async_pubsub().await?;
+        said.subscribe("+switch-master").await?;
+        Ok(said.into_on_message())
+    }
+
+    /// Every question opens connections of its own: it is rare, and those from before may have broken with the primary.
+    fn client(&self) -> RedisResult<SentinelClient> {
         let (addresses, redis) = (self.addresses.clone(), self.at_primary.redis_settings());
         let mut builder = SentinelClientBuilder::new(addresses, &self.primary_name, SentinelServerType::Master)?
             .set_client_to_redis_db(redis.db())
@@ -63,7 +77,7 @@ impl Sentinels {
                 .set_client_to_redis_certificates(certificates.clone())
                 .set_client_to_sentinel_certificates(certificates.clone());
         }
-        builder.build()?.async_get_client().await
+        builder.build()
     }
 
     /// A client of the same server with these certificates.

@@ -63,13 +63,17 @@ impl ServerAddress {
         self.sentinels.is_some()
     }
 
+    /// The sentinels, with the certificates as they are now.
+    pub(super) fn sentinels(&self) -> Option<Arc<Sentinels>> {
+        Some(self.sentinels.as_ref()?.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
     /// Asks the sentinels for the primary, if there are any. True if it is another server than before.
     ///
     /// # Errors
     /// No sentinel names one that can be reached and says that it is the primary.
     pub(super) async fn find_primary(&self) -> RedisResult<bool> {
-        let Some(sentinels) = &self.sentinels else { return Ok(false) };
-        let sentinels = sentinels.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(sentinels) = self.sentinels() else { return Ok(false) };
         let found = sentinels.find_primary().await?;
         let mut client = self.client.write().unwrap_or_else(PoisonError::into_inner);
         let is_another = client.get_connection_info().addr() != found.get_connection_info().addr();

@@ -110,6 +110,25 @@ async fn after_a_failover_nothing_leads_to_the_old_primary() {
 }
 
 #[tokio::test]
+async fn a_replaced_primary_is_left_though_it_takes_writes_still() {
+    // Nobody can make it a replica
+    let SentinelSet { primary, replica, sentinels } =
+        SentinelSet::start_with_options(&["--rename-command", "SLAVEOF", ""]).await;
+    let kit = StoreKit::with_server(replica, &[(URL, &sentinels.url())]);
+    assert_all_lead_to(&kit, &primary).await;
+    primary.wait_until_replicated().await;
+    sentinels.fail_over().await;
+    eventually("the store is at the new primary", || async {
+        (port_of(&mut kit.redis.clone()).await? == kit.server.port()).then_some(())
+    })
+    .await;
+    kit.redis_command(&["DEL", "galley:{default}:s:0"]).await;
+    assert_all_lead_to(&kit, &kit.server).await;
+    let mut direct = primary.connection().await;
+    redis::cmd("SET").arg("k").arg("v").exec_async(&mut direct).await.expect("it takes writes");
+}
+
+#[tokio::test]
 async fn a_primary_that_hangs_is_left_with_every_connection_to_it() {
     let (kit, primary, sentinels) = start().await;
     let (_topics, mut heard) = kit.subscribe(&[TOPIC]);
