@@ -12,6 +12,7 @@ mod metric_points;
 mod metric_push;
 mod otlp;
 mod otlp_client;
+mod queue_room;
 mod recent_problems;
 mod scope;
 mod span_description;

@@ -2,10 +2,7 @@
 //! fields and the ids that it has on standard output.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -19,46 +16,33 @@ use opentelemetry_sdk::{
     logs::{BatchConfigBuilder, BatchLogProcessor, LogBatch, LogExporter, LogProcessor, SdkLogRecord},
 };
 
-use super::{
-    WorkScope,
-    losses::{Losses, Signal},
-};
+use super::{WorkScope, losses::Signal, queue_room::QueueRoom};
 
 /// Modules that send the lines: what they log at `debug` about a request would be the next request.
 const SENDERS: [&str; 6] = ["h2", "hyper", "opentelemetry", "rustls", "tonic", "tower"];
-
-/// How the queue does, for both of its ends.
-#[derive(Debug)]
-struct LogQueueState {
-    waiting: AtomicUsize,
-    max: usize,
-    losses: Losses,
-}
 
 /// The end where lines come in.
 #[derive(Debug)]
 pub(super) struct LogQueue {
     batches: BatchLogProcessor,
-    state: Arc<LogQueueState>,
+    room: Arc<QueueRoom>,
 }
 
 impl LogQueue {
     /// A queue of at most `max` lines in front of an exporter.
     pub(super) fn new(exporter: impl LogExporter + 'static, max: usize) -> Self {
-        let state =
-            Arc::new(LogQueueState { waiting: AtomicUsize::new(0), max, losses: Losses::of(Signal::LogRecords) });
+        let room = Arc::new(QueueRoom::new(max, Signal::LogRecords));
         let config = BatchConfigBuilder::default().with_max_queue_size(max).build();
-        let exporter = CountedLogExporter { exporter, state: state.clone() };
-        Self { batches: BatchLogProcessor::builder(exporter).with_batch_config(config).build(), state }
+        let exporter = CountedLogExporter { exporter, room: room.clone() };
+        Self { batches: BatchLogProcessor::builder(exporter).with_batch_config(config).build(), room }
     }
 }
 
 impl LogProcessor for LogQueue {
     fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
-        if self.state.waiting.fetch_add(1, Relaxed) >= self.state.max {
-            self.state.waiting.fetch_sub(1, Relaxed);
+        if !self.room.enter() {
             // Not logged here: this is inside of logging
-            return self.state.losses.count(1, "queue_full");
+            return self.room.losses.count(1, "queue_full");
         }
         add_work(record);
         self.batches.emit(record, scope);
@@ -74,10 +58,7 @@ impl LogProcessor for LogQueue {
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
         let ended = self.batches.shutdown_with_timeout(timeout);
-        let left = self.state.waiting.load(Relaxed);
-        if left > 0 {
-            self.state.losses.note_at_the_end(left, &"the receiver did not take them in time");
-        }
+        self.room.close();
         ended
     }
 
@@ -114,21 +95,20 @@ fn add_work(record: &mut SdkLogRecord) {
 #[derive(Debug)]
 struct CountedLogExporter<E> {
     exporter: E,
-    state: Arc<LogQueueState>,
+    room: Arc<QueueRoom>,
 }
 
 impl<E: LogExporter> LogExporter for CountedLogExporter<E> {
     async fn export(&self, batch: LogBatch<'_>) -> OTelSdkResult {
         let count = batch.iter().count();
         let sent = self.exporter.export(batch).await;
-        let LogQueueState { waiting, losses, .. } = &*self.state;
-        waiting.fetch_sub(count, Relaxed);
+        self.room.leave(count);
         match sent {
             Ok(()) => {
-                losses.count_sent(count);
-                losses.log_if_due(&"the receiver is too slow");
+                self.room.losses.count_sent(count);
+                self.room.losses.log_if_due(&"the receiver is too slow");
             }
-            Err(error) => losses.note(count, "not_sent", &error),
+            Err(error) => self.room.losses.note(count, "not_sent", &error),
         }
         Ok(())
     }

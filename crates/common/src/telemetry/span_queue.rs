@@ -1,13 +1,7 @@
 //! The queue of spans on their way to the receiver. It is bounded: a receiver that is away or hangs costs no request and no
 //! memory. What is lost is counted, and logged once a minute.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use opentelemetry::Context;
 use opentelemetry_sdk::{
@@ -16,39 +10,31 @@ use opentelemetry_sdk::{
     trace::{BatchConfigBuilder, BatchSpanProcessor, Span, SpanData, SpanExporter, SpanProcessor},
 };
 
-use super::losses::{Losses, Signal};
+use super::{losses::Signal, queue_room::QueueRoom};
 
 /// Spans in one request.
 const MAX_BATCH_SPANS: usize = 512;
 /// How long spans wait for others.
 const SEND_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How the queue does, for both of its ends.
-#[derive(Debug)]
-struct SpanQueueState {
-    waiting: AtomicUsize,
-    max: usize,
-    losses: Losses,
-}
-
 /// The end where spans come in.
 #[derive(Debug)]
 pub(super) struct SpanQueue {
     batches: BatchSpanProcessor,
-    state: Arc<SpanQueueState>,
+    room: Arc<QueueRoom>,
 }
 
 impl SpanQueue {
     /// A queue of at most `max` spans in front of an exporter.
     pub(super) fn new(exporter: impl SpanExporter + 'static, max: usize) -> Self {
-        let state = Arc::new(SpanQueueState { waiting: AtomicUsize::new(0), max, losses: Losses::of(Signal::Spans) });
+        let room = Arc::new(QueueRoom::new(max, Signal::Spans));
         let config = BatchConfigBuilder::default()
             .with_max_queue_size(max)
             .with_max_export_batch_size(MAX_BATCH_SPANS)
             .with_scheduled_delay(SEND_INTERVAL)
             .build();
-        let exporter = CountedExporter { exporter, state: state.clone() };
-        Self { batches: BatchSpanProcessor::builder(exporter).with_batch_config(config).build(), state }
+        let exporter = CountedExporter { exporter, room: room.clone() };
+        Self { batches: BatchSpanProcessor::builder(exporter).with_batch_config(config).build(), room }
     }
 }
 
@@ -56,9 +42,8 @@ impl SpanProcessor for SpanQueue {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, span: SpanData) {
-        if self.state.waiting.fetch_add(1, Relaxed) >= self.state.max {
-            self.state.waiting.fetch_sub(1, Relaxed);
-            return self.state.losses.note(1, "queue_full", &"the receiver is away or too slow");
+        if !self.room.enter() {
+            return self.room.losses.note(1, "queue_full", &"the receiver is away or too slow");
         }
         self.batches.on_end(span);
     }
@@ -69,10 +54,7 @@ impl SpanProcessor for SpanQueue {
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
         let ended = self.batches.shutdown_with_timeout(timeout);
-        let left = self.state.waiting.load(Relaxed);
-        if left > 0 {
-            self.state.losses.note_at_the_end(left, &"the receiver did not take them in time");
-        }
+        self.room.close();
         ended
     }
 
@@ -85,17 +67,17 @@ impl SpanProcessor for SpanQueue {
 #[derive(Debug)]
 struct CountedExporter<E> {
     exporter: E,
-    state: Arc<SpanQueueState>,
+    room: Arc<QueueRoom>,
 }
 
 impl<E: SpanExporter> SpanExporter for CountedExporter<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let count = batch.len();
         let sent = self.exporter.export(batch).await;
-        self.state.waiting.fetch_sub(count, Relaxed);
+        self.room.leave(count);
         match sent {
-            Ok(()) => self.state.losses.count_sent(count),
-            Err(error) => self.state.losses.note(count, "not_sent", &error),
+            Ok(()) => self.room.losses.count_sent(count),
+            Err(error) => self.room.losses.note(count, "not_sent", &error),
         }
         Ok(())
     }
