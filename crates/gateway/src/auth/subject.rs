@@ -50,7 +50,7 @@ pub(super) async fn check(request: &ServiceRequest, rule: &RouteRule, access: &A
             let is_seen = found.is_none_or(|entry| caller().has_cron_entry(&entry));
             found_or(is_seen, format_args!("cron entry {}", quoted(&name)))
         }
-        Subject::Subscription if !access.is_unlimited() => {
+        Subject::Subscription => {
             let name = parameter(rule.path, request.path());
             if request.method() == Method::PUT && !access.holds(&name) {
                 return Err(ApiError::name_not_allowed(format_args!("subscription {}", quoted(&name))));
@@ -66,7 +66,7 @@ pub(super) async fn check(request: &ServiceRequest, rule: &RouteRule, access: &A
                 None => Ok(()),
             }
         }
-        Subject::Everything if !access.is_unlimited() => {
+        Subject::Everything => {
             let message = "this concerns the whole installation, and the key is limited to a part of it";
             Err(ApiError::new(ErrorCode::NameNotAllowed, message))
         }
