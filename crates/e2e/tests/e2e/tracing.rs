@@ -80,22 +80,34 @@ async fn spans_are_sent_over_http_too_and_a_receiver_that_is_away_holds_nothing_
 }
 
 #[tokio::test]
-async fn spans_go_over_tls_to_a_receiver_that_is_trusted_and_to_no_other() {
+async fn spans_metrics_and_log_lines_go_over_tls_to_a_receiver_that_is_trusted_and_to_no_other() {
     let (authority, stranger) = (TestAuthority::new(), TestAuthority::new());
     let certificate = authority.issue("receiver", &["localhost"]);
     let grpc = OtlpReceiver::start_with_tls(&certificate);
     let acceptor = TestAuthority::acceptor(&certificate);
     let http = WebhookReceiver::start_with_tls([WebhookReply::new(200, "", "")], acceptor).await;
-    let endpoints =
-        [format!("https://localhost:{}", grpc.port()), format!("https://localhost:{}/v1/traces", http.address.port())];
-    let received = || (grpc.spans().len(), http.requests().len());
-    for endpoint in &endpoints {
+    let posted = |path: &str| {
+        let start = format!("POST {path} ");
+        http.requests().iter().filter(|request| request.head.starts_with(&start)).count()
+    };
+    let received = || {
+        [
+            [grpc.spans().len(), grpc.points().len(), grpc.log_records().len()],
+            ["/v1/traces", "/v1/metrics", "/v1/logs"].map(posted),
+        ]
+    };
+    let grpc_url = format!("https://localhost:{}", grpc.port());
+    let http_url = |signal: &str| format!("https://localhost:{}/v1/{signal}", http.address.port());
+    let endpoints = [[(); 3].map(|()| grpc_url.clone()), ["traces", "metrics", "logs"].map(http_url)];
+    for (protocol, [spans, metrics, logs]) in endpoints.iter().enumerate() {
         for (trusted, arrives) in [(&stranger, false), (&authority, true)] {
-            let before = received();
+            let before = received()[protocol];
             let ca_file = trusted.ca_file();
             let variables = [
-                ("GALLEY__TELEMETRY__OTLP_ENDPOINT", endpoint.as_str()),
-                ("GALLEY__TELEMETRY__OTLP_CA_FILE", ca_file.as_str()),
+                ("GALLEY__TELEMETRY__OTLP_ENDPOINT", spans.as_str()),
+                ("GALLEY__TELEMETRY__OTLP_METRICS_ENDPOINT", metrics),
+                ("GALLEY__TELEMETRY__OTLP_LOGS_ENDPOINT", logs),
+                ("GALLEY__TELEMETRY__OTLP_CA_FILE", &ca_file),
                 EVERY_TRACE,
             ];
             let kit = GalleyKit::start_with(testkit::RedisServer::start(), &variables).await;
@@ -104,7 +116,9 @@ async fn spans_go_over_tls_to_a_receiver_that_is_trusted_and_to_no_other() {
             // Ending sends what is left
             assert!(gateway.terminate().await.success());
             drop(redis);
-            assert_eq!(received() != before, arrives, "{endpoint}");
+            let after = received()[protocol];
+            let arrived = [0, 1, 2].map(|signal| after[signal] != before[signal]);
+            assert_eq!(arrived, [arrives; 3], "spans, metrics and log lines to {spans}");
         }
     }
 }
