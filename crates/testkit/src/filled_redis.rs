@@ -9,6 +9,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+
 /// Jobs in an entry of the index of completed jobs: workers complete about as many with one call.
 const BATCH: usize = 100;
 /// How long results are kept.
@@ -86,7 +88,7 @@ impl RedisFill {
             at = first_ms + (number / JOBS_PER_MS) as u64;
             let id = job_id(at, number, tag);
             set(commands, &id, &format!("-\nc test.echo 0 1 3 - - {at} {at} r\n{{\"number\":{number}}}"))?;
-            ids.push(id);
+            ids.push(base64(&id));
             if ids.len() == BATCH || number == self.completed {
                 let (index, number, at) = (key("completed_index"), text(number), text(at));
                 commands.send(&[
@@ -122,6 +124,12 @@ impl RedisFill {
 
 fn text(value: impl Display) -> String {
     value.to_string()
+}
+
+/// An id as lists of many ids hold it.
+fn base64(id: &str) -> String {
+    let number = u128::from_str_radix(&id.replace('-', ""), 16).expect("hexadecimal digits");
+    BASE64_URL_SAFE_NO_PAD.encode(number.to_be_bytes())
 }
 
 /// A whole job that failed for good.

@@ -6,7 +6,7 @@
 --       8 TTL of the result in ms, 9 id, 10 "1" to list the job as a dead letter, 11 channel of
 --       finished jobs, 12 "1" when the job has a follow-up, 13 TTL in ms of the note that stands for a result which is not
 --       stored, 14 notification channel, 15 notification (due), 16 most ids in discarded, 17 its TTL in ms,
---       18 most jobs in the index
+--       18 most jobs in the index, 19 the id in base64
 -- Returns "done", "done_before" when an earlier run of this call ended the job, or "stale" when the attempt is not the
 -- current one.
 -- May run twice: the second run finds its own result.
@@ -18,6 +18,7 @@ local final_state, result_text, result_ttl_ms, id = ARGV[6], ARGV[7], ARGV[8], A
 local is_dead_letter, finished, has_follow_up, note_ttl_ms = ARGV[10] == '1', ARGV[11], ARGV[12], ARGV[13]
 local notifications, due_notification = ARGV[14], ARGV[15]
 local max_discarded, discarded_ttl_ms, max_indexed = tonumber(ARGV[16]), ARGV[17], tonumber(ARGV[18])
+local short_id = ARGV[19]
 
 if not is_current_attempt(stream, active, leases, entry, attempt_name, fence_kind, fence_owner, fence_detail) then
   if redis.call('GETRANGE', result, 0, #attempt_name) == attempt_name .. '\n' then return 'done_before' end
@@ -34,7 +35,7 @@ local total = redis.call('HINCRBY', stats, final_state, 1)
 if is_dead_letter then redis.call('ZADD', dead_letters, now_ms(), id) end
 if final_state == 'discarded' and is_stored then list_ended(discarded, id, max_discarded, discarded_ttl_ms) end
 if final_state == 'completed' and is_stored then
-  index_completed(index, total, 1, max_indexed, now_ms(), id, result_ttl_ms)
+  index_completed(index, total, 1, max_indexed, now_ms(), short_id, result_ttl_ms)
 end
 after_end(timers, admitted, id, has_follow_up, notifications, due_notification)
 redis.pcall('PUBLISH', finished, id)

@@ -117,6 +117,7 @@ impl Jobs {
             .arg(self.store.settings.jobs.discarded_max)
             .arg(self.discarded_list_ttl_ms())
             .arg(self.store.settings.jobs.completed_max)
+            .arg(job.id.to_base64())
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         let settled = Settled::parse(&answer);

@@ -3,7 +3,7 @@
 -- KEYS: 1 index of completed jobs
 -- ARGV: 1 where to begin: "", "until <ms>" at the newest that completed by that time, or "number <n>" at the entry with that
 --       number, 2 about how many jobs to read
--- Returns entries, newest first: {number, when in ms, ids separated by spaces}.
+-- Returns entries, newest first: {number, when in ms, ids in base64, separated by spaces}.
 -- May run twice: it only reads.
 local index = KEYS[1]
 local place, wanted = ARGV[1], tonumber(ARGV[2])
@@ -33,7 +33,7 @@ while count < wanted do
   local page = redis.call('XREVRANGE', index, newest, '-', 'COUNT', 10)
   for _, entry in ipairs(page) do
     found[#found + 1] = { string.format('%.0f', number_of(entry)), entry[2][1], entry[2][2] }
-    count = count + math.ceil((#entry[2][2] + 1) / 37)
+    count = count + math.ceil((#entry[2][2] + 1) / 23)
     newest = '(' .. entry[1]
     if count >= wanted then break end
   end

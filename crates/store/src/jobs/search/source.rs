@@ -225,7 +225,7 @@ pub(super) struct SearchCandidate {
 pub(super) enum Found {
     /// Its id.
     Id(JobId),
-    /// The ids of jobs that completed together, separated by spaces: an entry of the index of completed jobs, which is taken
+    /// The ids of jobs that completed together, in base64, separated by spaces: an entry of the index of completed jobs, which is taken
     /// apart when it is its turn.
     CompletedJobs(String),
     /// Its stream entry.
@@ -244,13 +244,11 @@ impl SearchCandidate {
 
     /// The jobs of an entry of the index of completed jobs, in the order of the list.
     pub(super) fn of_index_entry(number: &str, at: Millis, ids: &str) -> Vec<Self> {
-        let mut ids: Vec<&str> = ids.split(' ').collect();
+        // Programs from before wrote whole ids
+        let parse = |text: &str| JobId::from_base64(text).or_else(|| text.parse().ok());
+        let mut ids: Vec<JobId> = ids.split(' ').filter_map(parse).collect();
         ids.sort_unstable_by(|a, b| b.cmp(a));
-        let candidate = |id: &str| {
-            let found = Found::Id(id.parse().ok()?);
-            Some(Self { at, tie: format!("{number}:{id}"), found })
-        };
-        ids.into_iter().filter_map(candidate).collect()
+        ids.into_iter().map(|id| Self { at, tie: format!("{number}:{id}"), found: Found::Id(id) }).collect()
     }
 }
 
@@ -269,5 +267,19 @@ impl After {
             Self::Candidate { at: last_at, tie: last } => (at, tie) < (*last_at, last.as_str()),
             _ => self.admits(at),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_of_the_index_may_hold_whole_ids_of_programs_from_before() {
+        let [old, new] = ["019539a4-b68c-7def-8000-1a2b3c4d5e6f", "019539a4-b68d-7def-8000-1a2b3c4d5e6f"];
+        let short = new.parse::<JobId>().expect("an id").to_base64();
+        let found = SearchCandidate::of_index_entry("7", 1, &format!("{old} {short} damaged"));
+        let ties: Vec<&str> = found.iter().map(|candidate| candidate.tie.as_str()).collect();
+        assert_eq!(ties, [format!("7:{new}"), format!("7:{old}")], "newest first");
     }
 }
