@@ -82,7 +82,9 @@ end
 local function id_of(number) return string.sub(KEYS[first_result + number - 1], -36) end
 
 local is_member = {}
-for_completed(record_count, true, function(_, record) redis.call('DEL', record) end)
+local records = {}
+for_completed(record_count, true, function(_, record) records[#records + 1] = record end)
+if #records > 0 then redis.call('DEL', unpack(records)) end
 for_completed(unique_count, true, function(number, uniqueness)
   if redis.pcall('GET', uniqueness) == id_of(number) then redis.call('DEL', uniqueness) end
 end)
@@ -99,10 +101,12 @@ for_completed(keyed_count, true, function(number, admitted)
   set_due(timers, 'key ' .. key, now + 2000, notifications, due_notification, 'LT')
 end)
 for_completed(expiring_count, false, function(number) redis.call('ZREM', timers, 'expire ' .. id_of(number)) end)
+local follow_ups = {}
 for_completed(workflow_count, false, function(number)
   is_member[number] = true
-  set_due(timers, 'follow_up ' .. id_of(number), now + 2000, notifications, due_notification)
+  follow_ups[#follow_ups + 1] = 'follow_up ' .. id_of(number)
 end)
+set_all_due(timers, follow_ups, now + 2000, notifications, due_notification)
 
 -- A moment costs Redis less than a duration, which it must convert for each key
 local function expiry(ttl_ms) return ttl_ms ~= '0' and string.format('%.0f', now + ttl_ms) end

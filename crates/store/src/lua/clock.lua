@@ -25,6 +25,22 @@ local function set_due(set, member, at, notifications, notification, only)
   end
 end
 
+-- The same for members that are due together, with commands for all of them.
+local function set_all_due(set, members, at, notifications, notification)
+  if #members == 0 then return end
+  at = string.format('%.0f', at)
+  local scores = {}
+  for _, member in ipairs(members) do
+    scores[#scores + 1] = at
+    scores[#scores + 1] = member
+  end
+  redis.call('ZADD', set, unpack(scores))
+  local first = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')
+  if first[2] == at or tonumber(first[2]) < now_ms() - MAX_LATE_MS then
+    redis.pcall('PUBLISH', notifications, notification .. ' ' .. at)
+  end
+end
+
 -- Sets the timer at which the leader ends a job whose deadline has passed; '' sets none. It spares a job that runs.
 local function expire_at(timers, id, at, notifications, notification)
   if at ~= '' then set_due(timers, 'expire ' .. id, tonumber(at), notifications, notification) end
