@@ -5,6 +5,10 @@
 
 use std::{fmt, sync::Arc};
 
+use uuid::Uuid;
+
+use crate::id::JobId;
+
 /// Longest `tracestate` that is passed on, in bytes. Of a longer one whole members are dropped.
 pub const MAX_TRACESTATE_BYTES: usize = 512;
 /// Longest `baggage` that is passed on, in bytes. Of a longer one whole members are dropped.
@@ -20,6 +24,8 @@ const TRACEPARENT_BYTES: usize = 55;
 const SAMPLED: u8 = 1;
 /// The flags that version 00 and level 2 define: sampled and random.
 const KNOWN_FLAGS: u8 = 3;
+/// What is stored for the `traceparent` of a trace that is named after its job; see [`TraceContext::named_after`].
+const NAMED_AFTER_JOB: &str = "-";
 
 /// A span of a trace: what a `traceparent` names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +63,12 @@ impl SpanReference {
     #[must_use]
     pub fn is_sampled(self) -> bool {
         self.flags & SAMPLED != 0
+    }
+
+    /// The span where a trace begins that is not recorded and has the id of what it is about.
+    fn named_after(id: Uuid) -> Self {
+        let (_, span_id) = id.as_u64_pair();
+        Self { trace_id: id.as_u128(), span_id, flags: 0 }
     }
 }
 
@@ -123,6 +135,8 @@ struct ContextParts {
     traceparent: Option<Traceparent>,
     tracestate: Option<String>,
     baggage: Option<String>,
+    /// Whether the trace began in this process and nobody records it: then nobody knows its id yet.
+    is_new_and_unrecorded: bool,
 }
 
 impl TraceContext {
@@ -134,6 +148,7 @@ impl TraceContext {
             tracestate: span.and(tracestate).and_then(bounded_tracestate),
             traceparent: span.map(Traceparent::new),
             baggage: baggage.and_then(bounded_baggage),
+            is_new_and_unrecorded: false,
         })
     }
 
@@ -151,7 +166,43 @@ impl TraceContext {
         let (tracestate, baggage) = rest.map_or(("", ""), |rest| rest.split_once('\n').unwrap_or((rest, "")));
         let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
         let traceparent = traceparent.and_then(SpanReference::parse).map(Traceparent::new);
-        Self::from_parts(ContextParts { traceparent, tracestate: some(tracestate), baggage: some(baggage) })
+        let (tracestate, baggage) = (some(tracestate), some(baggage));
+        Self::from_parts(ContextParts { traceparent, tracestate, baggage, is_new_and_unrecorded: false })
+    }
+
+    /// As it was stored with a job: what [`Self::stored_with_job`] and [`Self::stored_rest`] returned.
+    #[must_use]
+    pub fn from_job(id: JobId, traceparent: Option<&str>, rest: Option<&str>) -> Self {
+        let stored = Self::from_stored(traceparent, rest);
+        if traceparent == Some(NAMED_AFTER_JOB) {
+            stored.with_span(SpanReference::named_after(id.into()))
+        } else {
+            stored
+        }
+    }
+
+    /// What is stored with a job for the `traceparent`: one byte if the trace is named after the job.
+    #[must_use]
+    pub fn stored_with_job(&self, id: JobId) -> Option<&str> {
+        let is_named_after_job = self.span() == Some(SpanReference::named_after(id.into()));
+        if is_named_after_job { Some(NAMED_AFTER_JOB) } else { self.traceparent() }
+    }
+
+    /// What is stored for the `traceparent` with a job that has no id yet: its trace will be [`Self::named_after`] it.
+    #[must_use]
+    pub fn stored_with_new_job(&self) -> Option<&str> {
+        if self.is_new_and_unrecorded() { Some(NAMED_AFTER_JOB) } else { self.traceparent() }
+    }
+
+    /// The same, unless the trace is new and nobody records it: then it gets the id of the job or workflow that it is stored
+    /// with. So the id need not be stored: most traces are not recorded, and a `traceparent` takes as much as a small job.
+    #[must_use]
+    pub fn named_after(self, id: impl Into<Uuid>) -> Self {
+        if self.is_new_and_unrecorded() { self.with_span(SpanReference::named_after(id.into())) } else { self }
+    }
+
+    fn is_new_and_unrecorded(&self) -> bool {
+        self.0.as_ref().is_some_and(|parts| parts.is_new_and_unrecorded)
     }
 
     /// `<tracestate>\n<baggage>`, to be stored beside the `traceparent`; none if there is neither.
@@ -200,12 +251,20 @@ impl TraceContext {
     pub fn with_span(&self, span: SpanReference) -> Self {
         let parts = self.0.as_deref();
         // A tracestate is about the trace, and a span of another trace has none
-        let is_same_trace = self.span().is_some_and(|own| own.trace_id == span.trace_id);
+        let same_trace = parts.filter(|_| self.span().is_some_and(|own| own.trace_id == span.trace_id));
         Self::from_parts(ContextParts {
             traceparent: Some(Traceparent::new(span)),
-            tracestate: parts.filter(|_| is_same_trace).and_then(|parts| parts.tracestate.clone()),
+            tracestate: same_trace.and_then(|parts| parts.tracestate.clone()),
             baggage: parts.and_then(|parts| parts.baggage.clone()),
+            is_new_and_unrecorded: same_trace.is_some_and(|parts| parts.is_new_and_unrecorded) && !span.is_sampled(),
         })
+    }
+
+    /// What a span passes on with which a trace began here.
+    #[must_use]
+    pub fn with_first_span(&self, span: SpanReference) -> Self {
+        let parts = self.with_span(span).0.map(Arc::unwrap_or_clone).unwrap_or_default();
+        Self::from_parts(ContextParts { is_new_and_unrecorded: !span.is_sampled(), ..parts })
     }
 
     /// This one, or the other if this one names no trace.
@@ -367,6 +426,37 @@ mod tests {
             assert_eq!(stored, context);
         }
         assert!(TraceContext::from_stored(Some("damaged"), None).is_empty());
+    }
+
+    #[test]
+    fn a_new_trace_that_nobody_records_is_named_after_its_job_and_stored_as_one_byte() {
+        let id: JobId = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
+        let span = SpanReference { trace_id: 1, span_id: 2, flags: 0 };
+        let new = TraceContext::new(None, None, Some("k=v")).with_first_span(span);
+        let child = new.with_span(SpanReference { span_id: 3, ..span });
+        for new in [new, child] {
+            assert_eq!(new.stored_with_new_job(), Some("-"));
+            let named = new.named_after(id);
+            assert_eq!(named.traceparent(), Some("00-019539a4b68c7def80001a2b3c4d5e6f-80001a2b3c4d5e6f-00"));
+            assert_eq!(named.stored_with_job(id), Some("-"));
+            assert_eq!(TraceContext::from_job(id, Some("-"), named.stored_rest().as_deref()), named);
+            let follows = named.with_span(SpanReference { span_id: 4, ..named.span().expect("a span") });
+            assert_eq!(follows.stored_with_new_job(), follows.traceparent(), "what a job causes stays in its trace");
+        }
+    }
+
+    #[test]
+    fn a_trace_that_is_recorded_or_came_from_outside_keeps_its_id() {
+        let id: JobId = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
+        let sampled = SpanReference { trace_id: 1, span_id: 2, flags: 1 };
+        let outside = TraceContext::new(Some(&format!("{}00", &GOOD[..53])), Some("a=1"), None);
+        let child = outside.with_span(SpanReference { span_id: 3, ..outside.span().expect("a span") });
+        for kept in [TraceContext::default().with_first_span(sampled), outside, child] {
+            assert_eq!(kept.clone().named_after(id), kept);
+            assert_eq!(kept.stored_with_new_job(), kept.traceparent());
+            let stored = TraceContext::from_job(id, kept.stored_with_job(id), kept.stored_rest().as_deref());
+            assert_eq!(stored, kept);
+        }
     }
 
     #[test]

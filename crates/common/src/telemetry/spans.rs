@@ -99,7 +99,10 @@ impl ActiveSpan {
     #[must_use]
     pub fn context(&self) -> &TraceContext {
         let Some(own) = &self.own else { return &self.parent };
-        self.passed_on.get_or_init(|| self.parent.with_span(own.reference))
+        self.passed_on.get_or_init(|| match self.parent.span() {
+            Some(_) => self.parent.with_span(own.reference),
+            None => self.parent.with_first_span(own.reference),
+        })
     }
 
     /// The span itself; none if it is not recorded.

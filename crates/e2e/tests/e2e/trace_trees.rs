@@ -184,6 +184,38 @@ async fn a_failed_attempt_is_recorded_even_if_its_trace_is_not() {
 }
 
 #[tokio::test]
+async fn a_trace_that_began_here_and_is_not_recorded_has_the_id_of_its_job_and_all_failed_attempts() {
+    let mut traced = TracedKit::start_with(&[("OTEL_TRACES_SAMPLER", "parentbased_always_off")]).await;
+    let _worker = traced.worker(&[("OTEL_TRACES_SAMPLER", "parentbased_always_on")]).await;
+    let retry = json!({ "initial_interval": "PT0.05S", "max_attempts": 2 });
+    let body = json!({ "type": "test.fail_always", "args": [], "retry": retry });
+    let made = post_with(&traced.kit, "/ojs/v1/jobs", &[], &body).await;
+    let id = made["job"]["id"].as_str().expect("an id").to_owned();
+    let fine = traced.kit.enqueue(&json!({ "type": "test.noop", "args": [] })).await;
+    traced.kit.wait_for_state(&fine, "completed").await;
+    let ended = traced.kit.wait_for_state(&id, "discarded").await;
+    let trace_id = id.replace('-', "");
+    for job in [&made["job"], &ended, &traced.kit.job(&fine).await] {
+        let own = job["id"].as_str().expect("an id").replace('-', "");
+        assert_eq!(job["traceparent"], format!("00-{own}-{}-00", &own[16..]), "{job}");
+    }
+    traced.names.insert(id, "job");
+    traced
+        .assert_tree(
+            &trace_id,
+            "
+            queue-worker consumer process default process job type=test.fail_always attempt=1 error=handler_error !exception handler_error
+              queue-worker client settle default settle job outcome=retryable
+            queue-worker consumer process default process job type=test.fail_always attempt=2 error=handler_error -> process default 1 !exception handler_error
+              queue-worker client settle default settle job outcome=discarded
+            ",
+        )
+        .await;
+    let others: Vec<_> = traced.receiver.spans().into_iter().filter(|span| span.trace_id != trace_id).collect();
+    assert!(others.is_empty(), "the worker follows the decision of the gateway: {others:#?}");
+}
+
+#[tokio::test]
 async fn an_attempt_whose_worker_died_is_recorded_as_failed() {
     let mut traced = TracedKit::start_with(&SHORT_LEASE).await;
     let worker = traced.worker(&SHORT_LEASE).await;
@@ -206,12 +238,8 @@ async fn a_run_of_a_schedule_begins_a_trace() {
     let template = json!({ "type": "test.noop", "args": [] });
     let entry = json!({ "name": "tick", "expression": "* * * * * *", "job_template": template });
     assert_eq!(traced.kit.post("/ojs/v1/cron", &entry).await.status(), 201);
-    let made = eventually("a run was recorded", || async {
-        traced.receiver.spans().into_iter().find(|span| span.name == "enqueue default")
-    })
-    .await;
+    let made = traced.name_enqueued("default", "run").await;
     assert_eq!(made.parent_span_id, "", "nobody asked for it just now");
-    traced.names.insert(made.attributes["messaging.message.id"].clone(), "run");
     traced
         .assert_tree(
             &made.trace_id,
@@ -272,12 +300,7 @@ async fn callbacks_of_a_batch_have_links_to_the_attempts_that_lead_to_them() {
     let body = json!({ "type": "batch", "jobs": jobs, "callbacks": callbacks });
     post_with(&traced.kit, "/ojs/v1/workflows", &TRACE, &body).await;
     for (queue, name) in [("a", "first"), ("b", "second"), ("whole", "complete"), ("alarm", "failure")] {
-        let enqueue = format!("enqueue {queue}");
-        let span = eventually("the job is there", || async {
-            traced.receiver.spans().into_iter().find(|span| span.name == enqueue)
-        })
-        .await;
-        traced.names.insert(span.attributes["messaging.message.id"].clone(), name);
+        traced.name_enqueued(queue, name).await;
     }
     traced
         .assert_tree(
@@ -310,12 +333,8 @@ async fn an_element_of_a_list_begins_a_trace_as_its_job_is_enqueued() {
     let mut traced = TracedKit::start().await;
     let _worker = traced.worker(&[("OTEL_TRACES_SAMPLER", "always_on")]).await;
     traced.kit.redis_command(&["RPUSH", "task:prodcons:queue", "7"]).await;
-    let made = eventually("the job is there", || async {
-        traced.receiver.spans().into_iter().find(|span| span.name == "enqueue prodcons")
-    })
-    .await;
+    let made = traced.name_enqueued("prodcons", "task").await;
     assert_eq!(made.parent_span_id, "", "an element names no trace");
-    traced.names.insert(made.attributes["messaging.message.id"].clone(), "task");
     traced
         .assert_tree(
             &made.trace_id,

@@ -20,11 +20,7 @@ async fn a_message_its_webhook_and_its_redelivery_are_one_trace() {
     let published = post_with(&traced.kit, "/v1/channels/c/messages", &TRACE[..1], &json!(1)).await;
     traced.names.insert(published["id"].as_str().expect("an id").to_owned(), "message");
     receiver.wait_for_requests(2).await;
-    let job = eventually("the job of the redelivery", || async {
-        traced.receiver.spans().into_iter().find(|span| span.name == "enqueue sub.hook")
-    })
-    .await;
-    traced.names.insert(job.attributes["messaging.message.id"].clone(), "again");
+    traced.name_enqueued("sub.hook", "again").await;
     for request in receiver.requests() {
         traced.names.insert(request.header("webhook-id").expect("an id").to_owned(), "webhook");
     }
@@ -54,11 +50,7 @@ async fn a_message_that_becomes_a_job_is_one_trace_across_all_three_services() {
     put(&traced.kit, "jobs", &queue).await;
     let published = post_with(&traced.kit, "/v1/channels/c/messages", &TRACE[..1], &json!(1)).await;
     traced.names.insert(published["id"].as_str().expect("an id").to_owned(), "message");
-    let job = eventually("its job", || async {
-        traced.receiver.spans().into_iter().find(|span| span.name == "enqueue default")
-    })
-    .await;
-    traced.names.insert(job.attributes["messaging.message.id"].clone(), "job");
+    traced.name_enqueued("default", "job").await;
     traced
         .assert_tree(
             TRACE_ID,

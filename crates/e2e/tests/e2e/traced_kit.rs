@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fmt::Write};
 
 use serde_json::Value;
-use testkit::{OtlpReceiver, ReceivedSpan, RedisServer, ServiceProcess, eventually_or};
+use testkit::{OtlpReceiver, ReceivedSpan, RedisServer, ServiceProcess, eventually, eventually_or};
 
 use crate::{
     kit::GalleyKit,
@@ -65,6 +65,15 @@ impl TracedKit {
         let id = job["job"]["id"].as_str().expect("an id").to_owned();
         self.names.insert(id.clone(), name);
         id
+    }
+
+    /// Waits until a job is put into the queue, and names it.
+    pub(crate) async fn name_enqueued(&mut self, queue: &str, name: &'static str) -> ReceivedSpan {
+        let wanted = format!("enqueue {queue}");
+        let find = || async { self.receiver.spans().into_iter().find(|span| span.name == wanted) };
+        let span = eventually("the job is there", find).await;
+        self.names.insert(span.attributes["messaging.message.id"].clone(), name);
+        span
     }
 
     /// Waits until the trace has exactly this tree.

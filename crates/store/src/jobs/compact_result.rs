@@ -31,7 +31,7 @@ pub(super) struct CompactResult<'a> {
     pub(super) started_at: Option<Millis>,
     pub(super) ended_at: Millis,
     pub(super) result: JobResult<'a>,
-    /// The trace that it belongs to.
+    /// The trace that it belongs to, as it is stored with a job.
     pub(super) traceparent: Option<&'a str>,
 }
 
@@ -123,7 +123,7 @@ impl<'a> CompactResult<'a> {
         view.enqueued_at = self.enqueued_at;
         view.started_at = self.started_at;
         view.ended_at = Some(self.ended_at);
-        view.trace = TraceContext::from_stored(self.traceparent, None);
+        view.trace = TraceContext::from_job(id, self.traceparent, None);
         match self.result {
             JobResult::None => {}
             JobResult::Json(json) => view.result = Some(json),

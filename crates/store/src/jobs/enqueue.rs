@@ -339,7 +339,7 @@ pub(super) fn build_job_record(
         history,
         lease_ms: new.visibility_timeout_ms,
         timeout_ms: new.timeout_ms,
-        trace,
+        trace: trace.named_after(id),
         previous_span: None,
         span: OnceLock::new(),
         workflow: new.workflow,

@@ -36,7 +36,7 @@ impl<'a> NewEntry<'a> {
     }
 
     fn trace_fields(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let fields = [("c", self.trace.traceparent()), (TRACE_REST, self.trace_rest.as_deref())];
+        let fields = [("c", self.trace.stored_with_new_job()), (TRACE_REST, self.trace_rest.as_deref())];
         fields.into_iter().filter_map(|(name, text)| Some((name, text?)))
     }
 

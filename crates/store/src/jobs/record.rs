@@ -134,7 +134,7 @@ impl JobRecord {
             timeout_ms: number("t"),
             previous_span: fields.remove("n").and_then(|text| SpanReference::parse(&text)).map(Box::new),
             span: OnceLock::new(),
-            trace: TraceContext::from_stored(fields.remove("c").as_deref(), trace_rest.as_deref()),
+            trace: TraceContext::from_job(id, fields.remove("c").as_deref(), trace_rest.as_deref()),
             workflow: fields.remove("w").and_then(|text| text.parse().ok()),
             parent_results: parent_results
                 .filter(|text| !text.starts_with('='))
@@ -169,7 +169,7 @@ impl JobRecord {
         if let Some(ms) = self.timeout_ms {
             push("t", ms.to_string());
         }
-        if let Some(text) = self.trace.traceparent() {
+        if let Some(text) = self.trace.stored_with_job(self.id) {
             push("c", text.to_owned());
         }
         if let Some(span) = self.span.get().or(self.previous_span.as_ref()) {
@@ -279,7 +279,7 @@ impl JobRecord {
             started_at,
             ended_at,
             result,
-            traceparent: self.trace.traceparent(),
+            traceparent: self.trace.stored_with_job(self.id),
         }
     }
 

@@ -83,6 +83,7 @@ impl Workflows {
         now: Millis,
     ) -> StoreResult<Result<WorkflowId, CreateWorkflowError>> {
         let id = new.id.unwrap_or_default();
+        let trace = trace.named_after(id);
         if let Some(refused) = self.find_refusal(&new, id).await? {
             return Ok(Err(refused));
         }
