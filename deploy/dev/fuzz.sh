@@ -46,7 +46,7 @@ for target in "$@"; do
         merged=$(mktemp -d)
         "$program" -merge=1 -max_len="$max_bytes" -rss_limit_mb=1024 "$merged" "crates/fuzz/corpus/$target" "$found/$target" 2>/dev/null
         # Those that were written by hand stay; of the others the shortest
-        (cd "$merged" && wc -c -- * | grep -v ' total$' | sort -n | head -n "$max_inputs" | sed 's/.* //') |
+        (cd "$merged" && wc -c -- * | grep -v ' total$' | sort -n | awk -v most="$max_inputs" 'NR <= most { print $2 }') |
             while read -r name; do
                 cp "$merged/$name" "crates/fuzz/corpus/$target/$name"
             done
