@@ -63,6 +63,8 @@ fn build_images() {
     for name in SERVICES {
         let mut build = Command::new("docker");
         build.args(["build", "--quiet", "--build-arg", "BINARIES=prebuilt", "--target", name]);
+        // The programs of the tests are not linked statically
+        build.args(["--build-arg", &format!("RUNTIME={}", BASE_IMAGES[1])]);
         build.args(["--tag", &format!("localhost/galley-{name}:{VERSION}"), "--file"]);
         run(build.arg(root().join("deploy/Dockerfile")).arg(folder.path()).env("DOCKER_BUILDKIT", "1"));
     }
