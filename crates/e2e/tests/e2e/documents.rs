@@ -162,6 +162,7 @@ async fn every_filter_in_the_document_about_subscriptions_is_allowed() {
 const BUILD_DOCUMENTS: &[&str] = &[
     "CONTRIBUTING.md",
     "clients/python/README.md",
+    "clients/typescript/README.md",
     "docs/performance.md",
     "examples/README.md",
     "docs/adr/README.md",
