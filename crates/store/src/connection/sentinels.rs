@@ -41,7 +41,8 @@ impl Sentinels {
     /// A client of the primary: a server that a sentinel calls by the name, and that says of itself that it is one. Of
     /// sentinels that disagree, the first of the URL counts.
     pub(super) async fn find_primary(&self) -> RedisResult<Client> {
-        self.client()?.async_get_client().await
+        // In a box, because a question that is rare must not make the futures of every start and reconnect large
+        Box::pin(self.client()?.async_get_client()).await
     }
 
     /// What the first sentinel that answers says of primaries that moved.
