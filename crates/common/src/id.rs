@@ -20,7 +20,7 @@
 
 use std::{fmt, str::FromStr};
 
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
 use serde::{Deserialize, Serialize};
 use uuid::{Uuid, Variant};
 
@@ -114,14 +114,13 @@ impl JobId {
     /// The same in 22 characters of URL-safe base64: what lists of many ids hold.
     #[must_use]
     pub fn to_base64(self) -> String {
-        BASE64_URL_SAFE_NO_PAD.encode(self.0.as_bytes())
+        BASE64.encode(self.0.as_bytes())
     }
 
     /// Parses what [`Self::to_base64`] wrote.
     #[must_use]
     pub fn from_base64(text: &str) -> Option<Self> {
-        let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
-        Uuid::from_slice(&bytes).ok().filter(is_uuid_v7).map(Self)
+        BASE64.decode(text).ok().and_then(|bytes| Uuid::from_slice(&bytes).ok()).filter(is_uuid_v7).map(Self)
     }
 
     /// The stream entry that a generated id points at, if any.
