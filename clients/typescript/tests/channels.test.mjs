@@ -7,15 +7,24 @@ import { GatewayProcess } from "./processes.mjs";
 const { Client, GalleyError } = galley;
 const client = new Client();
 
+/** A subscription that ends after a while: a test that waits for what never comes fails. */
+function follow(channels, options = {}, of = client) {
+  return of.subscribe(channels, { signal: AbortSignal.timeout(20_000), ...options });
+}
+
 async function take(messages, count) {
   const taken = [];
-  while (taken.length < count) taken.push((await messages.next()).value);
+  while (taken.length < count) {
+    const { done, value } = await messages.next();
+    assert.ok(!done, `${taken.length} of ${count} messages came`);
+    taken.push(value);
+  }
   return taken;
 }
 
 test("messages are published, read and followed", async () => {
   const channel = uniqueName();
-  const messages = await client.subscribe(channel).open();
+  const messages = await follow(channel).open();
   const bytes = new Uint8Array([0, 255]);
   const ids = [await client.publish(channel, "text"), await client.publish(channel, { order: 7 })];
   ids.push(await client.publish(channel, bytes), ...(await client.publishMany(channel, ["more", [1]])));
@@ -26,7 +35,7 @@ test("messages are published, read and followed", async () => {
   messages.close();
   assert.equal((await messages.next()).done, true);
   assert.deepEqual((await client.history(channel, { after: ids[2] })).map(({ data }) => data), ["more", [1]]);
-  for await (const message of client.subscribe(channel, { lastId: ids[3] })) {
+  for await (const message of follow(channel, { lastId: ids[3] })) {
     assert.deepEqual(message.data, [1]);
     break;
   }
@@ -45,13 +54,13 @@ test("a message with a key is published once", async () => {
 
 test("a pattern covers channels that come later, and resumes", async () => {
   const name = uniqueName();
-  const messages = await client.subscribe([`${name}.*`]).open();
+  const messages = await follow([`${name}.*`]).open();
   await client.publish(`${name}.a`, "1");
   await client.publish(`${name}.b`, "2");
   assert.deepEqual((await take(messages, 2)).map(({ data }) => data).sort(), ["1", "2"]);
   messages.close();
   await client.publish(`${name}.a`, "3");
-  const resumed = client.subscribe(`${name}.*`, { lastId: messages.lastId });
+  const resumed = follow(`${name}.*`, { lastId: messages.lastId });
   assert.equal((await take(resumed, 1))[0].data, "3");
   resumed.close();
 });
@@ -60,7 +69,7 @@ test("messages that are not kept are a gap", async () => {
   const channel = uniqueName();
   await client.publish(channel, "kept");
   const gaps = [];
-  const messages = client.subscribe(channel, { lastId: "1-1", onGap: (gap) => gaps.push(gap) });
+  const messages = follow(channel, { lastId: "1-1", onGap: (gap) => gaps.push(gap) });
   assert.equal((await take(messages, 1))[0].data, "kept");
   messages.close();
   assert.deepEqual(gaps.map((gap) => [gap.channel, gap.after]), [[channel, "1-1"]]);
@@ -68,12 +77,12 @@ test("messages that are not kept are a gap", async () => {
 
 test("a refused subscription says why", async () => {
   const refused = (error) => error instanceof GalleyError && error.status === 400 && error.code === "invalid_request";
-  await assert.rejects(client.subscribe("not a channel").next(), refused);
+  await assert.rejects(follow("not a channel").next(), refused);
 });
 
 test("a signal ends a subscription that waits", async () => {
   const aborter = new AbortController();
-  const messages = await client.subscribe(uniqueName(), { signal: aborter.signal }).open();
+  const messages = await follow(uniqueName(), { signal: aborter.signal }).open();
   const next = messages.next();
   aborter.abort();
   assert.equal((await next).done, true);
@@ -83,7 +92,7 @@ test("a subscriber misses nothing while its gateway restarts", async () => {
   const channel = uniqueName();
   const doomed = await new GatewayProcess(process.env.GALLEY_TEST_REDIS_URL).start();
   try {
-    const messages = await new Client(doomed.url).subscribe(channel).open();
+    const messages = await follow(channel, {}, new Client(doomed.url)).open();
     await client.publish(channel, 1);
     assert.equal((await take(messages, 1))[0].data, 1);
     await doomed.kill();

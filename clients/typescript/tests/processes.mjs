@@ -49,8 +49,9 @@ export async function startRedis() {
 export class GatewayProcess {
   address = "127.0.0.1:0";
 
-  constructor(redisUrl) {
+  constructor(redisUrl, settings = {}) {
     this.redisUrl = redisUrl;
+    this.settings = settings;
   }
 
   async start() {
@@ -59,6 +60,7 @@ export class GatewayProcess {
       GALLEY__GATEWAY__LISTEN: this.address,
       GALLEY__LOG__FORMAT: "json",
       GALLEY__MAINTENANCE__SWEEP_MS: "100",
+      ...this.settings,
     };
     const options = { env: { ...process.env, ...variables }, stdio: ["ignore", "pipe", "inherit"] };
     this.child = spawn(join(binaries, "gateway"), [], options);
