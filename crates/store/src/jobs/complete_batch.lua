@@ -1,11 +1,13 @@
 #!lua flags=allow-oom
 -- Completes many jobs that a queue-worker ran: stores their results, removes their entries and what they held.
 -- KEYS: 1 stream, 2 active, 3 leases, 4 stats, 5 note of this call, 6 timers, 7 waiting keys, 8 index of completed
---       jobs, 9.. the result of each job, then the records, the uniqueness keys and the sets of admitted jobs of those jobs that have one
+--       jobs, 9.. the result of each job, then the records, the uniqueness keys and the sets of admitted jobs of those jobs
+--       that have one
 -- ARGV: 1 consumer, 2 priority, 3 TTL of a result in ms, or 0 when Redis is too full to store results, 4 the same for jobs
---       of workflows, 5 TTL of the note in ms, 6 channel of finished jobs, 7 ids of the jobs, separated by spaces,
+--       of workflows, 5 TTL of the note in ms, 6 channel of finished jobs, 7 ids of the jobs in base64,
 --       8 notification channel, 9 notification (due), 10 number of jobs, 11 to 15 how many have a record, a uniqueness, a
---       key, a deadline and a workflow, 16 most jobs in the index, 17 the ids in base64, 18.. the entry of each job, then the result of each job as text, then the numbers
+--       key, a deadline and a workflow, 16 most jobs in the index, 17.. the entry of each job, then the result of each job as
+--       text, then the numbers
 --       of the jobs with a record, a uniqueness, a key, a deadline, a workflow
 -- Returns for each job 1 completed, 3 completed and others wait for its key, 2 completed by an earlier run of this call, 0
 -- no longer this worker's attempt.
@@ -16,11 +18,11 @@ local stream, active, leases, stats, note = KEYS[1], KEYS[2], KEYS[3], KEYS[4], 
 local timers, waiting_keys, index = KEYS[6], KEYS[7], KEYS[8]
 local first_result = 9
 local consumer, priority, result_ttl_ms, member_ttl_ms, note_ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local finished, ids, notifications, due_notification = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local finished, short_ids, notifications, due_notification = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local job_count, record_count, unique_count = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
 local keyed_count, expiring_count, workflow_count = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
-local max_indexed, short_ids = tonumber(ARGV[16]), ARGV[17]
-local first_entry = 18
+local max_indexed = tonumber(ARGV[16])
+local first_entry = 17
 
 local first_text = first_entry + job_count
 local first_number = first_text + job_count
@@ -135,5 +137,7 @@ if attempts then
 end
 local total = redis.call('HINCRBY', stats, 'completed', done)
 if result_expiry then index_completed(index, total, done, max_indexed, now, short_ids, result_ttl_ms) end
-redis.pcall('PUBLISH', finished, ids)
+local ids = {}
+for number = 1, job_count do ids[number] = id_of(number) end
+redis.pcall('PUBLISH', finished, table.concat(ids, ' '))
 return outcomes

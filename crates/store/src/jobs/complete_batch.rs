@@ -138,13 +138,10 @@ impl Jobs {
         call.key(keys.stream(priority)).key(keys.active()).key(keys.leases()).key(keys.stats());
         call.key(keys.completed_batch(priority, first.claimed.entry, batch.len()));
         call.key(keys.timers()).key(keys.waiting_keys()).key(keys.completed_index());
-        let (mut ids, mut short_ids) =
-            (String::with_capacity(batch.len() * 37), String::with_capacity(batch.len() * 23));
+        let mut ids = String::with_capacity(batch.len() * 23);
         for completion in batch {
             call.key(keys.result(&completion.claimed.job.id));
-            let id = completion.claimed.job.id;
-            let _ = write!(ids, "{id} ");
-            let _ = write!(short_ids, "{} ", id.to_base64());
+            let _ = write!(ids, "{} ", completion.claimed.job.id.to_base64());
         }
         held.add_keys(&mut call);
         let bytes = batch.iter().map(|completion| completion.finished.size()).sum();
@@ -156,7 +153,7 @@ impl Jobs {
             .arg(Notification::DueChanged(queue.clone()).encode())
             .arg(batch.len());
         held.add_counts(&mut call);
-        call.arg(self.settings().completed_max).arg(short_ids.trim_end());
+        call.arg(self.settings().completed_max);
         for completion in batch {
             call.arg(completion.claimed.entry.to_string());
         }

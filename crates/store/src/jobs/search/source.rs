@@ -225,8 +225,8 @@ pub(super) struct SearchCandidate {
 pub(super) enum Found {
     /// Its id.
     Id(JobId),
-    /// The ids of jobs that completed together, in base64, separated by spaces: an entry of the index of completed jobs, which is taken
-    /// apart when it is its turn.
+    /// The ids of jobs that completed together, in base64, separated by spaces: an entry of the index of completed jobs,
+    /// which is taken apart when it is its turn.
     CompletedJobs(String),
     /// Its stream entry.
     Entry(String, Value),
