@@ -93,7 +93,7 @@ pub(super) struct ConnectState {
     pub(super) generation: u64,
     delays: ExponentialBackoff,
     pub(super) last_failure: Option<(RedisError, Instant)>,
-    connecting: Option<SharedResult<HotConnection>>,
+    pub(super) connecting: Option<SharedResult<HotConnection>>,
 }
 
 impl Redis {
@@ -159,13 +159,16 @@ impl Redis {
         &self.0.memory
     }
 
-    /// Opens a connection beside the shared one, once that one has found a server that takes writes.
+    /// Opens a connection beside the shared one, once that one has found a server that takes writes; with the time at which
+    /// it was known which server it is.
     pub(super) async fn connect_separately(
         &self,
         config: &AsyncConnectionConfig,
-    ) -> RedisResult<MultiplexedConnection> {
+    ) -> RedisResult<(MultiplexedConnection, Instant)> {
         self.hot_connection().await?;
-        self.0.address.client().get_multiplexed_async_connection_with_config(config).await.map_err(connect_error)
+        let (client, known_at) = (self.0.address.client(), Instant::now());
+        let connection = client.get_multiplexed_async_connection_with_config(config).await.map_err(connect_error)?;
+        Ok((connection, known_at))
     }
 
     /// Opens a connection whatever the server is, to look at it. Its refusal is handed out as it is.
@@ -257,7 +260,7 @@ impl Redis {
         let redis = self.clone();
         let dial = self.0.runtime.spawn(async move {
             let dialled = redis.0.connect_to_primary(&config).await;
-            if let Ok(connection) = &dialled {
+            if let Ok((connection, _)) = &dialled {
                 // Before the first use, which may need the time. If it fails, so will the first use
                 let _ = redis.clock().read(&mut connection.clone()).await;
             }
@@ -274,11 +277,17 @@ impl Redis {
     fn finish_connect(
         &self,
         generation: u64,
-        result: RedisResult<MultiplexedConnection>,
+        result: RedisResult<(MultiplexedConnection, Instant)>,
     ) -> RedisResult<HotConnection> {
         let mut dialling = self.connect_state();
         dialling.connecting = None;
-        match result {
+        let mut shared = self.0.hot_connection.write().unwrap_or_else(PoisonError::into_inner);
+        let current = result.and_then(|(connection, known_at)| {
+            let is_current = !self.left_server_since(known_at);
+            let left_meanwhile = || RedisError::from((ErrorKind::Io, "connected to a server that was left meanwhile"));
+            is_current.then_some(connection).ok_or_else(left_meanwhile)
+        });
+        match current {
             Ok(connection) => {
                 if dialling.last_failure.take().is_some() || generation > 1 {
                     tracing::info!(event = "redis.reconnected", generation, "connected to redis again");
@@ -287,7 +296,7 @@ impl Redis {
                 dialling.generation = generation;
                 dialling.delays = reconnect_delays();
                 let live = HotConnection::new(generation, connection);
-                *self.0.hot_connection.write().unwrap_or_else(PoisonError::into_inner) = Some(live.clone());
+                *shared = Some(live.clone());
                 Ok(live)
             }
             Err(error) => {

@@ -65,8 +65,8 @@ impl Redis {
 
 impl DedicatedConnection {
     async fn open(redis: &Redis, config: &AsyncConnectionConfig) -> RedisResult<Self> {
-        let connection = redis.connect_separately(config).await?;
-        let mut opened = Self { connection, opened_at: Instant::now(), client_id: 0, redis: redis.clone() };
+        let (connection, opened_at) = redis.connect_separately(config).await?;
+        let mut opened = Self { connection, opened_at, client_id: 0, redis: redis.clone() };
         opened.client_id = opened.query(redis::cmd("CLIENT").arg("ID")).await?;
         Ok(opened)
     }

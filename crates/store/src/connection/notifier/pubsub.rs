@@ -50,11 +50,14 @@ async fn listen(redis: &Redis, notifier: &Arc<NotifierInner>) -> RedisResult<()>
     let gone = Arc::new(Notify::new());
     let config = redis.config().set_push_sender(push_handler(notifier.clone(), gone.clone()));
     let mut reconnects = notifier.reconnects.subscribe();
-    let connection = redis.connect_separately(&config).await?;
+    let closed = || RedisError::from((ErrorKind::Io, "connection closed"));
+    let (connection, known_at) = redis.connect_separately(&config).await?;
     let mut server_left = redis.server_left();
+    if redis.left_server_since(known_at) {
+        return Err(closed());
+    }
     let mut connection = PubSubConnection { connection, notifier, subscribed: BTreeSet::new() };
     connection.update_topics().await?;
-    let closed = || RedisError::from((ErrorKind::Io, "connection closed"));
     loop {
         tokio::select! {
             () = gone.notified() => return Err(closed()),
