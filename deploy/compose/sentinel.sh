@@ -28,17 +28,26 @@ END
     exec redis-server /data/sentinel.conf --sentinel
 fi
 
-# ask_sentinels: the name of the primary's service. At the very first start there is no sentinel: then it is redis
+# ask_sentinels: the name of the primary's service; nothing if no sentinel answers
 ask_sentinels() {
     for sentinel in sentinel-1 sentinel-2 sentinel-3; do
         primary=$(timeout 2 redis-cli -h "$sentinel" -p 26379 sentinel get-master-addr-by-name galley 2>/dev/null |
             head -n 1)
         case $primary in redis | redis-replica) echo "$primary" && return ;; esac
     done
-    echo redis
+}
+
+# Without sentinels a server is what it was: Redis writes each change into its file, and an old primary that took part in
+# nothing since must not become the source of everybody's data. The sentinels remember which one that is, and mend the rest
+role_before() {
+    before=$(sed -n 's/^replicaof \([^ ]*\) .*/\1/p' /data/redis.conf)
+    echo "${before:-$name}"
 }
 
 primary=$(ask_sentinels)
+if [ -z "$primary" ]; then
+    if [ -s /data/redis.conf ]; then primary=$(role_before); else primary=redis; fi
+fi
 {
     cat "$secrets/redis.conf"
     printf '\n# Added by sentinel.sh\n'
