@@ -31,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="galley-worker",
         description="Runs the tasks of an app until SIGTERM or Ctrl-C. The key is in GALLEY_KEY.",
+        # What is removed for the process that --reload starts must be spelt out
+        allow_abbrev=False,
     )
     parser.add_argument("app", metavar="module:app", help="where the galley.App is, such as shop.tasks:app")
     parser.add_argument(

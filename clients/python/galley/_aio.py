@@ -142,6 +142,8 @@ class AsyncTransport:
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self._fixed = f"Host: {parts.netloc.rpartition('@')[2]}\r\n"
         if key:
+            if not (key.isascii() and key.isprintable()):
+                raise ValueError("the key must be one line of ASCII characters")
             self._fixed += f"Authorization: Bearer {key}\r\n"
         self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = weakref.WeakKeyDictionary()
 
@@ -155,11 +157,13 @@ class AsyncTransport:
 
     async def _call(self, pool: _Pool, method: str, path: str, body: Any, wait: float, headers: Headers) -> Any:
         data, is_repeat = encode(body), False
+        # Outside of what tells a broken connection: a bad header is no reason to try again
+        head = self._head(method, path, data, headers)
         while True:
             connection = pool.take()
             is_reused = connection is not None
             try:
-                exchange = self._exchange(pool, connection, self._head(method, path, data, headers), data)
+                exchange = self._exchange(pool, connection, head, data)
                 status, answer_headers, answer = await asyncio.wait_for(exchange, wait + ANSWER_S)
             except _BROKEN as error:
                 # A connection that lay idle may have been closed at the other end: that says nothing about the gateway
@@ -175,12 +179,12 @@ class AsyncTransport:
 
     async def stream(self, path: str, headers: Headers = ()) -> Stream:
         """Opens a stream."""
+        head = self._head("GET", path, None, (("Accept", "text/event-stream"), *headers))
         try:
             connection = await asyncio.wait_for(self._connect(), ANSWER_S)
         except _BROKEN as error:
             raise Unavailable(f"the gateway cannot be reached: {error!r}") from error
         try:
-            head = self._head("GET", path, None, (("Accept", "text/event-stream"), *headers))
             status, answer_headers = await asyncio.wait_for(connection.send(head, None), ANSWER_S)
             if status != 200:
                 answer = await asyncio.wait_for(connection.body(), ANSWER_S)

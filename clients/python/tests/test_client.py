@@ -291,6 +291,17 @@ def test_many_tasks_enqueue_and_wait_at_once(gateway: Gateway, name: str, start:
     assert asyncio.run(enqueue()) == [n * 2 for n in range(300)]
 
 
+def test_a_header_that_cannot_be_sent_is_an_error_at_once(client: Any, name: str) -> None:
+    for bad in ("\u017e", "a\r\nb"):
+        with pytest.raises(ValueError):
+            client.enqueue("a", queue=name, idempotency_key=bad)
+
+
+def test_a_key_of_several_lines_is_refused() -> None:
+    with pytest.raises(ValueError, match="one line"):
+        galley.AsyncClient("http://127.0.0.1:1", key="glk_a\n")
+
+
 def test_a_wait_for_a_message_may_be_cancelled_and_taken_up_again(gateway: Gateway, name: str) -> None:
     async def follow() -> list[Any]:
         async with galley.AsyncClient() as client, client.subscribe(name) as messages:

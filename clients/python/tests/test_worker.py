@@ -243,6 +243,7 @@ def test_the_command_starts_again_when_a_source_changes(gateway: Gateway, name: 
         (["tasks"], "say module:app"),
         (["nothing_here:app"], "No module named 'nothing_here'"),
         (["tasks:app", "--concurrency", "0"], "concurrency and lease must be at least 1"),
+        (["tasks:app", "--rel"], "unrecognized arguments: --rel"),
     ],
 )
 def test_the_command_says_what_is_wrong(arguments: list[str], said: str, tmp_path: pathlib.Path) -> None:

@@ -114,8 +114,10 @@ export class Gateway implements Sender {
       return {
         async read() {
           try {
-            const { done, value } = await reader.read();
+            // Silence counts while somebody waits, not while a message is handled
             limit.restart();
+            const { done, value } = await reader.read();
+            limit.pause();
             if (!done) return decoder.decode(value, { stream: true });
             limit.end();
             return undefined;
@@ -153,7 +155,8 @@ function limited(ms: number, signal: AbortSignal | undefined) {
     end();
     limit.abort();
   };
-  return { signal: limit.signal, end, restart, abort };
+  const pause = () => clearTimeout(timer);
+  return { signal: limit.signal, end, restart, pause, abort };
 }
 
 function unavailable(error: unknown): GalleyError {

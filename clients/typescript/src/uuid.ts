@@ -1,8 +1,11 @@
 /** A random UUID, also on Node 18 and on pages without HTTPS, which lack `crypto.randomUUID`. */
 export function uuid(): string {
-  const { crypto } = globalThis as { crypto?: { randomUUID?: () => string } };
+  type Random = { randomUUID?: () => string; getRandomValues?: (bytes: Uint8Array) => Uint8Array };
+  const { crypto } = globalThis as { crypto?: Random };
   if (crypto?.randomUUID !== undefined) return crypto.randomUUID();
-  const digits = Array.from({ length: 32 }, () => Math.floor(Math.random() * 16));
+  const bytes = crypto?.getRandomValues?.(new Uint8Array(32));
+  const digit = (at: number) => (bytes === undefined ? Math.floor(Math.random() * 16) : bytes[at]! % 16);
+  const digits = Array.from({ length: 32 }, (_, at) => digit(at));
   digits[12] = 4;
   digits[16] = 8 + (digits[16]! % 4);
   const text = digits.map((digit) => digit.toString(16)).join("");
