@@ -143,7 +143,7 @@ impl TraceContext {
     /// The span that it names.
     #[must_use]
     pub fn span(&self) -> Option<SpanReference> {
-        self.0.as_ref()?.traceparent.map(|traceparent| traceparent.span)
+        self.0.as_ref()?.traceparent.as_ref().map(|traceparent| traceparent.span)
     }
 
     /// What a span of this context passes on: the same with the span as parent.

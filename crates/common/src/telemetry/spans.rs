@@ -68,7 +68,7 @@ pub struct ActiveSpan {
 struct OwnSpan {
     reference: SpanReference,
     started: SystemTime,
-    /// None if it is not sampled.
+    /// None if it is not sampled, or not recorded yet.
     recorded: Option<Box<Span>>,
 }
 
@@ -86,13 +86,39 @@ impl ActiveSpan {
         began: Option<SystemTime>,
         describe: impl FnOnce() -> SpanDescription,
     ) -> Self {
-        let own = RECORDING.get().map(|recording| {
-            let (span, started) = (parent.span(), began.unwrap_or_else(SystemTime::now));
-            let reference = new_reference(span, recording.sampling);
-            let recorded = reference.is_sampled().then(|| build(recording, reference, parent, describe(), started));
-            OwnSpan { reference, started, recorded }
+        let mut span = Self::prepare_at(parent, began);
+        if span.is_sampled() {
+            span.record(describe());
+        }
+        span
+    }
+
+    /// Starts a span that is recorded only if [`ActiveSpan::record`] says so: it is not known yet whether anything happens.
+    #[must_use]
+    pub fn prepare(parent: &TraceContext) -> Self {
+        Self::prepare_at(parent, None)
+    }
+
+    fn prepare_at(parent: &TraceContext, began: Option<SystemTime>) -> Self {
+        let own = RECORDING.get().map(|recording| OwnSpan {
+            reference: new_reference(parent.span(), recording.sampling),
+            started: began.unwrap_or_else(SystemTime::now),
+            recorded: None,
         });
         Self { parent: parent.clone(), own, passed_on: OnceLock::new() }
+    }
+
+    /// Whether its trace is recorded.
+    #[must_use]
+    pub fn is_sampled(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| own.reference.is_sampled())
+    }
+
+    /// Records a prepared span, from when it started.
+    pub fn record(&mut self, description: SpanDescription) {
+        if let (Some(recording), Some(own)) = (RECORDING.get(), &mut self.own) {
+            own.recorded.get_or_insert_with(|| build(recording, own.reference, &self.parent, description, own.started));
+        }
     }
 
     /// What to pass on to what this span causes.

@@ -1,6 +1,6 @@
 //! A span by its ids, and its `traceparent`.
 
-use std::fmt;
+use std::{fmt, sync::OnceLock};
 
 use uuid::Uuid;
 
@@ -62,26 +62,38 @@ impl fmt::Display for SpanReference {
     }
 }
 
-/// A span, and its `traceparent`. Every job of a traced request has one, so it is written without `format!`.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// A span, and its `traceparent`. Most are read as a span alone: the text is written when somebody asks for it, and without
+/// `format!`, because every job of a recorded request has one.
+#[derive(Clone)]
 pub(super) struct Traceparent {
     pub(super) span: SpanReference,
-    text: [u8; TRACEPARENT_BYTES],
+    text: OnceLock<[u8; TRACEPARENT_BYTES]>,
 }
 
 impl Traceparent {
     pub(super) fn new(span: SpanReference) -> Self {
-        let mut text = *b"00-................................-................-..";
-        write_hex(&mut text[3..35], span.trace_id);
-        write_hex(&mut text[36..52], span.span_id.into());
-        write_hex(&mut text[53..], span.flags.into());
-        Self { span, text }
+        Self { span, text: OnceLock::new() }
     }
 
     pub(super) fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.text).unwrap_or_default()
+        let text = self.text.get_or_init(|| {
+            let mut text = *b"00-................................-................-..";
+            write_hex(&mut text[3..35], self.span.trace_id);
+            write_hex(&mut text[36..52], self.span.span_id.into());
+            write_hex(&mut text[53..], self.span.flags.into());
+            text
+        });
+        std::str::from_utf8(text).unwrap_or_default()
     }
 }
+
+impl PartialEq for Traceparent {
+    fn eq(&self, other: &Self) -> bool {
+        self.span == other.span
+    }
+}
+
+impl Eq for Traceparent {}
 
 impl fmt::Debug for Traceparent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -329,6 +329,42 @@ async fn callbacks_of_a_batch_have_links_to_the_attempts_that_lead_to_them() {
 }
 
 #[tokio::test]
+async fn a_workflow_whose_jobs_are_made_once_more_has_one_span_for_each() {
+    let mut traced = TracedKit::start().await;
+    let step = json!({ "type": "test.noop", "args": [], "options": { "queue": "slow" } });
+    let started =
+        post_with(&traced.kit, "/ojs/v1/workflows", &TRACE, &json!({ "type": "group", "jobs": [step] })).await;
+    traced.name_enqueued("slow", "only").await;
+    // As if the process that made the job had died before it could note that, and maintenance looked at the workflow
+    let id = started["workflow"]["id"].as_str().expect("an id");
+    traced.kit.redis_command(&["HDEL", &format!("galley:{{wf:{id}}}:w"), "n"]).await;
+    traced.kit.redis_command(&["ZADD", "galley:workflows", "1", id]).await;
+    eventually("it has looked", || async {
+        let at = traced.kit.redis_command(&["ZSCORE", "galley:workflows", id]).await;
+        (at != testkit::redis::Value::BulkString(b"1".to_vec())).then_some(())
+    })
+    .await;
+    // Spans of the gateway arrive in the order of their ends
+    let other_trace = [("traceparent", "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01")];
+    let later = json!({ "type": "test.noop", "args": [], "queue": "later" });
+    post_with(&traced.kit, "/ojs/v1/jobs", &other_trace, &later).await;
+    traced.name_enqueued("later", "later").await;
+    let _worker = traced.worker(&[("GALLEY__QUEUE_WORKER__QUEUES", "slow")]).await;
+    traced
+        .assert_tree(
+            TRACE_ID,
+            "
+            gateway server POST /ojs/v1/workflows status=201
+              gateway producer enqueue slow send only type=test.noop
+                queue-worker client receive slow receive only
+                queue-worker consumer process slow process only type=test.noop attempt=1
+                  queue-worker client settle slow settle only outcome=completed
+            ",
+        )
+        .await;
+}
+
+#[tokio::test]
 async fn an_element_of_a_list_begins_a_trace_as_its_job_is_enqueued() {
     let mut traced = TracedKit::start().await;
     let _worker = traced.worker(&[("OTEL_TRACES_SAMPLER", "always_on")]).await;

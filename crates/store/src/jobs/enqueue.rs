@@ -4,13 +4,12 @@ use std::{cell::RefCell, collections::HashMap, sync::OnceLock};
 
 use redis::{Cmd, ScriptInvocation, ToRedisArgs};
 
-use super::{Jobs, new_entry::NewEntry, record::JobRecord};
+use super::{Jobs, enqueue_span::EnqueueSpan, new_entry::NewEntry, record::JobRecord};
 use crate::{StoreError, StoreResult, connection::budgets::DataKind, events::JobEvent, keys::QueueKeys, script};
 use common::{
     id::{EntryId, JobId},
     name::{Priority, QueueName},
     prometheus::handles_epoch,
-    telemetry::spans::{ActiveSpan, Operation, SpanDescription, attribute},
     time::Millis,
     trace_context::{SpanReference, TraceContext},
 };
@@ -106,13 +105,14 @@ impl Jobs {
         (trace, causes): (TraceContext, Vec<SpanReference>),
         now: Millis,
     ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
-        let mut span = enqueue_span(&new, &trace, causes);
+        let (span, member_id) = (EnqueueSpan::start(&new, &trace, causes), new.id.filter(|_| new.workflow.is_some()));
         let outcome = self.enqueue_in(new, span.context().clone(), now).await;
         match &outcome {
-            Ok(Ok(enqueued)) => span.set(attribute::MESSAGING_MESSAGE_ID, enqueued.job.id.to_string()),
-            // What a client asked for and may happen at any time
-            Ok(Err(_)) => span.set("galley.outcome", "refused"),
-            Err(_) => span.fail("not_enqueued", None),
+            Ok(Ok(enqueued)) => span.record_enqueued(enqueued.job.id),
+            // Another process made this very job of the workflow, and its span is that of the job
+            Ok(Err(EnqueueRefusal::Duplicate(known))) if Some(*known) == member_id => {}
+            Ok(Err(_)) => span.record_refused(),
+            Err(_) => span.record_failed(),
         }
         outcome
     }
@@ -291,27 +291,6 @@ pub(super) fn add_command(fields: &NewEntry<'_>) -> Cmd {
 
 pub(super) fn parse_entry_id(text: &str) -> StoreResult<EntryId> {
     text.parse().map_err(|error: common::id::EntryIdError| StoreError::damaged(error.to_string()))
-}
-
-/// The span of a job that is put into its queue, with links to what it follows from.
-pub(crate) fn enqueue_span(
-    new: &NewJob,
-    trace: &TraceContext,
-    causes: impl IntoIterator<Item = SpanReference>,
-) -> ActiveSpan {
-    ActiveSpan::start(trace, || {
-        SpanDescription::messaging(Operation::Enqueue, new.queue.as_str())
-            .with("galley.job.type", new.summary.job_type.to_string())
-            .with_links(causes)
-    })
-}
-
-/// The span of jobs that are put into their queues together: each job's trace continues it.
-pub(super) fn batch_span(jobs: &[NewJob], trace: &TraceContext) -> ActiveSpan {
-    ActiveSpan::start(trace, || {
-        let queue = jobs.first().map_or("", |job| job.queue.as_str());
-        SpanDescription::messaging(Operation::Enqueue, queue).with_batch(jobs.len())
-    })
 }
 
 /// The record of a new, ordinary job.

@@ -5,7 +5,8 @@
 
 use super::{
     EnqueueRefusal, EnqueuedJob, Jobs, LocatedJob,
-    enqueue::{add_command, batch_span, needs_record, new_job_record},
+    enqueue::{add_command, needs_record, new_job_record},
+    enqueue_span::batch_span,
     new_entry::NewEntry,
 };
 use crate::{StoreError, StoreResult, keys::QueueKeys};

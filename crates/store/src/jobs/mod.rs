@@ -11,6 +11,7 @@
 //! | `new_entry` | the stream entry of a new, ordinary job |
 //! | `enqueue_all` | many new jobs, all or none |
 //! | `enqueue_each` | many new jobs, each on its own |
+//! | `enqueue_span` | the span of a job that is put into its queue |
 //! | `create` | new jobs with a record: scheduled, pending, unique, limited, with an id or a deadline |
 //! | `uniqueness` | which job has a uniqueness, and whether it blocks another |
 //! | `client_ids` | ids that clients chose |
@@ -64,6 +65,7 @@ mod edit;
 mod enqueue;
 mod enqueue_all;
 mod enqueue_each;
+mod enqueue_span;
 mod expire;
 mod fence;
 mod finished_job;
@@ -119,9 +121,10 @@ pub use dead_letter_errors::DeadLetterErrors;
 pub use dead_letters::DeadLetterStats;
 pub use discarded_jobs::{DiscardedCursor, DiscardedFilter, DiscardedList, DiscardedPage};
 pub use edit::{EditRefusal, JobChanges};
+pub(super) use enqueue::new_job_record;
 pub use enqueue::{EnqueueRefusal, EnqueuedJob};
-pub(super) use enqueue::{enqueue_span, new_job_record};
 pub use enqueue_all::BatchRefusal;
+pub(super) use enqueue_span::EnqueueSpan;
 pub use fence::Fence;
 pub use finished_job::FinishedJob;
 pub(super) use locate::JobStreamEntry;

@@ -19,18 +19,12 @@ use crate::{
     Redis, StoreError, StoreResult,
     connection::{budgets::DataKind, dedicated::DedicatedConnection},
     events::JobEvent,
-    jobs::{Jobs, NewEntry, enqueue_span},
+    jobs::{EnqueueSpan, Jobs, NewEntry},
     keys::{self, QueueKeys},
     script,
 };
 use common::{
-    id::JobId,
-    json::ObjectWriter,
-    name::Priority,
-    settings::BridgeSettings,
-    telemetry::spans::{ActiveSpan, attribute},
-    time::Millis,
-    trace_context::TraceContext,
+    id::JobId, json::ObjectWriter, name::Priority, settings::BridgeSettings, time::Millis, trace_context::TraceContext,
 };
 use model::job::{Envelope, EnvelopeSummary, JobState, NewJob};
 
@@ -185,13 +179,11 @@ impl ListBridge {
     pub async fn add_jobs(&self, batch: &ElementBatch) -> StoreResult<usize> {
         let new: Vec<NewJob> = batch.elements.iter().map(|element| self.build_job(element)).collect();
         // A program that pushes an element cannot say to which trace it belongs: each job begins one
-        let span = |job: &NewJob| enqueue_span(job, &TraceContext::default(), None);
-        let mut spans: Vec<ActiveSpan> = new.iter().map(span).collect();
+        let span = |job: &NewJob| EnqueueSpan::start(job, &TraceContext::default(), None);
+        let mut spans: Vec<EnqueueSpan> = new.iter().map(span).collect();
         let added = self.add_traced_jobs(batch, new, &mut spans).await;
         if added.is_err() {
-            for span in &mut spans {
-                span.fail("not_enqueued", None);
-            }
+            spans.into_iter().for_each(EnqueueSpan::record_failed);
         }
         added
     }
@@ -200,7 +192,7 @@ impl ListBridge {
         &self,
         batch: &ElementBatch,
         mut new: Vec<NewJob>,
-        spans: &mut [ActiveSpan],
+        spans: &mut Vec<EnqueueSpan>,
     ) -> StoreResult<usize> {
         let queue = QueueKeys::new(&self.settings.queue);
         let mut call = script::ENQUEUE_BATCH.key(queue.stream(Priority::default()));
@@ -218,17 +210,17 @@ impl ListBridge {
             match answer.as_deref().and_then(<[String]>::split_first) {
                 None => self.open_stream().await?,
                 Some((outcome, entries)) if outcome == "added" => {
-                    for (((entry, salt), job), span) in entries.iter().zip(salts).zip(new.drain(..)).zip(spans) {
+                    let jobs = new.drain(..).zip(spans.drain(..));
+                    for ((entry, salt), (job, span)) in entries.iter().zip(salts).zip(jobs) {
                         if let Some(id) = self.record_enqueued(entry, salt, job) {
-                            span.set(attribute::MESSAGING_MESSAGE_ID, id.to_string());
+                            span.record_enqueued(id);
                         }
                     }
                     return Ok(entries.len());
                 }
                 Some((outcome, _)) if outcome == "added_before" => {
-                    for span in spans {
-                        span.set("galley.outcome", "added_before");
-                    }
+                    // With spans of the process that did
+                    spans.clear();
                     return Ok(0);
                 }
                 Some(_) => return Err(StoreError::damaged("a batch of list elements took too long: it is recovered")),
