@@ -36,17 +36,17 @@ function installPackage() {
   const tarball = readdirSync(folder).find((name) => name.endsWith(".tgz"));
   writeFileSync(join(project, "package.json"), "{}");
   run("npm", ["install", "--silent", "--offline", "--no-audit", "--no-fund", join(folder, tarball)], project);
-  return project;
+  return { project, tarball: join(folder, tarball) };
 }
 
 let status = 1;
 let redis, gateway;
 try {
-  const project = installPackage();
+  const { project, tarball } = installPackage();
   redis = await startRedis();
   gateway = await new GatewayProcess(redis.url).start();
   const env = { ...process.env, GALLEY_URL: gateway.url, GALLEY_TEST_REDIS_URL: redis.url };
-  Object.assign(env, { GALLEY_TEST_PROJECT: project, GALLEY_TEST_TSC: tsc });
+  Object.assign(env, { GALLEY_TEST_PROJECT: project, GALLEY_TEST_TARBALL: tarball, GALLEY_TEST_TSC: tsc });
   delete env.GALLEY_KEY;
   const files = readdirSync(tests).filter((name) => name.endsWith(".test.mjs"));
   const words = ["--test", "--test-reporter=spec", ...files.map((name) => join(tests, name))];

@@ -158,13 +158,16 @@ async fn every_filter_in_the_document_about_subscriptions_is_allowed() {
     }
 }
 
-/// Documents whose snippets build or measure Galley: other tests and the benchmarks run those.
+/// Documents whose snippets other tests and the benchmarks run.
 const BUILD_DOCUMENTS: &[&str] = &[
     "CONTRIBUTING.md",
     "clients/python/README.md",
     "clients/typescript/README.md",
     "docs/performance.md",
     "examples/README.md",
+    "examples/celery-port/README.md",
+    "examples/express-reports/README.md",
+    "examples/flask-shop/README.md",
     "docs/adr/README.md",
     "docs/commands.md",
 ];
