@@ -168,8 +168,9 @@ async fn job_holders(jobs: &Jobs, queue: &QueueName, priority: Priority) -> Stor
 }
 
 async fn prune_dead_letters(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
-    let oldest =
-        jobs.now().await? - i64::try_from(jobs.store.settings.jobs.dead_letter_ttl.as_millis()).unwrap_or(i64::MAX);
+    let ttl_ms = i64::try_from(jobs.store.settings.jobs.dead_letter_ttl.as_millis()).unwrap_or(i64::MAX);
+    // They are kept for days: an estimate that is off by seconds changes nothing
+    let oldest = jobs.estimated_now() - ttl_ms;
     let mut command = redis::cmd("ZREMRANGEBYSCORE");
     command.arg(QueueKeys::new(queue).dead_letters()).arg("-inf").arg(oldest);
     command.exec_async(&mut jobs.store.redis.clone()).await?;
