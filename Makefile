@@ -46,6 +46,9 @@ check-fast: ## What needs no build: format, retired words, spelling, scripts, la
 check-portable: ## Does it compile on this system, and for installed targets of rustup? Runs no test
 	@deploy/dev/check.sh portable
 
+docs: ## The documents as a site with a search: target/docs/index.html
+	@deploy/dev/docs.sh
+
 audit: ## Known vulnerabilities of dependencies; needs the network beyond the registry
 	@deploy/dev/check.sh audit
 
@@ -64,4 +67,4 @@ down: ## docker compose down, keeping the data
 clean: ## Remove what was built
 	cargo clean
 
-.PHONY: help run demo test bench bench-quick bench-peers guard fuzz static sbom check check-fast check-portable audit hooks fmt up down clean
+.PHONY: help run demo test bench bench-quick bench-peers guard fuzz static sbom check check-fast check-portable docs audit hooks fmt up down clean

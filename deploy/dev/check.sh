@@ -76,6 +76,7 @@ check_all() {
     tool cargo-machete 0.9.2
     step cargo machete
     tool cargo-deny 0.20.2
+    step deploy/dev/docs.sh
     # Advisories need the network beyond the registry: `make audit`
     step cargo deny --locked check bans licenses sources
 }
