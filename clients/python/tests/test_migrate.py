@@ -3,6 +3,7 @@ Sidekiq are as its wiki describes them."""
 
 from __future__ import annotations
 
+import ast
 import datetime
 import importlib
 import importlib.util
@@ -424,3 +425,18 @@ def test_the_commands_and_options_of_the_document_exist() -> None:
     assert {_parser().parse_args(shlex.split(command)).system for command in commands} == set(SYSTEMS)
     known = {option for action in _parser()._actions for option in action.option_strings} - {"-h", "--help"}
     assert set(re.findall(r"^\| `(--[a-z-]+)` \|", document, re.MULTILINE)) == known
+
+
+def test_the_program_of_the_page_about_rq_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (PACKAGE.parent.parent / "docs" / "from-rq.md").read_text(encoding="utf-8")
+    [diff] = re.findall(r"```diff\n(.*?)```", page, re.DOTALL)
+    before, after = ("\n".join(line[1:] for line in diff.splitlines() if line[:1] != sign) for sign in "+-")
+    ast.parse(before)
+    program: dict[str, Any] = {"__name__": "shop"}
+    exec(after, program)
+    with program["app"].inline():
+        assert program["order_paid"]("ada") == "thanks for ada"
+    with program["app"].fake() as jobs:
+        with pytest.raises(TimeoutError):
+            program["order_paid"]("ada")
+        jobs.assert_enqueued("email.send", args=["ada", "how was it?"], queue="mail", count=1)

@@ -87,6 +87,16 @@ test("the programs of the README compile, and do what they say", async () => {
   assert.match(lastId, /^\S+$/);
 });
 
+test("the program of the page about BullMQ compiles", async () => {
+  const page = readFileSync(join(repository, "docs/from-bullmq.md"), "utf8");
+  const diff = page.split("```diff\n")[1].split("```")[0].split("\n");
+  const after = diff.filter((line) => !line.startsWith("-")).map((line) => line.slice(1)).join("\n");
+  const config = { compilerOptions: COMPILER_OPTIONS, files: ["after.mts"] };
+  const folder = write("bullmq", { "after.mts": after, "tsconfig.json": JSON.stringify(config) });
+  const { code, output } = await run(process.env.GALLEY_TEST_TSC, ["-p", folder]);
+  assert.equal(code, 0, output);
+});
+
 test("an unknown option is an error that names the nearest one", async () => {
   const client = new galley.Client();
   const refusals = [
