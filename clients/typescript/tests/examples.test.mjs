@@ -2,15 +2,30 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { copyFileSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { createInterface } from "node:readline";
 import { test } from "node:test";
-import { repository, run } from "./kit.mjs";
+import { installed, repository, run } from "./kit.mjs";
 import { kill } from "./processes.mjs";
 
-const tarball = process.env.GALLEY_TEST_TARBALL;
+const libraries = process.env.GALLEY_TEST_NODE_FOLDER;
+
+/** What `npm install` would bring: the packed package, and what `make test` installed, which must have the version that is named. */
+function install(folder) {
+  const { dependencies } = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
+  const { "galley-jobs": tarball, ...others } = dependencies;
+  assert.match(tarball, /^file:\.\.\/\.\.\/clients\/typescript\/galley-jobs-/);
+  assert.ok(tarball.endsWith(`-${JSON.parse(readFileSync(join(installed, "package.json"), "utf8")).version}.tgz`), tarball);
+  mkdirSync(join(folder, "node_modules"));
+  symlinkSync(installed, join(folder, "node_modules/galley-jobs"));
+  for (const [name, version] of Object.entries(others)) {
+    const library = join(libraries, "node_modules", name);
+    assert.equal(JSON.parse(readFileSync(join(library, "package.json"), "utf8")).version, version, name);
+    symlinkSync(library, join(folder, "node_modules", name));
+  }
+}
 
 test("the reports with Express do what their README says", async () => {
   const root = mkdtempSync(join(tmpdir(), "galley-examples-"));
@@ -19,16 +34,13 @@ test("the reports with Express do what their README says", async () => {
     recursive: true,
     filter: (path) => basename(path) !== "node_modules",
   });
-  mkdirSync(join(root, "clients/typescript"), { recursive: true });
-  copyFileSync(tarball, join(root, "clients/typescript", basename(tarball)));
-
   const readme = readFileSync(join(folder, "README.md"), "utf8");
-  const [pack, install, worker, server, good, bad] = readme.split("```sh\n").slice(1).map((block) => block.split("```")[0]);
-  // run.mjs did what this one says: the tarball is there
+  const [pack, npmInstall, worker, server, good, bad] = readme.split("```sh\n").slice(1).map((block) => block.split("```")[0]);
+  // Both would fetch: run.mjs packed the package, and `make test` installed the rest
   assert.match(pack, /^\(cd \.\.\/\.\.\/clients\/typescript && .* npm pack/);
-  const inherited = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("npm_")));
-  // What the tests installed before is in npm's cache
-  const env = { ...inherited, npm_config_prefer_offline: "true", PAGE_MS: "10", PORT: "0" };
+  assert.match(npmInstall, /^npm install /);
+  install(folder);
+  const env = { ...process.env, PAGE_MS: "10", PORT: "0" };
   const shell = (command) => run("bash", ["-euo", "pipefail", "-c", command], { cwd: folder, env });
   const services = [];
   const start = (command) => {
@@ -37,7 +49,6 @@ test("the reports with Express do what their README says", async () => {
     return service;
   };
   try {
-    assert.equal((await shell(install)).code, 0);
     start(worker);
     const [url] = await once(createInterface({ input: start(server).stdout }), "line");
     const answer = async (command) => {

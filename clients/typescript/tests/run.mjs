@@ -1,7 +1,8 @@
 // Packs the package, installs it in an empty project, starts Redis and a gateway, and runs the tests with them.
 //
 // GALLEY_TEST_BINARIES is the folder of the programs, else target/debug of the repository; GALLEY_TEST_REDIS_SERVER is the
-// program of Redis, else redis-server; GALLEY_TEST_TSC is the compiler, else the one in node_modules.
+// program of Redis, else redis-server; GALLEY_TEST_TSC is the compiler, else the one in node_modules;
+// GALLEY_TEST_NODE_FOLDER has the libraries of the example app in its node_modules.
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
@@ -36,17 +37,17 @@ function installPackage() {
   const tarball = readdirSync(folder).find((name) => name.endsWith(".tgz"));
   writeFileSync(join(project, "package.json"), "{}");
   run("npm", ["install", "--silent", "--offline", "--no-audit", "--no-fund", join(folder, tarball)], project);
-  return { project, tarball: join(folder, tarball) };
+  return project;
 }
 
 let status = 1;
 let redis, gateway;
 try {
-  const { project, tarball } = installPackage();
+  const project = installPackage();
   redis = await startRedis();
   gateway = await new GatewayProcess(redis.url).start();
   const env = { ...process.env, GALLEY_URL: gateway.url, GALLEY_TEST_REDIS_URL: redis.url };
-  Object.assign(env, { GALLEY_TEST_PROJECT: project, GALLEY_TEST_TARBALL: tarball, GALLEY_TEST_TSC: tsc });
+  Object.assign(env, { GALLEY_TEST_PROJECT: project, GALLEY_TEST_TSC: tsc });
   delete env.GALLEY_KEY;
   const files = readdirSync(tests).filter((name) => name.endsWith(".test.mjs"));
   const words = ["--test", "--test-reporter=spec", ...files.map((name) => join(tests, name))];

@@ -1,5 +1,5 @@
 //! The tests of the TypeScript package in `clients/typescript`, with a Redis and gateways of their own: the tarball in an
-//! empty project for ESM and CJS, the compiler, the client and channels.
+//! empty project for ESM and CJS, the compiler, the client, channels, and the example app.
 
 use std::process::Stdio;
 
@@ -10,9 +10,11 @@ use crate::client_packages::clients;
 
 #[tokio::test]
 async fn the_typescript_package_passes_its_tests() {
-    if std::env::var("GALLEY_TEST_TSC").is_err() {
-        skip("GALLEY_TEST_TSC is not set; `make test` sets it");
-        return;
+    for needed in ["GALLEY_TEST_TSC", "GALLEY_TEST_NODE_FOLDER"] {
+        if std::env::var(needed).is_err() {
+            skip(&format!("{needed} is not set; `make test` sets it"));
+            return;
+        }
     }
     let gateway = binary_path("gateway");
     let mut command = Command::new("node");
