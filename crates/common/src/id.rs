@@ -18,12 +18,15 @@
 //!
 //! The ids of a workflow's jobs are derived from the workflow's id: every process derives the same ids.
 
+mod workflow_id;
+
 use std::{fmt, str::FromStr};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
 use serde::{Deserialize, Serialize};
 use uuid::{Uuid, Variant};
 
+pub use self::workflow_id::WorkflowId;
 use crate::name::{NameError, Priority, QueueName, quoted};
 
 const NO_ADDRESS: u8 = 255;
@@ -68,10 +71,10 @@ pub fn queue_tag(queue: &QueueName) -> u16 {
     (hash >> 16) as u16 ^ (hash & 0xffff) as u16
 }
 
-/// 22 random bits for a new id.
+/// 22 bits for a new id: random ones, and the lowest is the mark; see [`JobId::has_salt_mark`].
 #[must_use]
-pub fn new_salt() -> u32 {
-    rand::random::<u32>() >> (32 - SALT_BITS)
+pub fn new_salt(has_mark: bool) -> u32 {
+    rand::random::<u32>() >> (32 - SALT_BITS) & !1 | u32::from(has_mark)
 }
 
 impl JobId {
@@ -87,7 +90,7 @@ impl JobId {
     #[must_use]
     pub fn without_address(now_milliseconds: u64, queue: &QueueName) -> Self {
         let random = u64::from(rand::random::<u32>() >> (32 - SEQUENCE_BITS));
-        pack(now_milliseconds, random, queue_tag(queue), NO_ADDRESS, new_salt())
+        pack(now_milliseconds, random, queue_tag(queue), NO_ADDRESS, new_salt(rand::random()))
     }
 
     /// An id derived from its arguments: the same arguments give the same id. 50 bits of `seed` are used.
@@ -146,6 +149,13 @@ impl JobId {
         (self.0.as_u128() & ((1 << SALT_BITS) - 1)) as u32
     }
 
+    /// The lowest bit of the salt. An ordinary job has it if a trace began with it that nobody records: said here, it takes
+    /// no field of the stream entry, which everybody who claims the job would have to parse.
+    #[must_use]
+    pub fn has_salt_mark(&self) -> bool {
+        self.salt() & 1 == 1
+    }
+
     /// The time in the id: milliseconds since 1970.
     #[must_use]
     pub fn milliseconds(&self) -> u64 {
@@ -184,76 +194,6 @@ fn parse_uuid_v7(text: &str) -> Result<Uuid, NameError> {
 
 fn is_uuid_v7(uuid: &Uuid) -> bool {
     uuid.get_version_num() == 7 && uuid.get_variant() == Variant::RFC4122
-}
-
-/// A workflow: a lower-case `UUIDv7`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct WorkflowId(Uuid);
-
-impl From<WorkflowId> for Uuid {
-    fn from(id: WorkflowId) -> Self {
-        id.0
-    }
-}
-
-impl WorkflowId {
-    /// A new, unique id.
-    #[must_use]
-    pub fn new() -> Self {
-        Self(Uuid::now_v7())
-    }
-
-    /// The id derived from a seed that has the bits of a `UUIDv7`: the same seed gives the same id.
-    #[must_use]
-    pub fn derived(seed: u128) -> Self {
-        let marks = 0xf << 76 | 0b11 << 62;
-        Self(Uuid::from_u128(seed & !marks | 0x7 << 76 | 0b10 << 62))
-    }
-
-    /// The id of one of its jobs. Jobs of one workflow differ in the sequence, jobs of two workflows in 50 bits of a
-    /// hash.
-    #[must_use]
-    pub fn job_id(&self, index: u32, queue: &QueueName) -> JobId {
-        let (high, low) = self.0.as_u64_pair();
-        // The finalizer of splitmix64 over both halves
-        let mut seed = high ^ low.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        seed = (seed ^ seed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        seed = (seed ^ seed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        JobId::derived(high >> 16, queue, (seed ^ seed >> 31).wrapping_add(u64::from(index)))
-    }
-}
-
-impl Default for WorkflowId {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl FromStr for WorkflowId {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        parse_uuid_v7(text).map(Self)
-    }
-}
-
-impl TryFrom<String> for WorkflowId {
-    type Error = NameError;
-    fn try_from(text: String) -> Result<Self, NameError> {
-        text.parse()
-    }
-}
-
-impl From<WorkflowId> for String {
-    fn from(id: WorkflowId) -> String {
-        id.to_string()
-    }
-}
-
-impl fmt::Display for WorkflowId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.hyphenated().fmt(f)
-    }
 }
 
 impl TryFrom<String> for JobId {

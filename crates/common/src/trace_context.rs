@@ -70,6 +70,14 @@ impl TraceContext {
         Self::from_parts(ContextParts { traceparent, tracestate, baggage, is_new_and_unrecorded: false })
     }
 
+    /// As it was stored in the stream entry of an ordinary job: what [`Self::stored_with_new_job`] and
+    /// [`Self::stored_rest`] returned.
+    #[must_use]
+    pub fn from_entry(id: JobId, traceparent: Option<&str>, rest: Option<&str>) -> Self {
+        let named_after_job = Some(NAMED_AFTER_JOB).filter(|_| id.has_salt_mark());
+        Self::from_job(id, traceparent.or(named_after_job), rest)
+    }
+
     /// As it was stored with a job: what [`Self::stored_with_job`] and [`Self::stored_rest`] returned.
     #[must_use]
     pub fn from_job(id: JobId, traceparent: Option<&str>, rest: Option<&str>) -> Self {
@@ -88,10 +96,11 @@ impl TraceContext {
         if is_named_after_job { Some(NAMED_AFTER_JOB) } else { self.traceparent() }
     }
 
-    /// What is stored for the `traceparent` with a job that has no id yet: its trace will be [`Self::named_after`] it.
+    /// What is stored for the `traceparent` of a job that has no id yet: nothing if its trace will be [`Self::named_after`]
+    /// it, which a mark in its id says.
     #[must_use]
     pub fn stored_with_new_job(&self) -> Option<&str> {
-        if self.is_new_and_unrecorded() { Some(NAMED_AFTER_JOB) } else { self.traceparent() }
+        self.traceparent().filter(|_| !self.is_new_and_unrecorded())
     }
 
     /// The same, unless the trace is new and nobody records it: then it gets the id of the job or workflow that it is stored
@@ -101,7 +110,9 @@ impl TraceContext {
         if self.is_new_and_unrecorded() { self.with_span(SpanReference::named_after(id.into())) } else { self }
     }
 
-    fn is_new_and_unrecorded(&self) -> bool {
+    /// Whether the trace began in this process and nobody records it.
+    #[must_use]
+    pub fn is_new_and_unrecorded(&self) -> bool {
         self.0.as_ref().is_some_and(|parts| parts.is_new_and_unrecorded)
     }
 
@@ -329,17 +340,19 @@ mod tests {
     }
 
     #[test]
-    fn a_new_trace_that_nobody_records_is_named_after_its_job_and_stored_as_one_byte() {
+    fn a_new_trace_that_nobody_records_is_named_after_its_job_and_stored_as_a_bit_or_a_byte() {
         let id: JobId = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
+        assert!(id.has_salt_mark());
         let span = SpanReference { trace_id: 1, span_id: 2, flags: 0 };
         let new = TraceContext::new(None, None, Some("k=v")).with_first_span(span);
         let child = new.with_span(SpanReference { span_id: 3, ..span });
         for new in [new, child] {
-            assert_eq!(new.stored_with_new_job(), Some("-"));
+            assert!(new.is_new_and_unrecorded() && new.stored_with_new_job().is_none());
             let named = new.named_after(id);
             assert_eq!(named.traceparent(), Some("00-019539a4b68c7def80001a2b3c4d5e6f-80001a2b3c4d5e6f-00"));
             assert_eq!(named.stored_with_job(id), Some("-"));
             assert_eq!(TraceContext::from_job(id, Some("-"), named.stored_rest().as_deref()), named);
+            assert_eq!(TraceContext::from_entry(id, None, named.stored_rest().as_deref()), named);
             let follows = named.with_span(SpanReference { span_id: 4, ..named.span().expect("a span") });
             assert_eq!(follows.stored_with_new_job(), follows.traceparent(), "what a job causes stays in its trace");
         }
@@ -354,6 +367,7 @@ mod tests {
         for kept in [TraceContext::default().with_first_span(sampled), outside, child] {
             assert_eq!(kept.clone().named_after(id), kept);
             assert_eq!(kept.stored_with_new_job(), kept.traceparent());
+            assert_eq!(TraceContext::from_entry(id, kept.stored_with_new_job(), kept.stored_rest().as_deref()), kept);
             let stored = TraceContext::from_job(id, kept.stored_with_job(id), kept.stored_rest().as_deref());
             assert_eq!(stored, kept);
         }

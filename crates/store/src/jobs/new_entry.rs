@@ -23,7 +23,7 @@ pub(crate) struct NewEntry<'a> {
 
 impl<'a> NewEntry<'a> {
     pub(crate) fn new(sealer: &Sealer, job: &'a NewJob, trace: &'a TraceContext) -> Self {
-        let (salt, plain) = (new_salt(), job.envelope.as_str());
+        let (salt, plain) = (new_salt(trace.is_new_and_unrecorded()), job.envelope.as_str());
         let owner = || format!("{salt:x}");
         let envelope = if sealer.is_on() {
             sealer.seal(&["e", job.queue.as_str(), &owner()], plain)

@@ -118,6 +118,7 @@ impl JobRecord {
         let envelope = Envelope::from_json(envelope);
         let summary = envelope.fields().map_err(|error| StoreError::damaged(format!("job {id}: {error}")))?.summary();
         let trace_rest = fields.remove(TRACE_REST).map(|text| open(TRACE_REST, text)).transpose()?;
+        let parse_trace = if has_record { TraceContext::from_job } else { TraceContext::from_entry };
         // `=<bytes>` stands for results that the workflow has
         let parent_results = fields.remove("r");
         let number = |name: &str| fields.get(name).and_then(|text| text.parse().ok());
@@ -134,7 +135,7 @@ impl JobRecord {
             timeout_ms: number("t"),
             previous_span: fields.remove("n").and_then(|text| SpanReference::parse(&text)).map(Box::new),
             span: OnceLock::new(),
-            trace: TraceContext::from_job(id, fields.remove("c").as_deref(), trace_rest.as_deref()),
+            trace: parse_trace(id, fields.remove("c").as_deref(), trace_rest.as_deref()),
             workflow: fields.remove("w").and_then(|text| text.parse().ok()),
             parent_results: parent_results
                 .filter(|text| !text.starts_with('='))
