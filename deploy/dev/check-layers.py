@@ -21,6 +21,7 @@ ALLOWED = {
     "bench": {"testkit", "e2e", "common", "model", "store", "worker"},
     "examples": {"worker"},
     "fuzz": {"common", "model", "store"},
+    "state-model": set(),
 }
 # Dependencies of tests, besides the normal ones and testkit.
 ALLOWED_IN_TESTS = {"e2e": {"delivery", "store", "worker"}}

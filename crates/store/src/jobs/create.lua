@@ -1,8 +1,8 @@
 #!lua
 -- Creates a job that has a record from the start. With a job to replace it cancels that one in the same step.
 -- KEYS: 1 record, 2 result, 3 due, 4 pending, 5 timers, 6 stats, 7 uniqueness, 8 limit of the key, 9 key queue,
---       10 waiting keys, 11 priorities, of the job to replace, if any: 12 stream, 13 active, 14 leases, 15 record,
---       16 result, 17 key queue, 18 admitted, 19 cancelled, then the new job's stream, then every other stream of the queue if
+--       10 waiting keys, 11 priorities, of the job to replace, if any: 12 stream, 13 active, 14 leases, 15 record (without a
+--       job to replace: of the holder of uniqueness that the caller saw ended), 16 result, 17 key queue, 18 admitted, 19 cancelled, then the new job's stream, then every other stream of the queue if
 --       it has a max depth
 -- ARGV: 1 id, 2 priority, 3 where the job waits: "now" (in its stream), "scheduled", "pending" or "key_queue",
 --       4 start in ms ("scheduled") or creation in ms ("pending"), 5 ms at which the job expires or "",
@@ -14,8 +14,8 @@
 --       22 channel of finished jobs, 23 "1" when the client chose the id, 24 most ids in cancelled, 25 its TTL
 --       in ms, 26.. fields and values of the job
 -- Returns {"created", entry or "", "new" when the queue had no streams before, else ""}, {"duplicate"}, {"changed"} when
--- uniqueness holds another id than the caller read or the job to replace is not where it was seen, or {"full"} when max
--- depth leaves no room for a job that starts now.
+-- uniqueness holds another id than the caller read, its holder was redriven, or the job to replace is not where it was seen,
+-- or {"full"} when max depth leaves no room for a job that starts now.
 -- May run twice: the second run finds the record.
 local record, result, due, pending, timers, stats = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local uniqueness, limit, key_queue, waiting_keys, priorities = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
@@ -38,6 +38,8 @@ local replaces = seen.kind ~= ''
 local starts_now = destination == 'now' or destination == 'key_queue'
 if redis.call('EXISTS', record, result) > 0 then return { 'duplicate' } end
 if is_unique and (redis.call('GET', uniqueness) or '') ~= known_holder then return { 'changed' } end
+-- A unique job that lives has a record: who had ended and has one was redriven, and holds uniqueness as before
+if is_unique and not replaces and redis.call('EXISTS', old_record) == 1 then return { 'changed' } end
 if replaces and not is_where_seen(old_stream, old_record, seen) then return { 'changed' } end
 local new = redis.call('EXISTS', priorities) == 0 and 'new' or ''
 if starts_now and max_waiting > 0 then

@@ -36,6 +36,8 @@ struct CreationPlan<'a> {
     unique: Option<UniquePolicy>,
     /// The id that was read from its uniqueness.
     holder: &'a str,
+    /// The job of that id, if it had ended.
+    ended_holder: Option<JobId>,
     /// The job that it replaces, and the end of that one.
     replaced: Option<(&'a LocatedJob, &'a JobRecord, FinishedJob)>,
     reservation_ttl: Millis,
@@ -64,13 +66,14 @@ impl Jobs {
             return Ok(Err(refused));
         }
         for _ in 0..MAX_UNIQUENESS_CHECKS {
-            let (holder, replaced) = match self.resolve_uniqueness(&mut new).await? {
-                UniquenessCheck::Free(holder) => (holder, None),
-                UniquenessCheck::Replaces(older, located) => (older.to_string(), Some(located)),
+            let (holder, ended, replaced) = match self.resolve_uniqueness(&mut new).await? {
+                UniquenessCheck::Free(holder, ended) => (holder, ended, None),
+                UniquenessCheck::Replaces(older, located) => (older.to_string(), None, Some(located)),
                 UniquenessCheck::Conflict(refused) => return Ok(Err(refused)),
             };
-            let outcome =
-                self.create_if_holder(id, new.clone(), &holder, replaced.as_deref(), trace.clone(), now).await?;
+            let outcome = self
+                .create_if_holder(id, new.clone(), (&holder, ended), replaced.as_deref(), trace.clone(), now)
+                .await?;
             if let Some(outcome) = outcome {
                 return Ok(outcome);
             }
@@ -84,7 +87,7 @@ impl Jobs {
         &self,
         id: JobId,
         new: NewJob,
-        holder: &str,
+        (holder, ended_holder): (&str, Option<JobId>),
         replaced: Option<&LocatedJob>,
         trace: TraceContext,
         now: Millis,
@@ -105,6 +108,7 @@ impl Jobs {
             place,
             unique: new.unique.clone(),
             holder,
+            ended_holder,
             replaced,
             reservation_ttl: reservation_ttl(new.start_at, now),
             is_chosen_id: new.id.is_some() && new.workflow.is_none() && id.queue_tag() != queue_tag(&new.queue),
@@ -182,11 +186,11 @@ impl Jobs {
         call.key(keys.timers()).key(keys.stats());
         call.key(self.uniqueness_key(&keys, unique));
         call.key(keys.key_limit(&key)).key(keys.key_queue(&key)).key(keys.waiting_keys()).key(keys.priorities());
-        // Without a job to replace these are not touched
+        // Without a job to replace these are not touched, but for the record of a holder that had ended
         let older = plan.replaced.as_ref().map_or(job, |(_, older, _)| older);
         let older_key = LimitKey::or_placeholder(older.limit_key());
         call.key(keys.stream(older.priority)).key(keys.active()).key(keys.leases());
-        call.key(keys.record(&older.id)).key(keys.result(&older.id));
+        call.key(keys.record(&plan.ended_holder.unwrap_or(older.id))).key(keys.result(&older.id));
         call.key(keys.key_queue(&older_key)).key(keys.admitted(&older_key)).key(keys.cancelled());
         call.key(keys.stream(job.priority));
         if max_depth > 0 && matches!(plan.place, JobDestination::Stream | JobDestination::KeyQueue) {

@@ -127,18 +127,18 @@ impl Jobs {
             job.parent_results_bytes = self.parent_results_bytes(job.workflow).await?;
         }
         let unique = job.envelope.fields().ok().and_then(|parts| parts.unique(&job.queue));
-        let holder = match &unique {
+        let (holder, ended) = match &unique {
             Some(unique) => {
                 let holder = self.uniqueness_holder(&job.queue, unique).await?;
                 if let Some((other, _)) = holder.blocking.filter(|(other, _)| *other != id) {
                     return Ok(Some(Err(JobTransitionError::Duplicate(other))));
                 }
-                holder.stored
+                (holder.stored, holder.ended)
             }
-            None => "-".to_owned(),
+            None => ("-".to_owned(), None),
         };
         let first_line = text.split('\n').next().unwrap_or_default();
-        if self.run_redrive_script(&job, state, first_line, (unique.as_ref(), &holder)).await? != "done" {
+        if self.run_redrive_script(&job, state, first_line, (unique.as_ref(), &holder, ended)).await? != "done" {
             return Ok(None);
         }
         self.extend_client_job_id(id).await?;
@@ -153,7 +153,7 @@ impl Jobs {
         job: &JobRecord,
         state: JobState,
         first_line: &str,
-        (unique, holder): (Option<&UniquePolicy>, &str),
+        (unique, holder, ended_holder): (Option<&UniquePolicy>, &str, Option<JobId>),
     ) -> StoreResult<String> {
         let keys = QueueKeys::new(&job.queue);
         let limit = job.key_limit();
@@ -173,6 +173,7 @@ impl Jobs {
             .key(self.uniqueness_key(&keys, unique))
             .key(keys.ended_list(state))
             .key(keys.log(&job.id))
+            .key(keys.record(&ended_holder.unwrap_or(job.id)))
             .arg(job.id.to_string())
             .arg(job.priority.get())
             .arg(state.as_str())

@@ -11,8 +11,8 @@ use model::job::{JobState, NewJob, OnConflict, UniquePolicy};
 
 /// Whether a job's uniqueness allows it.
 pub(super) enum UniquenessCheck {
-    /// Allowed, if this is still the holder.
-    Free(String),
+    /// Allowed, if this is still the holder, and has still ended if it is a job that had.
+    Free(String, Option<JobId>),
     /// Not allowed.
     Conflict(EnqueueRefusal),
     /// It replaces this job, which is cancelled in the step that creates the new one.
@@ -25,6 +25,8 @@ pub(super) struct UniquenessHolder {
     pub(super) stored: String,
     /// It, if it blocks equal jobs; without its data when only its period is left of it.
     pub(super) blocking: Option<(JobId, Option<LocatedJob>)>,
+    /// It, if it has ended and can still be looked up.
+    pub(super) ended: Option<JobId>,
 }
 
 /// How long a uniqueness lasts: for the policy's period, or until the job ends, and no longer than its reservation.
@@ -50,25 +52,31 @@ impl Jobs {
         let key = self.uniqueness_key(&QueueKeys::new(queue), Some(unique));
         let stored: Option<String> = redis::cmd("GET").arg(key).query_async(&mut self.store.redis.clone()).await?;
         let stored = stored.unwrap_or_default();
-        let Ok(id) = stored.parse::<JobId>() else { return Ok(UniquenessHolder { stored, blocking: None }) };
+        let Ok(id) = stored.parse::<JobId>() else {
+            return Ok(UniquenessHolder { stored, blocking: None, ended: None });
+        };
         let located = self.locate_in_queue(id, queue).await?;
         let is_blocking = match &located {
             Some(located) => unique.states.contains(&located.state()),
             // The result may be deleted while the uniqueness period continues
             None => unique.period.is_some() && unique.states.iter().any(|state| state.is_terminal()),
         };
-        Ok(UniquenessHolder { stored, blocking: is_blocking.then_some((id, located)) })
+        // One that is gone cannot be redriven
+        let ended = located.as_ref().filter(|located| located.state().is_terminal()).map(|_| id);
+        Ok(UniquenessHolder { stored, blocking: is_blocking.then_some((id, located)), ended })
     }
 
     /// Which job blocks this one, and what its policy says about that.
     pub(super) async fn resolve_uniqueness(&self, new: &mut NewJob) -> StoreResult<UniquenessCheck> {
-        let Some(unique) = new.unique.clone() else { return Ok(UniquenessCheck::Free(String::new())) };
+        let Some(unique) = new.unique.clone() else { return Ok(UniquenessCheck::Free(String::new(), None)) };
         let holder = self.uniqueness_holder(&new.queue, &unique).await?;
         if let Some(id) = new.id.filter(|id| holder.stored == id.to_string()) {
             // An earlier call created it: the job does not block itself
             return Ok(UniquenessCheck::Conflict(EnqueueRefusal::Duplicate(id)));
         }
-        let Some((id, located)) = holder.blocking else { return Ok(UniquenessCheck::Free(holder.stored)) };
+        let Some((id, located)) = holder.blocking else {
+            return Ok(UniquenessCheck::Free(holder.stored, holder.ended));
+        };
         let conflict = UniquenessCheck::Conflict(EnqueueRefusal::Duplicate(id));
         let Some(located) = located else { return Ok(conflict) };
         let state = located.state();
@@ -79,7 +87,7 @@ impl Jobs {
             OnConflict::Reject => Ok(conflict),
             // A running job may have had effects already, and a finished one cannot be replaced
             _ if state == JobState::Active => Ok(conflict),
-            _ if state.is_terminal() => Ok(UniquenessCheck::Free(holder.stored)),
+            _ if state.is_terminal() => Ok(UniquenessCheck::Free(holder.stored, holder.ended)),
             OnConflict::ReplaceExceptSchedule => {
                 if let LocatedJob::InRecord { state: JobState::Scheduled, due: Some(due), .. } = located {
                     new.start_at = Some(due);
@@ -99,7 +107,7 @@ impl Jobs {
         match self.resolve_uniqueness(&mut job.clone()).await? {
             UniquenessCheck::Conflict(EnqueueRefusal::Ignored { id, .. }) => Ok(Err(EnqueueRefusal::Duplicate(id))),
             UniquenessCheck::Conflict(refused) => Ok(Err(refused)),
-            UniquenessCheck::Free(_) | UniquenessCheck::Replaces(..) => Ok(Ok(())),
+            UniquenessCheck::Free(..) | UniquenessCheck::Replaces(..) => Ok(Ok(())),
         }
     }
 }

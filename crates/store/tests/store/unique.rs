@@ -1,6 +1,10 @@
+use common::id::JobId;
 use futures_util::future::join_all;
 use model::job::RetryAdvice;
-use store::{jobs::EnqueueRefusal, maintenance};
+use store::{
+    jobs::{EnqueueRefusal, JobTransitionError},
+    maintenance,
+};
 use testkit::{AnswerHoldProxy, RedisServer, eventually};
 
 use crate::kit::{StoreKit, consumer, failure, fence, queue};
@@ -138,6 +142,52 @@ async fn a_job_is_replaced_in_the_step_that_creates_the_new_one() {
     }
     let stats = kit.jobs.queue_stats(&queue()).await.expect("redis runs");
     assert_eq!((stats.available, stats.delayed, stats.pending, stats.cancelled), (4, 0, 0, 4));
+}
+
+/// A cancelled job that has its uniqueness still: as its end alone leaves it.
+async fn cancelled_holder(kit: &StoreKit) -> JobId {
+    let id = kit.enqueue(r#"{"type":"a","args":[],"unique":{},"meta":{"mark":"holder"}}"#).await;
+    let key = kit.redis_keys().await.into_iter().find(|key| key.contains(":unique:")).expect("a holder");
+    kit.jobs.cancel(id).await.expect("redis runs").expect("can be cancelled");
+    kit.redis_command(&["SET", &key, &id.to_string()]).await;
+    id
+}
+
+#[tokio::test]
+async fn a_job_that_is_redriven_while_an_equal_one_is_created_keeps_its_uniqueness() {
+    let server = RedisServer::start();
+    let way = AnswerHoldProxy::start(&server).await;
+    let kit = StoreKit::with_server(server, &[]);
+    let late = StoreKit::with_server(RedisServer::start(), &[("GALLEY__REDIS__URL", &way.url())]);
+    let holder = cancelled_holder(&kit).await;
+    // The client that creates has seen that the holder ended, and nothing of what follows
+    way.hold_from(b"mark");
+    let (created, ()) = tokio::join!(late.try_enqueue(r#"{"type":"a","args":[],"unique":{}}"#), async {
+        way.wait_until_held().await;
+        kit.jobs.redrive(holder).await.expect("redis runs").expect("nothing is in its way");
+        way.release();
+    });
+    assert_eq!(created.map(drop), Err(EnqueueRefusal::Duplicate(holder)));
+    assert_eq!(kit.claim(&consumer(), 10).await.len(), 1, "of equal jobs one lives");
+}
+
+#[tokio::test]
+async fn of_two_equal_jobs_that_are_redriven_at_once_one_is_refused() {
+    let server = RedisServer::start();
+    let way = AnswerHoldProxy::start(&server).await;
+    let kit = StoreKit::with_server(server, &[]);
+    let late = StoreKit::with_server(RedisServer::start(), &[("GALLEY__REDIS__URL", &way.url())]);
+    let other = kit.enqueue(r#"{"type":"a","args":[],"unique":{}}"#).await;
+    kit.jobs.cancel(other).await.expect("redis runs").expect("can be cancelled");
+    let holder = cancelled_holder(&kit).await;
+    way.hold_from(b"mark");
+    let (redriven, ()) = tokio::join!(late.jobs.redrive(other), async {
+        way.wait_until_held().await;
+        kit.jobs.redrive(holder).await.expect("redis runs").expect("nothing is in its way");
+        way.release();
+    });
+    assert_eq!(redriven.expect("redis runs"), Err(JobTransitionError::Duplicate(holder)));
+    assert_eq!(kit.claim(&consumer(), 10).await.len(), 1, "of equal jobs one lives");
 }
 
 #[tokio::test]
