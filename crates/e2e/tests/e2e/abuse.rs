@@ -43,6 +43,7 @@ async fn script_tags_in_every_field_come_back_as_data_and_no_page_may_be_framed(
         format!("/ojs/v1/queues/default?{SCRIPT}=1"),
         "/".to_owned(),
         "/ojs/errors".to_owned(),
+        "/docs".to_owned(),
     ] {
         let response = kit.get(&path).await;
         let headers = response.headers().clone();

@@ -23,6 +23,7 @@ mod openapi;
 mod progress;
 mod push_rules;
 mod queues;
+mod reference;
 #[cfg(test)]
 mod scopes_document;
 mod statistics;
@@ -86,6 +87,7 @@ routes! {
     "/ojs/manifest" { GET system::manifest => Need::AnyKey, Nothing; }
     // A refusal links to it
     "/ojs/errors" { GET error_list::page => Need::Nothing, Nothing; }
+    "/docs" { GET reference::page => Need::Nothing, Nothing; }
     "/ojs/v1/health" { GET system::health => Need::Health, Nothing; }
     "/ojs/v1/jobs/{id}/progress" {
         POST progress::report => Need::Has(Work), Job;
