@@ -77,24 +77,24 @@ enum AttemptOutcome {
 
 /// Why a running handler is stopped.
 #[derive(Debug, PartialEq, Eq)]
-enum StopReason {
+pub(crate) enum StopReason {
     Stale,
     TimedOut(Duration),
     HardShutdown,
 }
 
 /// What can stop a running handler.
-struct HandlerStops<'a> {
-    stale: &'a CancellationToken,
-    limit: Option<Duration>,
-    hard_shutdown: &'a CancellationToken,
+pub(crate) struct HandlerStops<'a> {
+    pub(crate) stale: &'a CancellationToken,
+    pub(crate) limit: Option<Duration>,
+    pub(crate) hard_shutdown: &'a CancellationToken,
     /// Tells the handler that it is stopped.
-    stopped: &'a CancellationToken,
+    pub(crate) stopped: &'a CancellationToken,
 }
 
 /// How a handler ended: by itself, or stopped, and then perhaps with a result within its grace.
 #[derive(Debug, PartialEq, Eq)]
-enum HandlerEnd<T> {
+pub(crate) enum HandlerEnd<T> {
     Finished(T),
     Stopped(StopReason, Option<T>),
 }
@@ -102,7 +102,7 @@ enum HandlerEnd<T> {
 impl HandlerStops<'_> {
     /// Runs a handler until it finishes or is stopped. `grace` is how long a stopped one may go on. One that has not
     /// begun, or has no grace, is not polled any more: each poll may have effects.
-    async fn run<T>(&self, handler: impl Future<Output = T>, grace: impl Fn() -> Duration) -> HandlerEnd<T> {
+    pub(crate) async fn run<T>(&self, handler: impl Future<Output = T>, grace: impl Fn() -> Duration) -> HandlerEnd<T> {
         let has_begun = AtomicBool::new(false);
         let handler = async {
             has_begun.store(true, Relaxed);

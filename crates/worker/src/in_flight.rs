@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use common::{
@@ -15,7 +15,7 @@ use store::{
     jobs::ClaimedJob,
     workers::{RunningDetails, RunningJob},
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// A queue's stream of one priority.
@@ -56,39 +56,46 @@ impl InFlightJobs {
     /// Adds a claimed job. Returns a token that is cancelled when the attempt becomes stale, or none if the entry is
     /// already here.
     pub(crate) fn insert(&self, claimed: &ClaimedJob, has_permit: bool) -> Option<CancellationToken> {
+        let (job, now) = (&claimed.job, Instant::now());
+        let own_lease = job.lease_ms.map(Duration::from_millis);
+        let cancellation = CancellationToken::new();
+        let in_flight = InFlightJob {
+            id: job.id,
+            job_type: job.summary.job_type.clone(),
+            attempt: job.history.current_attempt(),
+            started_at: claimed.started_at,
+            custom_lease: own_lease,
+            timeout_ms: job.timeout_ms,
+            runs_since: has_permit.then_some(now),
+            is_stuck: false,
+            // A job with its own lease is renewed at once, so that Redis learns that lease
+            renewed_at: own_lease.is_none().then_some(now),
+            cancellation: cancellation.clone(),
+        };
+        self.add(((job.queue.clone(), job.priority), claimed.entry), in_flight).then_some(cancellation)
+    }
+
+    /// False if the entry is already here.
+    fn add(&self, key: (QueueStream, EntryId), job: InFlightJob) -> bool {
         let mut held = self.lock();
-        let key = ((claimed.job.queue.clone(), claimed.job.priority), claimed.entry);
         if held.contains_key(&key) {
-            return None;
+            return false;
         }
-        let gone = CancellationToken::new();
-        let (own_lease, now) = (claimed.job.lease_ms.map(Duration::from_millis), Instant::now());
-        held.insert(
-            key,
-            InFlightJob {
-                id: claimed.job.id,
-                job_type: claimed.job.summary.job_type.clone(),
-                attempt: claimed.job.history.current_attempt(),
-                started_at: claimed.started_at,
-                custom_lease: own_lease,
-                timeout_ms: claimed.job.timeout_ms,
-                runs_since: has_permit.then_some(now),
-                is_stuck: false,
-                // A job with its own lease is renewed at once, so that Redis learns that lease
-                renewed_at: own_lease.is_none().then_some(now),
-                cancellation: gone.clone(),
-            },
-        );
-        if own_lease.is_some() {
+        let must_be_renewed = job.renewed_at.is_none();
+        held.insert(key, job);
+        if must_be_renewed {
             self.renewal_needed.notify_one();
         }
-        Some(gone)
+        true
     }
 
     /// Notes that a job that waited for a permit begins now.
     pub(crate) fn mark_running(&self, claimed: &ClaimedJob) {
-        let key = ((claimed.job.queue.clone(), claimed.job.priority), claimed.entry);
-        if let Some(held) = self.lock().get_mut(&key) {
+        self.mark_entry_running(&(claimed.job.queue.clone(), claimed.job.priority), claimed.entry);
+    }
+
+    fn mark_entry_running(&self, stream: &QueueStream, entry: EntryId) {
+        if let Some(held) = self.lock().get_mut(&(stream.clone(), entry)) {
             held.runs_since = Some(Instant::now());
         }
     }
@@ -132,6 +139,14 @@ impl InFlightJobs {
     /// cancelled; only Redis knows.
     pub(crate) fn check_job(&self, id: JobId) {
         for held in self.lock().values_mut().filter(|held| held.id == id) {
+            held.renewed_at = None;
+            self.renewal_needed.notify_one();
+        }
+    }
+
+    /// Renews the lease of an entry at once: nobody did since it was claimed.
+    pub(crate) fn renew_now(&self, stream: &QueueStream, entry: EntryId) {
+        if let Some(held) = self.lock().get_mut(&(stream.clone(), entry)) {
             held.renewed_at = None;
             self.renewal_needed.notify_one();
         }
@@ -207,5 +222,37 @@ impl InFlightJobs {
                 held.renewed_at = Some(Instant::now());
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl InFlightJobs {
+    /// Adds a job of which only this much matters, as [`InFlightJobs::insert`] does.
+    pub(crate) fn insert_entry(
+        &self,
+        stream: &QueueStream,
+        entry: EntryId,
+        own_lease: Option<Duration>,
+        has_permit: bool,
+    ) -> Option<CancellationToken> {
+        let (cancellation, now) = (CancellationToken::new(), Instant::now());
+        let job = InFlightJob {
+            id: JobId::without_address(0, &stream.0),
+            job_type: "a".parse().expect("a type"),
+            attempt: 1,
+            started_at: 0,
+            custom_lease: own_lease,
+            timeout_ms: None,
+            runs_since: has_permit.then_some(now),
+            is_stuck: false,
+            renewed_at: own_lease.is_none().then_some(now),
+            cancellation: cancellation.clone(),
+        };
+        self.add((stream.clone(), entry), job).then_some(cancellation)
+    }
+
+    /// A job that waited for a permit begins.
+    pub(crate) fn begin_entry(&self, stream: &QueueStream, entry: EntryId) {
+        self.mark_entry_running(stream, entry);
     }
 }

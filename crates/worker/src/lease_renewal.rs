@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-use common::name::QueueName;
+use common::{id::EntryId, name::QueueName};
 use store::StoreResult;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    in_flight::{QueueStream, Renewal},
+    in_flight::{InFlightJobs, QueueStream, Renewal},
     shared::WorkerShared,
 };
 
@@ -22,7 +22,7 @@ const MIN_PAUSE: Duration = Duration::from_millis(20);
 pub(crate) async fn run(shared: Arc<WorkerShared>, stop: CancellationToken) {
     let lease = shared.consumer.lease();
     loop {
-        let pause = (shared.in_flight.shortest_lease(lease) / 6).max(MIN_PAUSE);
+        let pause = renewal_pause(&shared.in_flight, lease);
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
@@ -44,9 +44,19 @@ pub(crate) async fn run(shared: Arc<WorkerShared>, stop: CancellationToken) {
 async fn renew(shared: &WorkerShared, stream: &QueueStream, renewals: &[Renewal]) -> StoreResult<()> {
     let worker = &shared.settings.queue_worker.name;
     let lost = shared.jobs.renew_leases(&stream.0, stream.1, &shared.consumer, worker, renewals).await?;
-    shared.in_flight.mark_renewed(stream, renewals);
-    for entry in lost {
-        shared.in_flight.cancel_entry(stream, entry);
-    }
+    note_renewed(&shared.in_flight, stream, renewals, &lost);
     Ok(())
+}
+
+/// How long until the next look at what must be renewed.
+pub(crate) fn renewal_pause(in_flight: &InFlightJobs, lease: Duration) -> Duration {
+    (in_flight.shortest_lease(lease) / 6).max(MIN_PAUSE)
+}
+
+/// Notes the answer to a renewal: attempts whose entry is lost stop.
+pub(crate) fn note_renewed(in_flight: &InFlightJobs, stream: &QueueStream, renewals: &[Renewal], lost: &[EntryId]) {
+    in_flight.mark_renewed(stream, renewals);
+    for entry in lost {
+        in_flight.cancel_entry(stream, *entry);
+    }
 }

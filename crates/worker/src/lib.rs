@@ -64,6 +64,8 @@ mod rules;
 pub mod settlement;
 mod settlement_report;
 mod shared;
+#[cfg(test)]
+mod simulation;
 mod slots;
 mod wakeup;
 mod worker;

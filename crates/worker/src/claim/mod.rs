@@ -156,8 +156,9 @@ impl Claimer {
                     break;
                 }
                 for claimed in lost {
-                    let (id, work) = (claimed.job.id, claimed.job.work_scope());
+                    let (id, entry, work) = (claimed.job.id, claimed.entry, claimed.job.work_scope());
                     self.runner.start(claimed, None);
+                    shared.in_flight.renew_now(&(queue.clone(), *priority), entry);
                     work.within(|| {
                         tracing::info!(event = "claim.recovered", %queue, %id, "recovered a claim whose answer was lost");
                     });
