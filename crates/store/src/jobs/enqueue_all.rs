@@ -161,9 +161,12 @@ impl Jobs {
                     return Ok(Err(BatchRefusal { index, refusal: refused }));
                 }
                 Err(error) => {
+                    let has_made = !made.is_empty();
+                    // A repetition with the same key has the same ids: it would count a cancelled job as stored
+                    made.retain(|id| !own_ids.contains(id));
                     // A full Redis accepts no more jobs, but allows to cancel the created ones
                     let _ = self.roll_back(&made).await;
-                    return Err(if made.is_empty() { error } else { error.after_write() });
+                    return Err(if has_made { error.after_write() } else { error });
                 }
             }
         }

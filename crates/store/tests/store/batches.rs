@@ -99,3 +99,31 @@ async fn a_batch_whose_second_queue_is_refused_is_taken_back_from_the_first() {
         assert_eq!(stats.available, 1, "{queue}");
     }
 }
+
+#[tokio::test]
+async fn a_batch_that_broke_off_and_is_repeated_with_its_key_has_no_cancelled_job() {
+    let all = "~galley:queues ~galley:events ~galley:epoch ~galley:id:* ~galley:{statistics}:* ~galley:{default}:*";
+    let limited = format!("user limited on >limited {all} %R~galley:{{other}}:* &* +@all\n");
+    let kit = StoreKit::with_server(RedisServer::start_with_acl(&limited), &[]);
+    enqueue_all(&kit, &[JOB_BODY, r#"{"type":"a","args":[],"queue":"other"}"#]).await.expect("stored");
+    let url = kit.server.url_of("limited", "limited");
+    let limited = StoreKit::with_server(RedisServer::start(), &[("GALLEY__REDIS__URL", &url)]);
+    // What the gateway makes of a key: the same ids each time
+    let bodies = [
+        r#"{"type":"a","args":[],"id":"01a20358-99fa-7000-8000-3239590134f1"}"#,
+        r#"{"type":"a","args":[],"queue":"other","id":"01a20358-99fa-7000-8000-3239590134f2"}"#,
+    ];
+    let now = kit.jobs.now().await.expect("redis runs");
+    let parse = |body: &&str| NewJob::parse(&serde_json::from_str(body).expect("JSON"), now).expect("valid");
+    let new: Vec<NewJob> = bodies.iter().map(parse).collect();
+    let own_ids: HashSet<_> = new.iter().filter_map(|job| job.id).collect();
+    let trace = common::trace_context::TraceContext::default();
+    let broken = limited.jobs.enqueue_all(new.clone(), trace.clone(), now, &own_ids).await;
+    assert!(broken.is_err(), "{broken:?}");
+    let repeated = kit.jobs.enqueue_all(new, trace, now, &own_ids).await.expect("redis runs").expect("stored");
+    assert_eq!(repeated.len(), 2);
+    for queue in ["default", "other"] {
+        let stats = kit.jobs.queue_stats(&queue.parse().expect("a name")).await.expect("redis runs");
+        assert_eq!((stats.available, stats.cancelled), (2, 0), "{queue}");
+    }
+}
