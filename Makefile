@@ -25,6 +25,9 @@ bench-quick: ## The same in under three minutes, without other systems: one roun
 bench-peers: ## Install other systems below target/dev, and measure beside them
 	@deploy/dev/bench-peers.sh
 
+chaos: ## Jobs of every kind while everything breaks, 3 seeds, under five minutes (docs/evidence.md; SEEDS=1,2,3)
+	@deploy/dev/jobs-check.sh $(if $(SEEDS),--seed $(SEEDS),--runs 3)
+
 guard: ## Does a job take more instructions, Redis commands or bytes than before? UPDATE=1 accepts it
 	@deploy/dev/guard.sh
 
@@ -67,4 +70,4 @@ down: ## docker compose down, keeping the data
 clean: ## Remove what was built
 	cargo clean
 
-.PHONY: help run demo test bench bench-quick bench-peers guard fuzz static sbom check check-fast check-portable docs audit hooks fmt up down clean
+.PHONY: help run demo test bench bench-quick bench-peers chaos guard fuzz static sbom check check-fast check-portable docs audit hooks fmt up down clean

@@ -13,5 +13,5 @@ ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 profile=${GALLEY_BENCH_PROFILE:-dist}
 echo "building with the profile $profile (the first time takes some minutes)"
 cargo build --quiet --locked --profile "$profile" --bins \
-    --package bench --package gateway --package queue-worker --package pubsub-worker --package testkit
+    --package bench --package gateway --package queue-worker --package pubsub-worker --package testkit --package jobs-check
 exec "$target/$profile/bench" "${@:-all}"

@@ -15,6 +15,7 @@ mod cost;
 mod enqueue;
 mod galley;
 mod idle;
+mod jobs_check;
 mod latency;
 mod load;
 mod load_connection;
@@ -35,7 +36,10 @@ mod storm;
 mod tracing;
 mod waiters;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use testkit::http;
@@ -114,6 +118,8 @@ enum BenchCommand {
     SlowReader(slow_reader::SlowReaderOptions),
     /// Whether channels lose nothing while gateways, Redis and connections break; no part of `all`.
     ChannelsCheck(channels_check::ChannelsCheckOptions),
+    /// Whether no job is lost or recorded twice while processes, Redis and connections break; no part of `all`.
+    JobsCheck(jobs_check::JobsCheckArgs),
     /// Jobs processed per second, beside a bare client.
     Processing,
     /// Unique, keyed, expiring and workflow jobs, beside plain ones.
@@ -130,7 +136,12 @@ enum BenchCommand {
 }
 
 impl BenchCommand {
-    async fn run(self, durability: BenchDurability, scope: BenchScope) -> anyhow::Result<Vec<BenchReport>> {
+    async fn run(
+        self,
+        durability: BenchDurability,
+        scope: BenchScope,
+        results: &Path,
+    ) -> anyhow::Result<Vec<BenchReport>> {
         Ok(match self {
             Self::All => run_all(durability, scope).await?,
             Self::Peers => vec![
@@ -151,6 +162,7 @@ impl BenchCommand {
             Self::Channels(options) => vec![channels::run(durability, scope, &options).await?],
             Self::SlowReader(options) => vec![slow_reader::run(durability, options).await?],
             Self::ChannelsCheck(options) => vec![channels_check::run(options).await?],
+            Self::JobsCheck(args) => jobs_check::run(args, results).await?,
             Self::Processing => vec![processing::run(durability, scope).await?],
             Self::Care => vec![care::run(durability, scope).await?],
             Self::Enqueue => vec![enqueue::run(durability, scope).await?],
@@ -207,7 +219,7 @@ fn main() -> anyhow::Result<ExitCode> {
 
 async fn run(cli: BenchCli) -> anyhow::Result<ExitCode> {
     let machine = machine::describe(cli.durability);
-    let reports = cli.command.run(cli.durability, cli.scope).await?;
+    let reports = cli.command.run(cli.durability, cli.scope, &cli.results).await?;
     let path = report::write(&cli.results, &machine, &reports)?;
     println!("\n{}\n{}", machine.to_line(), path.display());
     Ok(if reports.iter().all(BenchReport::has_no_failures) { ExitCode::SUCCESS } else { ExitCode::FAILURE })

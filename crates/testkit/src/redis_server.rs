@@ -130,6 +130,12 @@ impl RedisServer {
         Self::start_on(RedisPersistence::None, Vec::new(), Some(AdjustableClock::new()))
     }
 
+    /// Starts a server that keeps what it acknowledges, and whose clock can be set.
+    #[must_use]
+    pub fn start_durable_with_clock() -> Self {
+        Self::start_on(RedisPersistence::Always, Vec::new(), Some(AdjustableClock::new()))
+    }
+
     fn start_on(persistence: RedisPersistence, options: Vec<String>, clock: Option<AdjustableClock>) -> Self {
         let folder = tempfile::tempdir().expect("a folder for redis");
         // The port is free until somebody else takes it in the moment between: then another one

@@ -77,6 +77,14 @@ impl ServiceProcess {
         Self::spawn(name, "QUEUE_WORKER", &redis.url(), variables).wait_until_listening().await
     }
 
+    /// The same with a Redis URL.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub async fn start_worker_with_redis_url(name: &'static str, redis_url: &str, variables: &[(&str, &str)]) -> Self {
+        Self::spawn(name, "QUEUE_WORKER", redis_url, variables).wait_until_listening().await
+    }
+
     /// Starts a binary, which does not listen yet: see [`ServiceProcess::wait_until_listening`].
     ///
     /// # Panics

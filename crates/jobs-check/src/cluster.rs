@@ -1,0 +1,182 @@
+//! The processes of a run, each behind ways of its own.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use anyhow::Context;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use testkit::{RedisServer, ServiceProcess};
+
+use crate::{
+    fault_proxy::FaultProxy,
+    handling,
+    plan::{JobRunner, LEASE_MS},
+};
+
+/// Gateways, queue-workers and pulling workers: two of each.
+const COPIES: usize = 2;
+/// Nobody listens there.
+const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9);
+/// So that what is lost is found soon, and no job runs out of workers that may be lost with it.
+const VARIABLES: [(&str, &str); 4] = [
+    ("GALLEY__WORKFLOWS__CHECK_MS", "1000"),
+    ("GALLEY__MAINTENANCE__SWEEP_MS", "200"),
+    ("GALLEY__MAINTENANCE__LEADER_LEASE_MS", "1000"),
+    ("GALLEY__JOBS__CRASH_BUDGET", "100"),
+];
+
+/// A service and its ways.
+pub(crate) struct CheckedService {
+    pub(crate) name: String,
+    pub(crate) process: Option<ServiceProcess>,
+    pub(crate) to_redis: FaultProxy,
+    /// Of gateways.
+    pub(crate) from_clients: FaultProxy,
+}
+
+/// A worker in Python.
+pub(crate) struct CheckedPuller {
+    pub(crate) name: String,
+    url: String,
+    process: Option<Child>,
+}
+
+/// All of them.
+pub(crate) struct JobsCluster {
+    pub(crate) gateways: Vec<CheckedService>,
+    pub(crate) workers: Vec<CheckedService>,
+    pub(crate) pullers: Vec<CheckedPuller>,
+    folder: PathBuf,
+    // Dropped last: the others outlive nothing they need
+    pub(crate) redis: RedisServer,
+}
+
+impl JobsCluster {
+    /// Starts everything; histories go into the folder.
+    pub(crate) async fn start(folder: &Path) -> anyhow::Result<Self> {
+        let redis = tokio::task::block_in_place(RedisServer::start_durable_with_clock);
+        for (name, text) in [
+            ("check_history.py", include_str!("../python/check_history.py")),
+            ("pulling_worker.py", include_str!("../python/pulling_worker.py")),
+            ("program.py", include_str!("../python/program.py")),
+        ] {
+            std::fs::write(folder.join(name), text)?;
+        }
+        let endpoint = handling::serve_endpoint(folder).await?;
+        let rules = handling::rules(&endpoint, &python(), &folder.join("program.py"));
+        std::fs::write(folder.join("rules.toml"), rules)?;
+        let folder = folder.to_owned();
+        let mut cluster = Self { gateways: Vec::new(), workers: Vec::new(), pullers: Vec::new(), folder, redis };
+        for number in 0..COPIES {
+            let gateway = cluster.service(format!("gateway-{number}")).await?;
+            cluster.gateways.push(gateway);
+            cluster.start_gateway(number).await;
+            let worker = cluster.service(format!("worker-{number}")).await?;
+            cluster.workers.push(worker);
+            cluster.start_worker(number).await;
+            let url = format!("http://{}", cluster.gateways[number].from_clients.address());
+            cluster.pullers.push(CheckedPuller { name: format!("puller-{number}"), url, process: None });
+            cluster.start_puller(number)?;
+        }
+        for gateway in &cluster.gateways {
+            gateway.process.as_ref().context("it was started")?.wait_until_ready().await;
+        }
+        Ok(cluster)
+    }
+
+    async fn service(&self, name: String) -> anyhow::Result<CheckedService> {
+        let redis = SocketAddr::from(([127, 0, 0, 1], self.redis.port()));
+        let (to_redis, from_clients) = (FaultProxy::start(redis).await?, FaultProxy::start(NOWHERE).await?);
+        Ok(CheckedService { name, process: None, to_redis, from_clients })
+    }
+
+    /// Where clients reach gateways.
+    pub(crate) fn gateway_urls(&self) -> Vec<String> {
+        self.gateways.iter().map(|gateway| format!("http://{}", gateway.from_clients.address())).collect()
+    }
+
+    pub(crate) async fn start_gateway(&mut self, number: usize) {
+        let url = self.gateways[number].redis_url();
+        let variables = [&VARIABLES[..], &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "1000")]].concat();
+        let process = ServiceProcess::start_with_redis_url("gateway", &url, &variables).await;
+        self.gateways[number].from_clients.lead_to(process.address());
+        self.gateways[number].process = Some(process);
+    }
+
+    pub(crate) async fn start_worker(&mut self, number: usize) {
+        let worker = &self.workers[number];
+        let queues = [JobRunner::Rust, JobRunner::Push, JobRunner::Command].map(JobRunner::queue).join(",");
+        let rules = self.folder.join("rules.toml");
+        let (folder, lease) = (self.folder.to_string_lossy(), LEASE_MS.to_string());
+        let mut variables = VARIABLES.to_vec();
+        variables.extend([
+            ("GALLEY__QUEUE_WORKER__QUEUES", queues.as_str()),
+            ("GALLEY__QUEUE_WORKER__RULES", rules.to_str().unwrap_or_default()),
+            ("GALLEY__QUEUE_WORKER__NAME", worker.name.as_str()),
+            ("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "500"),
+            ("GALLEY__QUEUE_WORKER__STOP_GRACE_MS", "500"),
+            ("GALLEY__JOBS__LEASE_MS", lease.as_str()),
+            ("GALLEY__BRIDGE__LIST", ""),
+            ("JOBS_CHECK_FOLDER", &folder),
+            ("JOBS_CHECK_NAME", worker.name.as_str()),
+        ]);
+        let url = worker.redis_url();
+        let process = ServiceProcess::start_worker_with_redis_url("jobs-check-worker", &url, &variables).await;
+        self.workers[number].process = Some(process);
+    }
+
+    pub(crate) fn start_puller(&mut self, number: usize) -> anyhow::Result<()> {
+        let puller = &mut self.pullers[number];
+        let package = concat!(env!("CARGO_MANIFEST_DIR"), "/../../clients/python");
+        let mut command = Command::new(python());
+        command.arg(self.folder.join("pulling_worker.py")).env("PYTHONPATH", package).env("GALLEY_URL", &puller.url);
+        command.env("JOBS_CHECK_FOLDER", &self.folder).env("JOBS_CHECK_NAME", &puller.name);
+        command.env("JOBS_CHECK_LEASE", (LEASE_MS / 1000).to_string()).stdin(Stdio::null());
+        let log = self.folder.join(format!("{}.log", puller.name));
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+        command.stdout(log.try_clone()?).stderr(log);
+        puller.process = Some(command.spawn().context("python3 starts")?);
+        Ok(())
+    }
+}
+
+impl CheckedService {
+    fn redis_url(&self) -> String {
+        format!("redis://{}/5", self.to_redis.address())
+    }
+}
+
+impl CheckedPuller {
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        let process = self.process.as_ref().context("it runs")?;
+        Ok(kill(Pid::from_raw(i32::try_from(process.id())?), signal)?)
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn wait(&mut self) -> anyhow::Result<()> {
+        let mut process = self.process.take().context("it runs")?;
+        tokio::task::block_in_place(|| process.wait())?;
+        Ok(())
+    }
+}
+
+impl Drop for CheckedPuller {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// The interpreter of tests, or that of the machine.
+fn python() -> String {
+    std::env::var("GALLEY_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned())
+}

@@ -1,0 +1,234 @@
+//! Lets the planned faults strike, and writes down what they hit and when.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Context;
+use nix::sys::signal::Signal;
+use testkit::{RedisServer, ServiceProcess, redis};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::{
+    cluster::{CheckedService, JobsCluster},
+    fault_proxy::FaultProxy,
+    history::{HistoryEvent, HistoryWriter, now_ms},
+    plan::{CheckLink, JobsPlan, LinkDisturbance, PlannedFault, PlannedFaultKind},
+};
+
+/// How far the clock steps.
+const CLOCK_STEP: Duration = Duration::from_secs(30);
+/// Between two strikes of what strikes a few times.
+const STRIKE_INTERVAL: Duration = Duration::from_millis(100);
+/// A fault that has hit nothing yet goes on for so long.
+const MAX_EXTENSION: Duration = Duration::from_secs(4);
+
+/// What a fault did.
+struct StrikeOutcome {
+    target: String,
+    from: u64,
+    to: u64,
+    hits: u64,
+}
+
+/// Lets all faults strike, one after the other.
+pub(crate) async fn strike_all(
+    plan: &JobsPlan,
+    cluster: &mut JobsCluster,
+    folder: &Path,
+    start: Instant,
+) -> anyhow::Result<()> {
+    let writer = HistoryWriter::open(folder, "nemesis")?;
+    for (fault, planned) in plan.faults.iter().enumerate() {
+        sleep_until(start + Duration::from_millis(planned.at_ms)).await;
+        let hit = strike(planned, cluster).await.with_context(|| planned.kind.name())?;
+        let StrikeOutcome { target, from, to, hits } = hit;
+        writer.append(HistoryEvent::Struck { fault, target, from, to, hits });
+    }
+    // A job that was scheduled while the clock was ahead is not waited for
+    cluster.redis.clock().set_ahead(CLOCK_STEP);
+    Ok(())
+}
+
+async fn strike(planned: &PlannedFault, cluster: &mut JobsCluster) -> anyhow::Result<StrikeOutcome> {
+    use PlannedFaultKind as Kind;
+    let duration = Duration::from_millis(planned.duration_ms);
+    let from = now_ms();
+    let number = |count: usize| planned.target % count;
+    let (target, to, hits) = match planned.kind {
+        Kind::KillWorker | Kind::FreezeWorker | Kind::TerminateWorker => {
+            let number = number(cluster.workers.len());
+            let to = strike_process(planned.kind, &mut cluster.workers[number], duration).await?;
+            if cluster.workers[number].process.is_none() {
+                sleep(duration).await;
+                cluster.start_worker(number).await;
+            }
+            (cluster.workers[number].name.clone(), to, 1)
+        }
+        Kind::KillGateway | Kind::FreezeGateway | Kind::TerminateGateway => {
+            let number = number(cluster.gateways.len());
+            strike_process(planned.kind, &mut cluster.gateways[number], duration).await?;
+            if cluster.gateways[number].process.is_none() {
+                sleep(duration).await;
+                cluster.start_gateway(number).await;
+            }
+            // It is away until another has its place
+            (cluster.gateways[number].name.clone(), now_ms(), 1)
+        }
+        Kind::KillPuller | Kind::FreezePuller | Kind::TerminatePuller => {
+            let number = number(cluster.pullers.len());
+            let to = strike_puller(planned.kind, cluster, number, duration).await?;
+            (cluster.pullers[number].name.clone(), to, 1)
+        }
+        Kind::Link(link, disturbance) => {
+            let service = match link {
+                CheckLink::WorkerToRedis => &cluster.workers[number(cluster.workers.len())],
+                CheckLink::GatewayToRedis | CheckLink::ClientsToGateway => {
+                    &cluster.gateways[number(cluster.gateways.len())]
+                }
+            };
+            let proxy = if link == CheckLink::ClientsToGateway { &service.from_clients } else { &service.to_redis };
+            let hits = disturb(proxy, disturbance, duration).await;
+            (service.name.clone(), now_ms(), hits)
+        }
+        kind => {
+            let hits = strike_redis(kind, cluster, duration).await?;
+            ("redis".to_owned(), now_ms(), hits)
+        }
+    };
+    Ok(StrikeOutcome { target, from, to, hits })
+}
+
+/// Until when; a process that has ended is taken away.
+async fn strike_process(
+    kind: PlannedFaultKind,
+    service: &mut CheckedService,
+    duration: Duration,
+) -> anyhow::Result<u64> {
+    match kind {
+        PlannedFaultKind::FreezeWorker | PlannedFaultKind::FreezeGateway => {
+            let process = service.process.as_ref().context("it runs")?;
+            process.signal(Signal::SIGSTOP);
+            sleep(duration).await;
+            process.signal(Signal::SIGCONT);
+        }
+        PlannedFaultKind::KillWorker | PlannedFaultKind::KillGateway => {
+            let process = service.process.take().context("it runs")?;
+            tokio::task::block_in_place(|| ServiceProcess::kill(process));
+        }
+        _ => {
+            service.process.take().context("it runs")?.terminate().await;
+        }
+    }
+    Ok(now_ms())
+}
+
+async fn strike_puller(
+    kind: PlannedFaultKind,
+    cluster: &mut JobsCluster,
+    number: usize,
+    duration: Duration,
+) -> anyhow::Result<u64> {
+    let puller = &mut cluster.pullers[number];
+    if kind == PlannedFaultKind::FreezePuller {
+        puller.signal(Signal::SIGSTOP)?;
+        sleep(duration).await;
+        puller.signal(Signal::SIGCONT)?;
+        return Ok(now_ms());
+    }
+    let signal = if kind == PlannedFaultKind::KillPuller { Signal::SIGKILL } else { Signal::SIGTERM };
+    puller.signal(signal)?;
+    puller.wait()?;
+    let to = now_ms();
+    sleep(duration).await;
+    cluster.start_puller(number)?;
+    Ok(to)
+}
+
+async fn disturb(proxy: &FaultProxy, disturbance: LinkDisturbance, duration: Duration) -> u64 {
+    proxy.disturb(disturbance);
+    sleep(duration).await;
+    let deadline = Instant::now() + MAX_EXTENSION;
+    while proxy.hits() == 0 && Instant::now() < deadline {
+        sleep(STRIKE_INTERVAL).await;
+    }
+    proxy.heal()
+}
+
+async fn strike_redis(kind: PlannedFaultKind, cluster: &mut JobsCluster, duration: Duration) -> anyhow::Result<u64> {
+    let redis = &mut cluster.redis;
+    match kind {
+        PlannedFaultKind::KillRedis => {
+            redis.kill();
+            sleep(duration).await;
+            tokio::task::block_in_place(|| redis.restart());
+            return Ok(1);
+        }
+        PlannedFaultKind::FreezeRedis => {
+            redis.freeze();
+            sleep(duration).await;
+            redis.thaw();
+            return Ok(1);
+        }
+        PlannedFaultKind::ClockForward | PlannedFaultKind::ClockBack => {
+            if kind == PlannedFaultKind::ClockForward {
+                redis.clock().set_ahead(CLOCK_STEP);
+            } else {
+                redis.clock().set_behind(CLOCK_STEP);
+            }
+            sleep(duration).await;
+            return Ok(1);
+        }
+        _ => {}
+    }
+    strike_server(kind, redis, duration).await
+}
+
+/// What is done to a Redis that runs, with its own commands.
+async fn strike_server(kind: PlannedFaultKind, redis: &RedisServer, duration: Duration) -> anyhow::Result<u64> {
+    let mut connection = redis.connection().await;
+    let deadline = Instant::now() + duration;
+    let mut hits = 0;
+    match kind {
+        PlannedFaultKind::FillRedis => {
+            let refused = count_errors(&mut connection, "OOM").await?;
+            set_memory(&mut connection, 1).await?;
+            sleep(duration).await;
+            let extended = Instant::now() + MAX_EXTENSION;
+            while hits == 0 && Instant::now() < extended {
+                hits = count_errors(&mut connection, "OOM").await? - refused;
+                sleep(STRIKE_INTERVAL).await;
+            }
+            set_memory(&mut connection, 0).await?;
+        }
+        PlannedFaultKind::CutConnections => {
+            while Instant::now() < deadline {
+                for kind in ["normal", "pubsub"] {
+                    let mut command = redis::cmd("CLIENT");
+                    command.arg("KILL").arg("TYPE").arg(kind).arg("SKIPME").arg("yes");
+                    hits += command.query_async::<u64>(&mut connection).await?;
+                }
+                sleep(STRIKE_INTERVAL).await;
+            }
+        }
+        _ => {
+            let unknown = count_errors(&mut connection, "NOSCRIPT").await?;
+            while Instant::now() < deadline {
+                redis::cmd("SCRIPT").arg("FLUSH").exec_async(&mut connection).await?;
+                sleep(STRIKE_INTERVAL).await;
+            }
+            hits = count_errors(&mut connection, "NOSCRIPT").await? - unknown;
+        }
+    }
+    Ok(hits)
+}
+
+async fn set_memory(connection: &mut redis::aio::MultiplexedConnection, bytes: u64) -> anyhow::Result<()> {
+    let mut command = redis::cmd("CONFIG");
+    Ok(command.arg("SET").arg("maxmemory").arg(bytes).exec_async(connection).await?)
+}
+
+/// Errors of a kind that Redis has answered with so far.
+async fn count_errors(connection: &mut redis::aio::MultiplexedConnection, code: &str) -> anyhow::Result<u64> {
+    let info: String = redis::cmd("INFO").arg("errorstats").query_async(connection).await?;
+    let line = info.lines().find_map(|line| line.strip_prefix(&format!("errorstat_{code}:count=")));
+    Ok(line.map_or(Ok(0), |count| count.trim().parse())?)
+}

@@ -1,0 +1,93 @@
+//! What a run does and when: a pure function of a seed.
+
+mod faults;
+mod jobs;
+
+pub use self::{
+    faults::{CheckLink, FaultGroup, LinkDisturbance, PlannedFault, PlannedFaultKind},
+    jobs::{JobBehaviour, JobRunner, PlannedJob, PlannedJobKind, PlannedRequest},
+};
+
+pub(crate) use self::faults::LEASE_MS;
+use rand::{SeedableRng, rngs::StdRng};
+
+/// How much of everything there is.
+#[derive(Debug, Clone)]
+pub struct JobsCheckOptions {
+    /// Where the plan comes from.
+    pub seed: u64,
+    /// For how long producers send. It is longer if the faults take longer.
+    pub seconds: u32,
+    /// Requests per second.
+    pub rate: u32,
+    /// Which faults strike.
+    pub faults: Vec<FaultGroup>,
+}
+
+/// What is sent and what breaks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobsPlan {
+    /// In the order of their times.
+    pub requests: Vec<PlannedRequest>,
+    /// One after the other.
+    pub faults: Vec<PlannedFault>,
+    /// Until when requests are sent, in ms from the start.
+    pub length_ms: u64,
+}
+
+impl JobsPlan {
+    /// The plan of a seed.
+    #[must_use]
+    pub fn of(options: &JobsCheckOptions) -> Self {
+        let mut random = StdRng::seed_from_u64(options.seed);
+        let faults = faults::plan_faults(&mut random, options);
+        let faults_end = faults.last().map_or(0, |fault| fault.at_ms + fault.duration_ms + faults::QUIET_MS);
+        let length_ms = faults_end.max(u64::from(options.seconds) * 1000);
+        Self { requests: jobs::plan_requests(&mut random, options.rate, length_ms), faults, length_ms }
+    }
+
+    /// Every planned job.
+    pub fn jobs(&self) -> impl Iterator<Item = (&PlannedRequest, &PlannedJob)> {
+        self.requests.iter().flat_map(|request| request.jobs.iter().map(move |job| (request, job)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn options(seed: u64) -> JobsCheckOptions {
+        JobsCheckOptions { seed, seconds: 60, rate: 20, faults: FaultGroup::ALL.to_vec() }
+    }
+
+    #[test]
+    fn a_seed_is_a_plan_and_another_seed_is_another() {
+        assert_eq!(JobsPlan::of(&options(7)), JobsPlan::of(&options(7)));
+        assert_ne!(JobsPlan::of(&options(7)), JobsPlan::of(&options(8)));
+    }
+
+    #[test]
+    fn every_kind_of_job_every_runner_and_every_fault_are_in_a_plan() {
+        for seed in 0..20 {
+            let plan = JobsPlan::of(&options(seed));
+            let kinds: BTreeSet<_> = plan.requests.iter().map(|request| request.kind).collect();
+            assert_eq!(kinds, PlannedJobKind::ALL.into_iter().collect());
+            let runners: BTreeSet<_> = plan.jobs().map(|(_, job)| job.runner).collect();
+            assert_eq!(runners, JobRunner::ALL.into_iter().collect());
+            let struck: BTreeSet<_> = plan.faults.iter().map(|fault| fault.kind).collect();
+            assert!(PlannedFaultKind::all().iter().all(|kind| struck.contains(kind)), "{struck:?}");
+            let keys: BTreeSet<_> = plan.jobs().map(|(_, job)| job.key).collect();
+            assert_eq!(keys.len(), plan.jobs().count(), "no two jobs share a key");
+        }
+    }
+
+    #[test]
+    fn faults_follow_one_another_and_end_before_the_requests_do() {
+        let plan = JobsPlan::of(&options(3));
+        assert!(plan.faults.is_sorted_by(|a, b| a.at_ms + a.duration_ms < b.at_ms));
+        assert!(plan.faults.iter().all(|fault| fault.at_ms + fault.duration_ms < plan.length_ms));
+        assert!(plan.requests.is_sorted_by_key(|request| request.at_ms));
+    }
+}
