@@ -404,6 +404,58 @@ def test_what_the_gateway_refuses_returns_to_where_it_was(migration: Migration, 
     assert {json.loads(text)["jid"] for text in migration.redis.lrange(f"queue:{name}", 0, -1)} == {"bad", "large"}
 
 
+def test_what_is_damaged_stays_and_the_others_move(migration: Migration, name: str) -> None:
+    deep: Any = 1
+    for _ in range(80):
+        deep = [deep]
+    good = {"class": "a.b", "queue": name, "jid": "good", "args": [1], "retry": True}
+    damaged = {
+        "nan": {**good, "args": [float("nan")]},
+        "deep": {**good, "args": [deep]},
+        "no class": {"queue": name, "jid": "no class"},
+        "empty": {**good, "wrapped": "a.b", "args": []},
+        "odd": {**good, "retry": [1]},
+    }
+    for id, payload in damaged.items():
+        migration.redis.lpush(f"queue:{name}", json.dumps({**payload, "jid": id}))
+    for text in ("[1]", "{", json.dumps(good)):
+        migration.redis.lpush(f"queue:{name}", text)
+    migration.redis.zadd("schedule", {json.dumps({**good, "jid": "far"}): 1e300})
+    for made in (1, 0):
+        code, out, err = migration.run("sidekiq", name)
+        assert (code, out) == (1, [f"made {made} waiting, 0 scheduled, 0 dead; left 8"])
+        assert sum(line.startswith("left ") for line in err) == 8, err
+    assert migration.redis.llen(f"queue:{name}") == 7 and migration.redis.zcard("schedule") == 1
+    assert migration.redis.hlen(f"galley-migrate:sidekiq:{name}:taken") == 0
+    migration.redis.flushdb()
+
+
+def test_celerys_damaged_messages_stay(migration: Migration, name: str) -> None:
+    head = {"task": "a.b", "id": "1"}
+    properties = {"body_encoding": "base64"}
+    for body in ("!", "W10=", "WzFd"):
+        message = {"headers": head, "properties": properties, "content-type": "application/json", "body": body}
+        migration.redis.lpush(name, json.dumps(message))
+    migration.redis.hset("unacked", "tag", "no JSON")
+    code, out, err = migration.run("celery", name)
+    assert (code, out) == (1, ["made 0 waiting, 0 scheduled, 0 dead; left 3"]), err
+    assert migration.redis.llen(name) == 3
+    migration.redis.flushdb()
+
+
+def test_a_job_that_another_one_is_in_the_way_of_stays(migration: Migration, name: str, tmp_path: pathlib.Path) -> None:
+    client = migration.client
+    holder = client.enqueue("a.b", 1, queue=name, unique={"keys": ["type"]})
+    job: dict[str, Any] = {"id": "019539a4-b68c-7def-8000-1a2b3c4d5e6f", "type": "a.b", "args": [2]}
+    job["options"] = {"queue": name, "unique": {"keys": ["type"]}}
+    mover = _move.Mover(migration.redis, client, None, _move.Choice("sidekiq", name, None))  # type: ignore[arg-type]
+    place = {"kind": "tail", "key": f"queue:{name}", "score": 0, "member": "eA==", "value": ""}
+    entry = json.dumps({"from": "one", "state": "waiting", "place": place, "job": job}).encode()
+    mover._finish({job["id"].encode(): entry})
+    assert mover.report.were_there == 0 and holder["id"] in mover.report.left[0].reason
+    assert migration.redis.rpop(f"queue:{name}") == b"x", "it is back"
+
+
 def test_the_command_says_what_is_wrong(migration: Migration, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert migration.run("rq", name, "--type", "x")[0] == 2
     assert migration.run("rq", name, "--unacked")[2] == ["galley-migrate: --unacked is for celery only"]

@@ -40,7 +40,7 @@ test("the reports with Express do what their README says", async () => {
   assert.match(pack, /^\(cd \.\.\/\.\.\/clients\/typescript && .* npm pack/);
   assert.match(npmInstall, /^npm install /);
   install(folder);
-  const env = { ...process.env, PAGE_MS: "10", PORT: "0" };
+  const env = { ...process.env, PAGE_MS: "100", PORT: "0" };
   const shell = (command) => run("bash", ["-euo", "pipefail", "-c", command], { cwd: folder, env });
   const services = [];
   const start = (command) => {
@@ -50,7 +50,7 @@ test("the reports with Express do what their README says", async () => {
   };
   try {
     start(worker);
-    const [url] = await once(createInterface({ input: start(server).stdout }), "line");
+    const [url] = await once(createInterface({ input: start(server).stdout }), "line", { signal: AbortSignal.timeout(60_000) });
     const answer = async (command) => {
       const { code, output } = await shell(command.replaceAll("http://127.0.0.1:3000/", url));
       assert.equal(code, 0, output);

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from ._found import Found, Left, Place, State, Unreadable, list_members, zset_members
+from ._found import DAMAGED, Found, Left, Place, State, Unreadable, left, list_members, zset_members
 from ._values import from_json, seconds_text, time_of
 
 #: A delayed job's score is its time, and a counter in the lowest bits.
@@ -36,15 +36,15 @@ class BullMq:
         return [f"{running} jobs run: let BullMQ's workers finish them"] if running else []
 
     def _job(self, state: State, place: Place) -> Iterator[Found | Left]:
-        id = place.member.decode()
+        id = place.member.decode("utf-8", "replace")
         fields: dict[bytes, bytes] = self._redis.hgetall(f"{self._base}:{id}")
         # Markers of older versions, and jobs that were removed
         if b"name" not in fields:
             return
         try:
             yield _found(state, place, id, {name.decode(): value.decode() for name, value in fields.items()})
-        except Unreadable as unreadable:
-            yield Left(id, str(unreadable))
+        except DAMAGED as error:
+            yield left(id, error)
 
 
 def _found(state: State, place: Place, id: str, fields: dict[str, str]) -> Found:

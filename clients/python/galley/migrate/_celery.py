@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ._found import Found, Left, Place, Unreadable, list_members
+from ._found import DAMAGED, Found, Left, Place, Unreadable, left, list_members
 from ._values import from_json, milliseconds_of, plain, time_of, unpickled
 
 #: Between a queue and a priority in the name of its list.
@@ -42,7 +42,11 @@ class Celery:
 
     def _unacked(self) -> Iterator[tuple[bytes, bytes, list[Any]]]:
         for tag, text in self._redis.hscan_iter(f"{self._prefix}unacked"):
-            entry = from_json(text, "an unacked entry")
+            try:
+                entry = from_json(text, "an unacked entry")
+            except Unreadable:
+                # Nothing says to which queue it belongs
+                continue
             if isinstance(entry, list) and len(entry) == 3 and entry[2] == self._queue:
                 yield tag, text, entry
 
@@ -73,8 +77,8 @@ def _job(place: Place, message: bytes) -> Iterator[Found | Left]:
         headers, properties = envelope.get("headers") or {}, envelope.get("properties") or {}
         id = str(headers.get("id") or properties.get("correlation_id") or "?")
         yield _found(place, id, envelope, headers, properties)
-    except Unreadable as unreadable:
-        yield Left(id, str(unreadable))
+    except DAMAGED as error:
+        yield left(id, error)
 
 
 def _found(place: Place, id: str, envelope: Any, headers: Any, properties: Any) -> Found:

@@ -66,6 +66,15 @@ class Unreadable(Exception):
     """An entry that cannot become a job; says why."""
 
 
+#: What reading a damaged entry raises: it is left where it is, and the others move.
+DAMAGED = (Unreadable, ValueError, TypeError, LookupError, AttributeError, OverflowError, OSError)
+
+
+def left(id: str, error: Exception) -> Left:
+    """An entry that stays, with the reason."""
+    return Left(id, str(error) if isinstance(error, Unreadable) else f"it is damaged: {type(error).__name__}: {error}")
+
+
 def list_members(redis: Any, key: str, oldest: Literal["head", "tail"]) -> list[bytes]:
     """All of a list, the oldest first. Entries that move meanwhile may be missing or twice: the first ones are found by
     the next run, and of the others one is taken."""

@@ -18,7 +18,7 @@ from typing import Any
 from .._call import Call
 from .._client import Client
 from .._errors import GalleyError, nearest
-from ._found import STATES, Found, Left, Place, Source, State, Unreadable
+from ._found import DAMAGED, STATES, Found, Left, Place, Source, State, Unreadable, left
 from ._values import TYPE, type_of
 
 #: Jobs of a request.
@@ -122,8 +122,8 @@ def plan(source: Source, choice: Choice) -> Iterator[tuple[Found, dict[str, Any]
         elif found.state in choice.states:
             try:
                 yield found, new_job(found, choice)
-            except Unreadable as unreadable:
-                yield Left(found.id, str(unreadable))
+            except DAMAGED as error:
+                yield left(found.id, error)
 
 
 class Mover:
@@ -165,11 +165,12 @@ class Mover:
                 self._note(id, entries[id], entry, outcome.get("error"))
 
     def _make(self, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The outcome of each job. Jobs that are too large together are sent one by one."""
+        """The outcome of each job. When a request is refused as a whole, its jobs are sent one by one: they may be too
+        large together, or one of them may be malformed."""
         try:
             return self._client._run(_enqueue_each(jobs))
         except GalleyError as error:
-            if error.status != 413:
+            if error.status not in (400, 413):
                 raise
             if len(jobs) == 1:
                 return [{"error": {"code": error.code, "message": str(error)}}]
@@ -178,7 +179,9 @@ class Mover:
     def _note(self, id: bytes, text: bytes, entry: dict[str, Any], error: dict[str, Any] | None) -> None:
         state: State = entry["state"]
         with self._redis.pipeline(transaction=True) as steps:
-            if error is None or error["code"] == "duplicate":
+            # The refusal names the job that is in the way: this one, or another with the same uniqueness
+            is_there = error is not None and error["code"] == "duplicate" and id.decode() in error["message"]
+            if error is None or is_there:
                 steps.hset(self.made, id, text)
                 steps.expire(self.made, KEEP_S)
                 self.report.made[state] += error is None

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from ._found import Found, Left, Place, State, Unreadable, list_members, zset_members
+from ._found import DAMAGED, Found, Left, Place, State, Unreadable, left, list_members, zset_members
 from ._values import from_json, milliseconds_of, plain, seconds_text, time_of, unpickled
 
 
@@ -34,15 +34,15 @@ class Rq:
         return [f"{running} jobs run: let RQ's workers finish them"] if running else []
 
     def _job(self, state: State, place: Place) -> Iterator[Found | Left]:
-        id = place.member.decode()
+        id = place.member.decode("utf-8", "replace")
         fields: dict[bytes, bytes] = self._redis.hgetall(f"{self._prefix}:job:{id}")
         # RQ skips ids without a job too
         if b"data" not in fields:
             return
         try:
             yield self._found(state, place, id, fields)
-        except Unreadable as unreadable:
-            yield Left(id, str(unreadable))
+        except DAMAGED as error:
+            yield left(id, error)
 
     def _found(self, state: State, place: Place, id: str, fields: dict[bytes, bytes]) -> Found:
         name, instance, args, kwargs = _call(fields[b"data"])

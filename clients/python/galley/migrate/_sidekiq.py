@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ._found import Found, Left, Place, State, Unreadable, list_members, zset_members
+from ._found import DAMAGED, Found, Left, Place, State, Unreadable, left, list_members, zset_members
 from ._values import from_json, time_of
 
 #: What Sidekiq retries a job that says ``retry: true``.
@@ -41,8 +41,8 @@ class Sidekiq:
                 return
             id = str(payload.get("jid", "?"))
             yield _found(state, place, id, payload)
-        except Unreadable as unreadable:
-            yield Left(id, str(unreadable))
+        except DAMAGED as error:
+            yield left(id, error)
 
 
 def _found(state: State, place: Place, id: str, payload: dict[str, Any]) -> Found:

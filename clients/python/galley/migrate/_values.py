@@ -6,6 +6,7 @@ import datetime
 import decimal
 import io
 import json
+import math
 import pickle
 import re
 import uuid
@@ -50,13 +51,19 @@ def unpickled(data: bytes) -> Any:
 
 def from_json(data: bytes | str, what: str) -> Any:
     try:
-        return json.loads(data)
+        return json.loads(data, parse_constant=_refuse_number)
     except ValueError:
         raise Unreadable(f"{what} is no JSON") from None
 
 
+def _refuse_number(name: str) -> Any:
+    raise Unreadable(f"an argument is {name}, which is no JSON")
+
+
 def plain(value: Any) -> Any:
     """A value as JSON has it: times, decimals and UUIDs become text, tuples and sets become lists."""
+    if isinstance(value, float) and not math.isfinite(value):
+        _refuse_number(str(value))
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):

@@ -153,12 +153,18 @@ async fn cancelled_holder(kit: &StoreKit) -> JobId {
     id
 }
 
+/// One that waits for answers that are held back, however slow the machine is.
+fn patient_kit(url: &str) -> StoreKit {
+    let variables = [("GALLEY__REDIS__URL", url), ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "60000")];
+    StoreKit::with_server(RedisServer::start(), &variables)
+}
+
 #[tokio::test]
 async fn a_job_that_is_redriven_while_an_equal_one_is_created_keeps_its_uniqueness() {
     let server = RedisServer::start();
     let way = AnswerHoldProxy::start(&server).await;
     let kit = StoreKit::with_server(server, &[]);
-    let late = StoreKit::with_server(RedisServer::start(), &[("GALLEY__REDIS__URL", &way.url())]);
+    let late = patient_kit(&way.url());
     let holder = cancelled_holder(&kit).await;
     // The client that creates has seen that the holder ended, and nothing of what follows
     way.hold_from(b"mark");
@@ -176,7 +182,7 @@ async fn of_two_equal_jobs_that_are_redriven_at_once_one_is_refused() {
     let server = RedisServer::start();
     let way = AnswerHoldProxy::start(&server).await;
     let kit = StoreKit::with_server(server, &[]);
-    let late = StoreKit::with_server(RedisServer::start(), &[("GALLEY__REDIS__URL", &way.url())]);
+    let late = patient_kit(&way.url());
     let other = kit.enqueue(r#"{"type":"a","args":[],"unique":{}}"#).await;
     kit.jobs.cancel(other).await.expect("redis runs").expect("can be cancelled");
     let holder = cancelled_holder(&kit).await;
