@@ -205,9 +205,9 @@ async fn alone_alerts_of_redis_and_of_the_leader_fire_when_these_fail() {
     let Some(prometheus) = Prometheus::start(&[("gateway", &kit.gateway), ("queue-worker", &worker)]).await else {
         return;
     };
-    // Somebody lowers the durability
-    eventually("the durability is known", || async {
-        (!prometheus.query("galley_redis_durability_level == 2").await.is_empty()).then_some(())
+    // Somebody lowers the durability. The alert compares with what the rules have recorded, which comes after what was read
+    eventually("the durability is recorded", || async {
+        (!prometheus.query("galley:redis_durability_level:max == 2").await.is_empty()).then_some(())
     })
     .await;
     for level in ["no", "everysec"] {
