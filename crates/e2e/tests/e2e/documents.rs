@@ -170,6 +170,7 @@ const BUILD_DOCUMENTS: &[&str] = &[
     "examples/flask-shop/README.md",
     "docs/adr/README.md",
     "docs/commands.md",
+    "docs/evidence.md",
     "docs/migrate.md",
 ];
 
