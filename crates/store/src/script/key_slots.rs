@@ -129,7 +129,12 @@ fn keys_of(folder: &str, label: &str, names: &SampleNames) -> Option<Vec<String>
             "admitted" => vec![queue.admitted(&names.key)],
             "key queue" | "key queues" => limit_keys.map(|key| queue.key_queue(key)).to_vec(),
             "log" => vec![queue.log(&names.id)],
-            "record" | "records" => ids.map(|id| queue.record(id)).to_vec(),
+            "record"
+            | "records"
+            | "record (without a job to replace: of the holder of uniqueness that the caller saw ended)"
+            | "record of the holder of uniqueness that the caller saw ended, else of the job" => {
+                ids.map(|id| queue.record(id)).to_vec()
+            }
             "result" | "result of the job" => ids.map(|id| queue.result(id)).to_vec(),
             "the result of each, then the log of each" => {
                 ids.iter().flat_map(|id| [queue.result(id), queue.log(id)]).collect()
