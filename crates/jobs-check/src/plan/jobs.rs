@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 /// Groups of jobs that share a key, or are the same to `unique`.
 const GROUPS: u32 = 3;
 
-/// What is asked for.
+/// The kind of a planned request: which options its jobs have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PlannedJobKind {
