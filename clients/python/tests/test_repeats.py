@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import Gateway
+from conftest import LIMIT_S, Gateway
 
 import galley
 from galley._call import Patience, read_answer
@@ -19,11 +19,14 @@ from galley._call import Patience, read_answer
 
 class Proxy:
     """Before the gateway. It does with each request what ``plan`` says next: ``pass`` it on, ``lose`` the answer,
-    ``hang_up`` before it is passed on, or say that the gateway is ``busy``; in the end it passes all on."""
+    ``hold`` it back until ``released``, ``hang_up`` before it is passed on, or say that the gateway is ``busy``; in the
+    end it passes all on. While ``is_away`` it hangs up."""
 
     def __init__(self, gateway: Gateway) -> None:
         self.plan: list[str] = []
         self.requests: list[http.client.HTTPMessage] = []
+        self.is_away = False
+        self.is_holding, self.released = threading.Event(), threading.Event()
         proxy = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -33,7 +36,7 @@ class Proxy:
                 proxy.requests.append(self.headers)
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 what = proxy.plan.pop(0) if proxy.plan else "pass"
-                if what == "hang_up":
+                if proxy.is_away or what == "hang_up":
                     self.close_connection = True
                     return
                 if what == "busy":
@@ -44,7 +47,10 @@ class Proxy:
                 response = upstream.getresponse()
                 answer = response.read()
                 upstream.close()
-                if what == "lose":
+                if what == "hold":
+                    proxy.is_holding.set()
+                    proxy.released.wait(LIMIT_S)
+                if what in ("lose", "hold"):
                     self.close_connection = True
                     return
                 self.answer(response.status, answer, {})
@@ -70,6 +76,7 @@ class Proxy:
 def proxy(gateway: Gateway) -> Iterator[Proxy]:
     proxy = Proxy(gateway)
     yield proxy
+    proxy.released.set()
     proxy.server.shutdown()
     proxy.server.server_close()
 

@@ -172,6 +172,7 @@ const BUILD_DOCUMENTS: &[&str] = &[
     "docs/commands.md",
     "docs/evidence.md",
     "docs/migrate.md",
+    "docs/outbox.md",
 ];
 
 #[test]

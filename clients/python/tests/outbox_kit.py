@@ -1,0 +1,151 @@
+"""PostgreSQL and the command for the tests of the outbox. They need PostgreSQL's server programs, as Debian's
+``postgresql`` has them; GALLEY_TEST_POSTGRES is their folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import LIMIT_S, PACKAGE, Gateway, eventually, missing
+
+import galley
+from galley import outbox
+
+
+def _programs() -> pathlib.Path | None:
+    """The folder of the newest PostgreSQL."""
+    if given := os.environ.get("GALLEY_TEST_POSTGRES"):
+        return pathlib.Path(given)
+    if found := sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3])):
+        return found[-1].parent
+    found_initdb = shutil.which("initdb")
+    return pathlib.Path(found_initdb).resolve().parent if found_initdb else None
+
+
+class Postgres:
+    """A server that listens on a socket in a folder of its own. PostgreSQL does not run as root."""
+
+    def __init__(self, programs: pathlib.Path) -> None:
+        self._programs = programs
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="galley-pg-"))
+        self._as: dict[str, Any] = {}
+        if os.getuid() == 0:
+            import pwd
+
+            names = {entry.pw_name: entry for entry in pwd.getpwall()}
+            user = names.get("postgres") or names["nobody"]
+            self._as = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+            os.chown(self.folder, user.pw_uid, user.pw_gid)
+        words = ["-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+        self._run("initdb", *words).wait()
+        self.url = f"postgresql://postgres@/postgres?host={self.folder}"
+        self.start()
+
+    def _run(self, program: str, *words: str) -> subprocess.Popen[bytes]:
+        log = (self.folder / "log").open("ab")
+        more = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "cwd": self.folder, **self._as}
+        return subprocess.Popen([str(self._programs / program), *words], **more)
+
+    def start(self) -> None:
+        import psycopg
+
+        options = ("listen_addresses=", f"unix_socket_directories={self.folder}", "fsync=off")
+        words = [word for option in options for word in ("-c", option)]
+        self._process = self._run("postgres", "-D", "data", *words)
+
+        def answers() -> bool | None:
+            assert self._process.poll() is None, (self.folder / "log").read_text()
+            try:
+                psycopg.connect(self.url).close()
+            except psycopg.OperationalError:
+                return None
+            return True
+
+        eventually("PostgreSQL answers", answers)
+
+    def kill(self) -> None:
+        # It ends its own processes with SIGQUIT, and leaves them behind with SIGKILL
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(LIMIT_S)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    programs = _programs()
+    if programs is None or not (programs / "postgres").exists():
+        missing("there is no PostgreSQL server (Debian's postgresql)")
+    if importlib.util.find_spec("psycopg") is None:
+        missing("psycopg is not installed")
+    server = Postgres(programs)  # type: ignore[arg-type]
+    import psycopg
+
+    with psycopg.connect(server.url) as db:
+        # Twice: as a migration that is repeated
+        db.execute(outbox.schema())
+        db.execute(outbox.schema())
+    yield server
+    server.kill()
+    shutil.rmtree(server.folder, ignore_errors=True)
+
+
+class Relays:
+    """The command, and the table."""
+
+    def __init__(self, postgres: Postgres, url: str, folder: pathlib.Path) -> None:
+        import psycopg
+
+        self.url, self._folder = url, folder
+        self.variables = {**os.environ, "PYTHONPATH": str(PACKAGE), "PYTHONDONTWRITEBYTECODE": "1"}
+        self.variables |= {"DATABASE_URL": postgres.url}
+        self.started: list[subprocess.Popen[bytes]] = []
+        self.db = psycopg.connect(postgres.url, autocommit=True)
+        self.db.execute("TRUNCATE galley_outbox")
+
+    def run(self, *words: str) -> tuple[int, str]:
+        """Runs it to its end: the exit code and what it wrote."""
+        command = [sys.executable, "-m", "galley.outbox", *words]
+        more = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "timeout": 2 * LIMIT_S, "text": True}
+        done = subprocess.run(command, env=self.variables, **more)  # type: ignore[call-overload]
+        return done.returncode, done.stdout
+
+    def start(self, *words: str) -> subprocess.Popen[bytes]:
+        log = (self._folder / "relays.log").open("ab")
+        command = [sys.executable, "-m", "galley.outbox", *words]
+        self.started.append(subprocess.Popen(command, env=self.variables, stderr=log))
+        return self.started[-1]
+
+    def write(self, name: str, *args: Any, **options: Any) -> str:
+        return outbox.enqueue(self.db, galley.job("a.b", *args, queue=name, **options))
+
+    def rows(self, columns: str = "id") -> list[Any]:
+        return self.db.execute(f"SELECT {columns} FROM galley_outbox ORDER BY id").fetchall()
+
+    def wait_until_empty(self) -> None:
+        eventually("the rows are sent", lambda: None if self.rows() else True)
+
+    def stop(self) -> None:
+        for relay in self.started:
+            relay.kill()
+            relay.wait()
+        self.db.close()
+
+
+@pytest.fixture
+def relays(postgres: Postgres, gateway: Gateway, tmp_path: pathlib.Path) -> Iterator[Relays]:
+    relays = Relays(postgres, postgres.url, tmp_path)
+    yield relays
+    relays.stop()
+
+
+@pytest.fixture
+def plain(gateway: Gateway) -> galley.Client:
+    return galley.Client(gateway.url)
