@@ -1,7 +1,7 @@
 /** Enqueueing jobs and looking after them, publishing messages and reading them. */
 
 import { GalleyError, JobFailed, Unavailable } from "./errors.js";
-import { type Call, Gateway, handled, Patience, type Sender, sleep, traceOf } from "./http.js";
+import { type Call, Gateway, Patience, type Sender, sleep } from "./http.js";
 import { checkNames } from "./names.js";
 import {
   ENQUEUE_OPTIONS,
@@ -37,7 +37,12 @@ import type {
   TaskType,
   Workflow,
 } from "./types.js";
+import { outgoing, type Trace, traceOf } from "./trace.js";
 import { uuid } from "./uuid.js";
+
+/** A request with this header has one effect however often it arrives. */
+const ONCE = "idempotency-key";
+const TRACE: (keyof Trace)[] = ["traceparent", "tracestate", "baggage"];
 import type { Worker } from "./worker.js";
 
 /** Longest single wait that is asked of the gateway; it allows a minute by default (`gateway.max_wait_ms`). */
@@ -442,6 +447,11 @@ export class Client<Tasks extends TaskMap<Tasks> = AnyTasks> {
 
   private async run<A, T>({ of, isDone, ...call }: Request<A, T>): Promise<T> {
     const patience = new Patience((call.waitMs ?? 0) + this.patienceMs);
+    const { headers } = call;
+    // What makes something is part of the trace that it is made in, unless another one was given
+    if (headers?.[ONCE] !== undefined && !TRACE.some((name) => name in headers)) {
+      call.headers = { ...(await outgoing()), ...headers };
+    }
     for (let isRepeated = false; ; isRepeated = true) {
       try {
         return of(await this.sender.call<A>(call));
@@ -476,11 +486,9 @@ function jobs(parts: string[], query: Query = {}): string {
   return pathOf(["ojs", "v1", ...parts], query);
 }
 
-/** Headers of a request that has one effect however often it arrives, as part of a trace. */
+/** Headers of a request that has one effect however often it arrives. */
 function once(key?: string, trace: Parameters<typeof traceOf>[0] = {}): Record<string, string> {
-  const given = traceOf(trace);
-  const used = Object.keys(given).length > 0 ? given : (handled?.getStore() ?? {});
-  return { "idempotency-key": key ?? uuid(), ...used };
+  return { [ONCE]: key ?? uuid(), ...traceOf(trace) };
 }
 
 /** The body of a message and its content type. */

@@ -12,31 +12,6 @@ const STREAM_SILENCE_MS = 60_000;
 const FIRST_PAUSE_MS = 100;
 const MAX_PAUSE_MS = 5_000;
 
-/** The trace of a job, as headers of requests that belong to it. */
-export type Trace = { traceparent?: string; tracestate?: string; baggage?: string };
-
-export function traceOf(job: { [name in keyof Trace]?: string | undefined }): Trace {
-  const { traceparent, tracestate, baggage } = job;
-  return {
-    ...(traceparent === undefined ? {} : { traceparent }),
-    ...(tracestate === undefined ? {} : { tracestate }),
-    ...(baggage === undefined ? {} : { baggage }),
-  };
-}
-
-interface Handled {
-  run<R>(trace: Trace, work: () => R): R;
-  getStore(): Trace | undefined;
-}
-
-/** The trace of the job whose handler calls, also after an `await`; nothing where the runtime does not say. */
-export const handled: Handled | undefined = (() => {
-  type Runtime = { getBuiltinModule?: (name: string) => { AsyncLocalStorage: new () => Handled } | undefined };
-  const runtime = typeof process === "undefined" ? undefined : (process as unknown as Runtime);
-  const hooks = runtime?.getBuiltinModule?.("node:async_hooks");
-  return hooks === undefined ? undefined : new hooks.AsyncLocalStorage();
-})();
-
 export interface Call {
   method: string;
   path: string;

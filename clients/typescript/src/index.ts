@@ -46,4 +46,4 @@ export type {
   Workflow,
   WorkflowMember,
 } from "./types.js";
-export { type Context, type Handler, Worker, type WorkerOptions } from "./worker.js";
+export { type Context, type Handler, type Middleware, Worker, type WorkerOptions } from "./worker.js";

@@ -5,9 +5,11 @@
  * the next job along; how a job ended is told until the gateway has heard it or the lease is over.
  */
 
-import { GalleyError, NoRetry, Retry, Unavailable } from "./errors.js";
-import { Gateway, handled, pauses, sleep, traceOf } from "./http.js";
+import { GalleyError, Unavailable } from "./errors.js";
+import { Gateway, pauses, sleep } from "./http.js";
 import { checkNames } from "./names.js";
+import { failure, failureOf, insteadOfRefused, type Settled } from "./settled.js";
+import { handled, inSpan, traceOf } from "./trace.js";
 import type { AnyTasks, Failure, Job, LogLine, TaskMap, TaskResult, TaskType } from "./types.js";
 import { uuid } from "./uuid.js";
 
@@ -23,8 +25,6 @@ const MAX_FETCHED = 100;
 const MAX_BEATS = 1000;
 /** Longest pause between heartbeats. */
 const MAX_BEAT_MS = 10_000;
-/** Characters of a stack that are sent along with a failure. */
-const MAX_STACK = 16_000;
 /** Characters of a logged line that are sent; the gateway keeps `jobs.log_line_bytes`. */
 const MAX_LINE = 16_000;
 
@@ -69,8 +69,11 @@ export interface Context {
 
 export type Handler<A extends unknown[], R> = (ctx: Context, ...args: A) => Promise<R> | R;
 
-/** How an attempt ended. */
-export type Settled = { kind: "acks"; body: { result: unknown } } | { kind: "nacks"; body: { error: Record<string, unknown> } };
+/**
+ * Runs around each attempt. It gives what `next()` gives, or something else in its place; what it throws fails the attempt.
+ */
+export type Middleware = (ctx: Context, next: () => Promise<unknown>) => Promise<unknown> | unknown;
+
 type Results = { error?: Failure & { retryable?: boolean } }[];
 
 interface Attempt extends Context {
@@ -92,12 +95,13 @@ const WORKER_OPTIONS: Record<keyof WorkerOptions, true> = {
 /** `Tasks` says which arguments and which result the jobs of a type have, as for `Client`. */
 export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
   readonly id: string;
-  private readonly gateway: Gateway;
-  private readonly queues: string[];
-  private readonly concurrency: number;
-  private readonly leaseMs: number;
-  private readonly graceMs: number;
+  private gateway!: Gateway;
+  private queues!: string[];
+  private concurrency!: number;
+  private leaseMs!: number;
+  private graceMs!: number;
   private readonly handlers = new Map<string, Handler<any[], unknown>>();
+  private readonly middleware: Middleware[] = [];
   private readonly active = new Set<Attempt>();
   private readonly stopping = new AbortController();
   private readonly hurry = new AbortController();
@@ -105,14 +109,20 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
   /** Called when there is room, when the worker goes on after it was quiet, and when a job is over. */
   private changed: () => void = () => {};
 
-  constructor(options: WorkerOptions = {}) {
+  constructor(private readonly options: WorkerOptions = {}) {
     checkNames("Worker", options, Object.keys(WORKER_OPTIONS));
+    this.id = options.id ?? `node-${uuid()}`;
+    this.configure({});
+  }
+
+  /** Changes options before it runs: those of the command line come before those of the program. @internal */
+  configure(instead: WorkerOptions): void {
+    const options = { ...this.options, ...instead };
     this.gateway = new Gateway(options.url, options.key);
     this.queues = options.queues ?? ["default"];
     this.concurrency = options.concurrency ?? 1;
     this.leaseMs = options.leaseMs ?? 30_000;
     this.graceMs = options.graceMs ?? 25_000;
-    this.id = options.id ?? `node-${uuid()}`;
     if (!(this.concurrency >= 1 && this.leaseMs >= 1000 && this.graceMs >= 0)) {
       throw new RangeError("concurrency must be at least 1, leaseMs at least 1000, graceMs not negative");
     }
@@ -121,6 +131,12 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
   /** Registers a handler for jobs of a type; it is called with the context and the job's `args`. */
   job<K extends TaskType<Tasks>>(type: K, handler: Handler<Tasks[K]["args"], TaskResult<Tasks[K]>>): this {
     this.handlers.set(type, handler as unknown as Handler<any[], unknown>);
+    return this;
+  }
+
+  /** Registers a function that runs around each attempt, in test modes too; the first one is outermost. */
+  use(middleware: Middleware): this {
+    this.middleware.push(middleware);
     return this;
   }
 
@@ -265,21 +281,20 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
     if (handler === undefined) {
       return failure("handler_not_found", "HandlerNotFound", `no handler for jobs of type ${type}`);
     }
+    const start = async (): Promise<unknown> => handler(attempt, ...args);
+    const around = this.middleware.reduceRight<() => Promise<unknown>>(
+      (next, middleware) => async () => middleware(attempt, next),
+      start,
+    );
     try {
-      const work = () => handler(attempt, ...args);
+      const { job } = attempt;
+      const work = () => inSpan({ job, ...traceOf(attempt) }, around);
       const result = (await (handled === undefined ? work() : handled.run(traceOf(attempt), work))) ?? null;
       // Here, so that what cannot be sent is a failure of the handler
       JSON.stringify(result);
       return { kind: "acks", body: { result } };
     } catch (thrown) {
-      const error = thrown instanceof Error ? thrown : new Error(shown(() => thrown));
-      const stack = shown(() => error.stack ?? "").slice(0, MAX_STACK);
-      if (error instanceof Retry) {
-        const after = error.afterMs === undefined ? {} : { retry_after_ms: Math.max(0, Math.round(error.afterMs)) };
-        return failure("handler_error", shown(() => error.name), shown(() => error.message), { retryable: true, ...after });
-      }
-      const more = error instanceof NoRetry ? { stack, retryable: false } : { stack };
-      return failure("handler_error", shown(() => error.name), shown(() => error.message), more);
+      return failureOf(thrown);
     }
   }
 
@@ -397,39 +412,7 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
   }
 }
 
-/** Codes of what is told instead of a refused outcome. */
-const REFUSED = ["result_too_large", "result_refused", "failure_refused"];
-
-/**
- * What to tell when an outcome is refused for what it says: dropped, its job would wait for its whole lease. Nothing when
- * the attempt is not ours any more, or when even this was refused.
- */
-function insteadOfRefused(settled: Settled, { code = "", message = "" }: Failure): Settled | undefined {
-  if (["conflict", "not_found"].includes(code)) return undefined;
-  if (settled.kind === "acks") {
-    const isLarge = code === "payload_too_large";
-    const [told, type] = isLarge ? ["result_too_large", "ResultTooLarge"] : ["result_refused", "ResultRefused"];
-    return failure(told, type, message, { retryable: false });
-  }
-  const { error } = settled.body;
-  if (REFUSED.includes(String(error["code"]))) return undefined;
-  return failure("failure_refused", "FailureRefused", message, { retryable: error["retryable"] ?? true });
-}
-
-/** Something of what was thrown as text, whatever its getters and its `toString` do: a stack is made when it is read. */
-function shown(get: () => unknown): string {
-  try {
-    return String(get());
-  } catch {
-    return "something that cannot be shown";
-  }
-}
-
 function giveUp(attempt: Attempt): void {
   attempt.isGivenUp = true;
   attempt.aborter.abort(new Error("this worker does not finish the job"));
-}
-
-function failure(code: string, type: string, message: string, more: Record<string, unknown> = {}): Settled {
-  return { kind: "nacks", body: { error: { code, type, message, ...more } } };
 }
