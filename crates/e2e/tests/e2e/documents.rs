@@ -173,6 +173,7 @@ const BUILD_DOCUMENTS: &[&str] = &[
     "docs/evidence.md",
     "docs/migrate.md",
     "docs/outbox.md",
+    "docs/sdks.md",
 ];
 
 #[test]
