@@ -36,7 +36,8 @@ class Postgres:
 
     def __init__(self, programs: pathlib.Path) -> None:
         self._programs = programs
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="galley-pg-"))
+        # The path of a socket is short, and another user must reach it
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="galley-pg-", dir="/tmp"))
         self._as: dict[str, Any] = {}
         if os.getuid() == 0:
             import pwd
@@ -46,7 +47,7 @@ class Postgres:
             self._as = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
             os.chown(self.folder, user.pw_uid, user.pw_gid)
         words = ["-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
-        self._run("initdb", *words).wait()
+        assert self._run("initdb", *words).wait() == 0, (self.folder / "log").read_text()
         self.url = f"postgresql://postgres@/postgres?host={self.folder}"
         self.start()
 
@@ -75,7 +76,11 @@ class Postgres:
     def kill(self) -> None:
         # It ends its own processes with SIGQUIT, and leaves them behind with SIGKILL
         self._process.send_signal(signal.SIGQUIT)
-        self._process.wait(LIMIT_S)
+        try:
+            self._process.wait(LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 @pytest.fixture(scope="session")

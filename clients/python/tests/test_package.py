@@ -38,7 +38,9 @@ def test_the_wheel_brings_a_result_in_under_20_lines(gateway: Gateway, name: str
     wheel = tmp_path / made.stdout.strip()
     assert wheel.name.startswith("galley_jobs-")
     packed = zipfile.ZipFile(wheel).namelist()
-    assert "galley/py.typed" in packed and any(path.endswith("/LICENSE") for path in packed)
+    assert {"galley/py.typed", "galley/outbox/outbox.sql"} <= set(packed) and any(
+        path.endswith("/LICENSE") for path in packed
+    )
     assert (PACKAGE / "LICENSE").read_bytes() == (PACKAGE.parent.parent / "LICENSE").read_bytes()
     assert not [path for path in packed if "test" in path and path != "galley/_testing.py"]
 
