@@ -18,11 +18,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 import galley
+
+if TYPE_CHECKING:
+    from outbox_kit import Postgres, Relays
 
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 LIMIT_S = 30.0
@@ -167,6 +170,32 @@ def make_client(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
 @pytest.fixture
 def client(gateway: Gateway, make_client: Callable[..., Any]) -> Any:
     return make_client(gateway.url)
+
+
+@pytest.fixture
+def plain(gateway: Gateway) -> galley.Client:
+    """For a test that looks by itself at what the gateway has."""
+    return galley.Client(gateway.url)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One for all modules: fixtures that are imported into a module are made for each."""
+    from outbox_kit import running_postgres
+
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def relays(postgres: Postgres, gateway: Gateway, tmp_path: pathlib.Path) -> Iterator[Relays]:
+    from outbox_kit import Relays
+
+    relays = Relays(postgres, tmp_path)
+    try:
+        yield relays
+    finally:
+        relays.stop()
 
 
 @pytest.fixture

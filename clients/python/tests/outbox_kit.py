@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import pathlib
@@ -14,8 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
-from conftest import LIMIT_S, PACKAGE, Gateway, eventually, missing
+from conftest import LIMIT_S, PACKAGE, eventually, missing
 
 import galley
 from galley import outbox
@@ -38,7 +38,11 @@ class Postgres:
         self._programs = programs
         # The path of a socket is short, and another user must reach it
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="galley-pg-", dir="/tmp"))
+        self.url = f"postgresql://postgres@/postgres?host={self.folder}"
         self._as: dict[str, Any] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def make(self) -> None:
         if os.getuid() == 0:
             import pwd
 
@@ -47,24 +51,27 @@ class Postgres:
             self._as = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
             os.chown(self.folder, user.pw_uid, user.pw_gid)
         words = ["-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
-        assert self._run("initdb", *words).wait() == 0, (self.folder / "log").read_text()
-        self.url = f"postgresql://postgres@/postgres?host={self.folder}"
+        assert self._run("initdb", *words).wait(4 * LIMIT_S) == 0, self._log()
         self.start()
 
     def _run(self, program: str, *words: str) -> subprocess.Popen[bytes]:
-        log = (self.folder / "log").open("ab")
-        more = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "cwd": self.folder, **self._as}
-        return subprocess.Popen([str(self._programs / program), *words], **more)
+        with (self.folder / "log").open("ab") as log:
+            more = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "cwd": self.folder, **self._as}
+            self._process = subprocess.Popen([str(self._programs / program), *words], **more)
+        return self._process
+
+    def _log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")
 
     def start(self) -> None:
         import psycopg
 
         options = ("listen_addresses=", f"unix_socket_directories={self.folder}", "fsync=off")
         words = [word for option in options for word in ("-c", option)]
-        self._process = self._run("postgres", "-D", "data", *words)
+        process = self._run("postgres", "-D", "data", *words)
 
         def answers() -> bool | None:
-            assert self._process.poll() is None, (self.folder / "log").read_text()
+            assert process.poll() is None, self._log()
             try:
                 psycopg.connect(self.url).close()
             except psycopg.OperationalError:
@@ -74,6 +81,8 @@ class Postgres:
         eventually("PostgreSQL answers", answers)
 
     def kill(self) -> None:
+        if self._process is None:
+            return
         # It ends its own processes with SIGQUIT, and leaves them behind with SIGKILL
         self._process.send_signal(signal.SIGQUIT)
         try:
@@ -83,32 +92,38 @@ class Postgres:
             self._process.wait()
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
+@contextlib.contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    """A server with the table."""
     programs = _programs()
     if programs is None or not (programs / "postgres").exists():
         missing("there is no PostgreSQL server (Debian's postgresql)")
     if importlib.util.find_spec("psycopg") is None:
         missing("psycopg is not installed")
-    server = Postgres(programs)  # type: ignore[arg-type]
     import psycopg
 
-    with psycopg.connect(server.url) as db:
-        # Twice: as a migration that is repeated
-        db.execute(outbox.schema())
-        db.execute(outbox.schema())
-    yield server
-    server.kill()
-    shutil.rmtree(server.folder, ignore_errors=True)
+    server = Postgres(programs)  # type: ignore[arg-type]
+    try:
+        server.make()
+        with psycopg.connect(server.url) as db:
+            # Twice: as a migration that is repeated
+            db.execute(outbox.schema())
+            db.execute(outbox.schema())
+        yield server
+    finally:
+        try:
+            server.kill()
+        finally:
+            shutil.rmtree(server.folder, ignore_errors=True)
 
 
 class Relays:
     """The command, and the table."""
 
-    def __init__(self, postgres: Postgres, url: str, folder: pathlib.Path) -> None:
+    def __init__(self, postgres: Postgres, folder: pathlib.Path) -> None:
         import psycopg
 
-        self.url, self._folder = url, folder
+        self._folder = folder
         self.variables = {**os.environ, "PYTHONPATH": str(PACKAGE), "PYTHONDONTWRITEBYTECODE": "1"}
         self.variables |= {"DATABASE_URL": postgres.url}
         self.started: list[subprocess.Popen[bytes]] = []
@@ -123,9 +138,9 @@ class Relays:
         return done.returncode, done.stdout
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
-        log = (self._folder / "relays.log").open("ab")
         command = [sys.executable, "-m", "galley.outbox", *words]
-        self.started.append(subprocess.Popen(command, env=self.variables, stderr=log))
+        with (self._folder / "relays.log").open("ab") as log:
+            self.started.append(subprocess.Popen(command, env=self.variables, stderr=log))
         return self.started[-1]
 
     def write(self, name: str, *args: Any, **options: Any) -> str:
@@ -140,17 +155,6 @@ class Relays:
     def stop(self) -> None:
         for relay in self.started:
             relay.kill()
+        for relay in self.started:
             relay.wait()
         self.db.close()
-
-
-@pytest.fixture
-def relays(postgres: Postgres, gateway: Gateway, tmp_path: pathlib.Path) -> Iterator[Relays]:
-    relays = Relays(postgres, postgres.url, tmp_path)
-    yield relays
-    relays.stop()
-
-
-@pytest.fixture
-def plain(gateway: Gateway) -> galley.Client:
-    return galley.Client(gateway.url)

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 from conftest import LIMIT_S, Gateway, eventually
-from outbox_kit import Postgres, Relays, plain, postgres, relays
+from outbox_kit import Postgres, Relays
 from test_repeats import Proxy, proxy
 
 import galley
 from galley import _calls, outbox
 
-# Fixtures
-__all__ = ["plain", "postgres", "proxy", "relays"]
+# A fixture
+__all__ = ["proxy"]
 
 
 def test_rows_of_a_commit_become_jobs_and_messages_and_those_of_a_rollback_do_not(
@@ -64,8 +64,9 @@ def test_a_relay_that_is_killed_between_sending_and_deleting_makes_one_job(
         # PostgreSQL sees that the killed one is gone, and unlocks the row
         relays.start("--url", proxy.url, "--poll", "0.1")
         relays.wait_until_empty()
-        keys = {request["Idempotency-Key"] for request in proxy.requests[before:]}
-        assert len(keys) == 1 and len(proxy.requests) - before == 2
+        # A request that takes too long is sent once more, and one without a key asks whether the gateway lives
+        keys = [key for request in proxy.requests[before:] if (key := request["Idempotency-Key"])]
+        assert len(keys) >= 2 and len(set(keys)) == 1
         relays.started[-1].kill()
         relays.started[-1].wait()
     assert plain.get_queue(name)["available"] == 1
@@ -115,7 +116,7 @@ def test_a_row_that_galley_refuses_is_marked_and_holds_up_no_other(
         "deep": ("a.b", deep, "{}", None, None, None),
         "no number": ("a.b", "[1e999]", "{}", None, None, None),
         "a header": (None, "[]", "{}", name, "1", "text/plain\nx: y"),
-        "large": ("a.b", json.dumps(["x" * 9_000_000]), "{}", None, None, None),
+        "large": ("a.b", json.dumps(["x" * 2_000_000]), "{}", None, None, None),
     }
     for row in rows.values():
         db.execute(bad, row)

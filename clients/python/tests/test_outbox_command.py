@@ -10,14 +10,11 @@ import sys
 import threading
 
 from conftest import LIMIT_S, PACKAGE, Gateway, missing
-from outbox_kit import Postgres, Relays, plain, postgres, relays
+from outbox_kit import Postgres, Relays
 
 import galley
 from galley import outbox
 from galley.outbox.__main__ import _parser
-
-# Fixtures
-__all__ = ["plain", "postgres", "relays"]
 
 DOCUMENT = PACKAGE.parent.parent / "docs" / "outbox.md"
 
@@ -32,12 +29,18 @@ def test_the_check_says_what_is_wrong(relays: Relays, name: str) -> None:
     finally:
         relays.db.execute("ALTER TABLE galley_outbox ENABLE TRIGGER galley_outbox_notify")
     assert code == 0 and "found by polling" in said and "waiting 1," in said
+
+
+def test_the_exit_code_says_what_is_wrong(relays: Relays) -> None:
     assert relays.run("--check", "--url", "http://127.0.0.1:1")[0] == 3
     other = relays.variables["DATABASE_URL"].replace("/postgres?", "/template1?")
     assert relays.run("--check", "--database", other) == (
         2,
         "galley-outbox: there is no table galley_outbox: galley-outbox --sql | psql\n",
     )
+
+
+def test_the_command_line_is_checked_and_the_sql_printed(relays: Relays) -> None:
     assert relays.run("--once", "--check")[0] == 2 and relays.run("--batch", "0")[0] == 2
     assert relays.run("--sql") == (0, outbox.schema())
 
