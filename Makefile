@@ -28,6 +28,12 @@ bench-peers: ## Install other systems below target/dev, and measure beside them
 chaos: ## Jobs of every kind while everything breaks, 3 seeds, under five minutes (docs/evidence.md; SEEDS=1,2,3)
 	@deploy/dev/jobs-check.sh $(if $(SEEDS),--seed $(SEEDS),--runs 3)
 
+mutants: ## Does make chaos find what it is for? Builds Galley with a mechanism switched off, four times (docs/evidence.md)
+	@deploy/dev/mutants.sh
+
+soak: ## Jobs of every kind for an hour, and whether memory, descriptors, keys or lag grow (MINUTES=n)
+	@deploy/dev/jobs-check.sh soak --minutes $(or $(MINUTES),60)
+
 guard: ## Does a job take more instructions, Redis commands or bytes than before? UPDATE=1 accepts it
 	@deploy/dev/guard.sh
 
@@ -70,4 +76,4 @@ down: ## docker compose down, keeping the data
 clean: ## Remove what was built
 	cargo clean
 
-.PHONY: help run demo test bench bench-quick bench-peers chaos guard fuzz static sbom check check-fast check-portable docs audit hooks fmt up down clean
+.PHONY: help run demo test bench bench-quick bench-peers chaos mutants soak guard fuzz static sbom check check-fast check-portable docs audit hooks fmt up down clean

@@ -25,12 +25,15 @@ mod numbers;
 mod open_load;
 mod peers;
 mod pickup;
+mod power_failure;
 mod processing;
+mod reconnect;
 mod report;
 mod scale;
 mod schedule;
 mod scope;
 mod slow_reader;
+mod soak;
 mod startup;
 mod storm;
 mod tracing;
@@ -120,6 +123,12 @@ enum BenchCommand {
     ChannelsCheck(channels_check::ChannelsCheckOptions),
     /// Whether no job is lost or recorded twice while processes, Redis and connections break; no part of `all`.
     JobsCheck(jobs_check::JobsCheckArgs),
+    /// Whether memory, descriptors, keys or lag grow while jobs of every kind run; no part of `all`.
+    Soak(soak::SoakArgs),
+    /// How many connections queue-workers open when Redis comes back; no part of `all`.
+    Reconnect(reconnect::ReconnectArgs),
+    /// What a power failure of Redis costs at each durability level; no part of `all`.
+    PowerFailure(power_failure::PowerFailureArgs),
     /// Jobs processed per second, beside a bare client.
     Processing,
     /// Unique, keyed, expiring and workflow jobs, beside plain ones.
@@ -163,6 +172,9 @@ impl BenchCommand {
             Self::SlowReader(options) => vec![slow_reader::run(durability, options).await?],
             Self::ChannelsCheck(options) => vec![channels_check::run(options).await?],
             Self::JobsCheck(args) => jobs_check::run(args, results).await?,
+            Self::Soak(args) => vec![soak::run(args, results).await?],
+            Self::Reconnect(args) => vec![reconnect::run(args).await?],
+            Self::PowerFailure(args) => vec![power_failure::run(args).await?],
             Self::Processing => vec![processing::run(durability, scope).await?],
             Self::Care => vec![care::run(durability, scope).await?],
             Self::Enqueue => vec![enqueue::run(durability, scope).await?],

@@ -11,7 +11,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use testkit::{RedisServer, ServiceProcess};
+use testkit::{RedisPersistence, RedisServer, ServiceProcess};
 
 use crate::{
     fault_proxy::FaultProxy,
@@ -53,6 +53,8 @@ pub(crate) struct JobsCluster {
     pub(crate) workers: Vec<CheckedService>,
     pub(crate) pullers: Vec<CheckedPuller>,
     folder: PathBuf,
+    /// Settings of a run's own.
+    settings: Vec<(&'static str, &'static str)>,
     // Dropped last: the others outlive nothing they need
     pub(crate) redis: RedisServer,
 }
@@ -60,7 +62,12 @@ pub(crate) struct JobsCluster {
 impl JobsCluster {
     /// Starts everything; histories go into the folder.
     pub(crate) async fn start(folder: &Path) -> anyhow::Result<Self> {
-        let redis = tokio::task::block_in_place(RedisServer::start_durable_with_clock);
+        Self::start_with(folder, &[]).await
+    }
+
+    /// The same with more settings.
+    pub(crate) async fn start_with(folder: &Path, settings: &[(&'static str, &'static str)]) -> anyhow::Result<Self> {
+        let redis = tokio::task::block_in_place(|| RedisServer::start_on_watched_disk(RedisPersistence::Always));
         for (name, text) in [
             ("check_history.py", include_str!("../python/check_history.py")),
             ("pulling_worker.py", include_str!("../python/pulling_worker.py")),
@@ -72,7 +79,9 @@ impl JobsCluster {
         let rules = handling::rules(&endpoint, &python(), &folder.join("program.py"));
         std::fs::write(folder.join("rules.toml"), rules)?;
         let folder = folder.to_owned();
-        let mut cluster = Self { gateways: Vec::new(), workers: Vec::new(), pullers: Vec::new(), folder, redis };
+        let settings = [&VARIABLES[..], settings].concat();
+        let (gateways, workers, pullers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut cluster = Self { gateways, workers, pullers, folder, settings, redis };
         for number in 0..COPIES {
             let gateway = cluster.service(format!("gateway-{number}")).await?;
             cluster.gateways.push(gateway);
@@ -101,9 +110,19 @@ impl JobsCluster {
         self.gateways.iter().map(|gateway| format!("http://{}", gateway.from_clients.address())).collect()
     }
 
+    /// Each process of Galley's that runs, by its name.
+    pub(crate) fn process_ids(&self) -> Vec<(&str, u32)> {
+        let services = self.gateways.iter().chain(&self.workers);
+        let services =
+            services.filter_map(|service| Some((service.name.as_str(), service.process.as_ref()?.process_id())));
+        let pullers =
+            self.pullers.iter().filter_map(|puller| Some((puller.name.as_str(), puller.process.as_ref()?.id())));
+        services.chain(pullers).collect()
+    }
+
     pub(crate) async fn start_gateway(&mut self, number: usize) {
         let url = self.gateways[number].redis_url();
-        let variables = [&VARIABLES[..], &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "1000")]].concat();
+        let variables = [&self.settings[..], &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "1000")]].concat();
         let process = ServiceProcess::start_with_redis_url("gateway", &url, &variables).await;
         self.gateways[number].from_clients.lead_to(process.address());
         self.gateways[number].process = Some(process);
@@ -114,7 +133,7 @@ impl JobsCluster {
         let queues = [JobRunner::Rust, JobRunner::Push, JobRunner::Command].map(JobRunner::queue).join(",");
         let rules = self.folder.join("rules.toml");
         let (folder, lease) = (self.folder.to_string_lossy(), LEASE_MS.to_string());
-        let mut variables = VARIABLES.to_vec();
+        let mut variables: Vec<(&str, &str)> = self.settings.clone();
         variables.extend([
             ("GALLEY__QUEUE_WORKER__QUEUES", queues.as_str()),
             ("GALLEY__QUEUE_WORKER__RULES", rules.to_str().unwrap_or_default()),

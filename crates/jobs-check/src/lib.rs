@@ -11,6 +11,7 @@
 //! | [`history`] | what each of them wrote down, synced to the disk, outside Redis |
 //! | [`verdict`] | what is wrong, a pure function of plan and histories |
 //! | `timeline` | a run as a picture |
+//! | `soak` | a long run in which nothing breaks, and what grows |
 //!
 //! The times of a plan are exact, those of processes are not: a seed repeats what is sent and what strikes, not each race.
 
@@ -24,8 +25,10 @@ mod nemesis;
 pub mod plan;
 mod producers;
 mod run;
+mod soak;
 mod timeline;
 pub mod verdict;
 
-pub use run::{JobsCheckOutcome, check_jobs};
+pub use run::{JobsCheckOutcome, check_jobs, judge_again};
+pub use soak::{SoakOutcome, SoakSample, soak};
 pub use timeline::draw_timeline;

@@ -11,7 +11,7 @@ use crate::{
     cluster::{CheckedService, JobsCluster},
     fault_proxy::FaultProxy,
     history::{HistoryEvent, HistoryWriter, now_ms},
-    plan::{CheckLink, JobsPlan, LinkDisturbance, PlannedFault, PlannedFaultKind},
+    plan::{CheckLink, JobsPlan, LEASE_MS, LinkDisturbance, PlannedFault, PlannedFaultKind},
 };
 
 /// How far the clock steps.
@@ -43,7 +43,8 @@ pub(crate) async fn strike_all(
         let StrikeOutcome { target, from, to, hits } = hit;
         writer.append(HistoryEvent::Struck { fault, target, from, to, hits });
     }
-    // A job that was scheduled while the clock was ahead is not waited for
+    // A job that was scheduled while the clock was ahead is not waited for. The last step is noticed before this one comes
+    sleep(Duration::from_millis(LEASE_MS)).await;
     cluster.redis.clock().set_ahead(CLOCK_STEP);
     Ok(())
 }
@@ -162,6 +163,13 @@ async fn strike_redis(kind: PlannedFaultKind, cluster: &mut JobsCluster, duratio
             tokio::task::block_in_place(|| redis.restart());
             return Ok(1);
         }
+        PlannedFaultKind::LoseUnsynced => {
+            redis.kill_and_lose_unsynced();
+            sleep(duration).await;
+            tokio::task::block_in_place(|| redis.restart());
+            return Ok(1);
+        }
+        PlannedFaultKind::FillDisk => return fill_disk(redis, duration).await,
         PlannedFaultKind::FreezeRedis => {
             redis.freeze();
             sleep(duration).await;
@@ -182,6 +190,22 @@ async fn strike_redis(kind: PlannedFaultKind, cluster: &mut JobsCluster, duratio
     strike_server(kind, redis, duration).await
 }
 
+/// A Redis that syncs before it answers ends when it cannot write; its supervisor starts it again when there is room.
+async fn fill_disk(redis: &mut RedisServer, duration: Duration) -> anyhow::Result<u64> {
+    redis.disk().set_full(true);
+    sleep(duration).await;
+    let deadline = Instant::now() + MAX_EXTENSION;
+    while !redis.has_ended() && Instant::now() < deadline {
+        sleep(STRIKE_INTERVAL).await;
+    }
+    let has_ended = redis.has_ended();
+    redis.disk().set_full(false);
+    if has_ended {
+        tokio::task::block_in_place(|| redis.restart());
+    }
+    Ok(has_ended.into())
+}
+
 /// What is done to a Redis that runs, with its own commands.
 async fn strike_server(kind: PlannedFaultKind, redis: &RedisServer, duration: Duration) -> anyhow::Result<u64> {
     let mut connection = redis.connection().await;
@@ -200,7 +224,7 @@ async fn strike_server(kind: PlannedFaultKind, redis: &RedisServer, duration: Du
             set_memory(&mut connection, 0).await?;
         }
         PlannedFaultKind::CutConnections => {
-            while Instant::now() < deadline {
+            while Instant::now() < deadline || hits == 0 && Instant::now() < deadline + MAX_EXTENSION {
                 for kind in ["normal", "pubsub"] {
                     let mut command = redis::cmd("CLIENT");
                     command.arg("KILL").arg("TYPE").arg(kind).arg("SKIPME").arg("yes");

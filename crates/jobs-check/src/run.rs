@@ -38,6 +38,16 @@ pub struct JobsCheckOutcome {
     pub history: Vec<history::HistoryEntry>,
 }
 
+/// Judges the histories of an earlier run again.
+///
+/// # Errors
+/// They cannot be read.
+pub fn judge_again(options: &JobsCheckOptions, folder: &Path) -> anyhow::Result<JobsCheckOutcome> {
+    let (plan, history) = (JobsPlan::of(options), history::read_histories(folder)?);
+    let verdict = verdict::judge(&plan, &history);
+    Ok(JobsCheckOutcome { plan, verdict, drained_after: Duration::ZERO, folder: folder.to_owned(), history })
+}
+
 /// Plans, runs and judges. The folder for the histories is empty.
 ///
 /// # Errors
@@ -74,4 +84,42 @@ pub async fn check_jobs(options: &JobsCheckOptions, folder: &Path) -> anyhow::Re
     let history = history::read_histories(folder)?;
     let verdict = verdict::judge(&plan, &history);
     Ok(JobsCheckOutcome { plan, verdict, drained_after, folder: folder.to_owned(), history })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        plan::{CheckLink, CheckLoad, LinkDisturbance, PlannedFaultKind, PlannedJobKind},
+        verdict::JobsViolation,
+    };
+
+    /// The check in short; `make chaos` is the same with every fault.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn alone_no_job_is_lost_or_recorded_twice_while_processes_redis_and_connections_break() {
+        let faults = vec![
+            PlannedFaultKind::KillWorker,
+            PlannedFaultKind::KillPuller,
+            PlannedFaultKind::KillGateway,
+            PlannedFaultKind::LoseUnsynced,
+            PlannedFaultKind::CutConnections,
+            PlannedFaultKind::FlushScripts,
+            PlannedFaultKind::Link(CheckLink::WorkerToRedis, LinkDisturbance::DropReply),
+            PlannedFaultKind::Link(CheckLink::GatewayToRedis, LinkDisturbance::Reset),
+        ];
+        let options = JobsCheckOptions { seed: 1, seconds: 1, rate: 10, faults, times: 1, load: CheckLoad::Mixed };
+        let folder = tempfile::tempdir().expect("a folder");
+        let outcome = check_jobs(&options, folder.path()).await.expect("it can be run");
+        // How soon things happen is not judged here: other tests and the machine have a say in that
+        let (slow, wrong): (Vec<_>, Vec<_>) =
+            outcome.verdict.violations.iter().partition(|violation| violation.may_be_slowness());
+        let told: Vec<String> = wrong.iter().map(|violation: &&JobsViolation| violation.to_string()).collect();
+        assert!(told.is_empty(), "{}", told.join("\n"));
+        assert!(
+            outcome.verdict.acknowledged_requests >= PlannedJobKind::ALL.len() as u64 - 1,
+            "{:#?}",
+            outcome.verdict
+        );
+        println!("{} requests, {} runs, {slow:?}", outcome.verdict.acknowledged_requests, outcome.verdict.runs);
+    }
 }

@@ -83,13 +83,13 @@ fn count(history: &[HistoryEntry], start: u64, length: u64, is_counted: impl Fn(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{PlannedFault, PlannedFaultKind};
+    use crate::plan::{CheckLoad, PlannedFault, PlannedFaultKind};
 
     #[test]
     fn what_struck_is_in_the_picture_beside_what_was_acknowledged() {
         let kind = PlannedFaultKind::KillRedis;
         let faults = vec![PlannedFault { at_ms: 0, duration_ms: 1, kind, target: 0 }];
-        let plan = JobsPlan { requests: Vec::new(), faults, length_ms: 0 };
+        let plan = JobsPlan { requests: Vec::new(), faults, length_ms: 0, load: CheckLoad::Mixed };
         let entry = |at, event| HistoryEntry { at, by: String::new(), event };
         let acknowledged = HistoryEvent::Acknowledged { request: 1, ids: Vec::new(), is_created: true };
         let struck = HistoryEvent::Struck { fault: 0, target: "redis".to_owned(), from: 5, to: 900, hits: 1 };

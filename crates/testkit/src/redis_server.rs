@@ -15,7 +15,7 @@ use nix::{
 use redis::AsyncConnectionConfig;
 use tempfile::TempDir;
 
-use crate::{AdjustableClock, CertificateFiles, TEST_TIMEOUT, TestAuthority};
+use crate::{AdjustableClock, CertificateFiles, TEST_TIMEOUT, TestAuthority, WatchedDisk, watched_disk::preloaded};
 
 /// What an acknowledged write survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,12 +24,14 @@ pub enum RedisPersistence {
     None,
     /// A killed process: every write is in the append-only file before it is acknowledged.
     Always,
+    /// A killed process; and a power failure all but what came in the last second or two.
+    EverySecond,
 }
 
 /// A running server.
 pub struct RedisServer {
-    process: Option<Child>,
-    folder: TempDir,
+    pub(crate) process: Option<Child>,
+    pub(crate) folder: TempDir,
     port: u16,
     persistence: RedisPersistence,
     options: Vec<String>,
@@ -37,6 +39,7 @@ pub struct RedisServer {
     /// `user:password@` of the test itself.
     credentials: &'static str,
     clock: Option<AdjustableClock>,
+    pub(crate) disk: Option<WatchedDisk>,
 }
 
 impl RedisServer {
@@ -52,7 +55,7 @@ impl RedisServer {
     /// There is no server to start; `make test` sees to that.
     #[must_use]
     pub fn start_with(persistence: RedisPersistence) -> Self {
-        Self::start_on(persistence, Vec::new(), None)
+        Self::start_on(persistence, Vec::new())
     }
 
     /// Starts a server with more options, such as `--cluster-enabled yes`.
@@ -61,7 +64,7 @@ impl RedisServer {
     /// As above.
     #[must_use]
     pub fn start_with_options(persistence: RedisPersistence, options: &[&str]) -> Self {
-        Self::start_on(persistence, options.iter().map(|option| (*option).to_owned()).collect(), None)
+        Self::start_on(persistence, options.iter().map(|option| (*option).to_owned()).collect())
     }
 
     /// Starts a server that keeps nothing, with an ACL file of these lines and a user of the test's own, who may do all.
@@ -107,7 +110,7 @@ impl RedisServer {
             let tls = tls.into_iter().flat_map(|(name, value)| [format!("--{name}"), value]);
             let options: Vec<String> = tls.chain(more.iter().map(|option| (*option).to_owned())).collect();
             let persistence = RedisPersistence::None;
-            if let Some(process) = spawn_redis(folder.path(), port, persistence, &options, None) {
+            if let Some(process) = spawn_redis(folder.path(), port, persistence, &options, &[]) {
                 let (process, tls_port) = (Some(process), Some(tls_port));
                 return Some(Self {
                     process,
@@ -118,6 +121,7 @@ impl RedisServer {
                     tls_port,
                     credentials: "",
                     clock: None,
+                    disk: None,
                 });
             }
         }
@@ -127,23 +131,33 @@ impl RedisServer {
     /// Starts a server that keeps nothing and whose clock can be set.
     #[must_use]
     pub fn start_with_clock() -> Self {
-        Self::start_on(RedisPersistence::None, Vec::new(), Some(AdjustableClock::new()))
+        Self::start_preloaded(RedisPersistence::None, Vec::new(), Some(AdjustableClock::new()), None)
     }
 
-    /// Starts a server that keeps what it acknowledges, and whose clock can be set.
+    /// Starts a server whose clock can be set, whose disk can be full, and of which it is known what it synced.
     #[must_use]
-    pub fn start_durable_with_clock() -> Self {
-        Self::start_on(RedisPersistence::Always, Vec::new(), Some(AdjustableClock::new()))
+    pub fn start_on_watched_disk(persistence: RedisPersistence) -> Self {
+        Self::start_preloaded(persistence, Vec::new(), Some(AdjustableClock::new()), Some(WatchedDisk::new()))
     }
 
-    fn start_on(persistence: RedisPersistence, options: Vec<String>, clock: Option<AdjustableClock>) -> Self {
+    fn start_on(persistence: RedisPersistence, options: Vec<String>) -> Self {
+        Self::start_preloaded(persistence, options, None, None)
+    }
+
+    fn start_preloaded(
+        persistence: RedisPersistence,
+        options: Vec<String>,
+        clock: Option<AdjustableClock>,
+        disk: Option<WatchedDisk>,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder for redis");
+        let variables = preloaded(clock.as_ref(), disk.as_ref());
         // The port is free until somebody else takes it in the moment between: then another one
         for _ in 0..10 {
             let port = free_port();
-            if let Some(process) = spawn_redis(folder.path(), port, persistence, &options, clock.as_ref()) {
-                let process = Some(process);
-                return Self { process, folder, port, persistence, options, tls_port: None, credentials: "", clock };
+            if let Some(process) = spawn_redis(folder.path(), port, persistence, &options, &variables) {
+                let (process, tls_port, credentials) = (Some(process), None, "");
+                return Self { process, folder, port, persistence, options, tls_port, credentials, clock, disk };
             }
         }
         panic!("redis-server does not start; see {}", folder.path().display());
@@ -246,7 +260,8 @@ impl RedisServer {
     /// # Panics
     /// It does not start.
     pub fn restart(&mut self) {
-        self.process = spawn_redis(self.folder.path(), self.port, self.persistence, &self.options, self.clock.as_ref());
+        let variables = preloaded(self.clock.as_ref(), self.disk.as_ref());
+        self.process = spawn_redis(self.folder.path(), self.port, self.persistence, &self.options, &variables);
         assert!(self.process.is_some(), "redis-server does not start again");
     }
 
@@ -313,7 +328,7 @@ fn spawn_redis(
     port: u16,
     persistence: RedisPersistence,
     options: &[String],
-    clock: Option<&AdjustableClock>,
+    variables: &[(&str, String)],
 ) -> Option<Child> {
     let mut command = redis_command();
     command.arg("--port").arg(port.to_string()).arg("--bind").arg("127.0.0.1").arg("--dir").arg(folder);
@@ -321,9 +336,10 @@ fn spawn_redis(
     match persistence {
         RedisPersistence::None => command.args(["--appendonly", "no"]),
         RedisPersistence::Always => command.args(["--appendonly", "yes", "--appendfsync", "always"]),
+        RedisPersistence::EverySecond => command.args(["--appendonly", "yes", "--appendfsync", "everysec"]),
     };
     command.args(options);
-    command.envs(clock.iter().flat_map(|clock| clock.variables()));
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     spawn_until_it_answers(command, port)
 }
 

@@ -3,7 +3,7 @@
 use rand::{Rng, rngs::StdRng, seq::SliceRandom};
 use serde::{Deserialize, Serialize};
 
-use super::JobsCheckOptions;
+use super::{CheckLoad, JobsCheckOptions};
 
 /// The lease of every job, in ms.
 pub(crate) const LEASE_MS: u64 = 3000;
@@ -13,13 +13,16 @@ pub(super) const QUIET_MS: u64 = 1000;
 const FIRST_MS: u64 = 2000;
 /// Between two faults, in ms.
 const PAUSE_MS: std::ops::Range<u64> = 300..900;
+/// The same, where it is measured how soon everything is as it was.
+pub(super) const STEADY_PAUSE_MS: u64 = 9000;
 
 /// Faults that are switched on together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FaultGroup {
     /// Processes of Galley's are killed, frozen and told to stop.
     Processes,
-    /// Redis is killed, frozen and filled, forgets its scripts, cuts its connections, and its clock is set.
+    /// Redis is killed, frozen and filled, loses its disk or what was not synced, forgets its scripts, cuts its connections,
+    /// and its clock is set.
     Redis,
     /// What passes on a connection is disturbed.
     Links,
@@ -94,6 +97,10 @@ pub enum PlannedFaultKind {
     KillRedis,
     /// SIGSTOP for two leases, then SIGCONT.
     FreezeRedis,
+    /// SIGKILL, and it comes back with what it had synced to the disk, as after a power failure.
+    LoseUnsynced,
+    /// The disk is full: nothing can be written to the append-only file. It ends, and comes back when there is room.
+    FillDisk,
     /// No memory is left for a while.
     FillRedis,
     /// Its clock is 30 s ahead from now on.
@@ -120,8 +127,10 @@ impl PlannedFaultKind {
         Self::FreezeGateway,
         Self::TerminateGateway,
     ];
-    const REDIS: [Self; 7] = [
+    const REDIS: [Self; 9] = [
         Self::KillRedis,
+        Self::LoseUnsynced,
+        Self::FillDisk,
         Self::FreezeRedis,
         Self::FillRedis,
         Self::ClockForward,
@@ -149,6 +158,24 @@ impl PlannedFaultKind {
         FaultGroup::ALL.into_iter().flat_map(Self::of).collect()
     }
 
+    /// The fault of an option's value, such as `kill-worker` or `worker-to-redis.delay`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::all().into_iter().find(|kind| kind.option() == text)
+    }
+
+    /// What chooses it as an option.
+    #[must_use]
+    pub fn option(self) -> String {
+        let text = |json: serde_json::Value| json.as_str().unwrap_or_default().to_owned();
+        match self {
+            Self::Link(link, disturbance) => {
+                format!("{}.{}", text(serde_json::json!(link)), text(serde_json::json!(disturbance)))
+            }
+            kind => text(serde_json::json!(kind)),
+        }
+    }
+
     /// It in a few words.
     #[must_use]
     pub fn name(self) -> String {
@@ -164,6 +191,8 @@ impl PlannedFaultKind {
             Self::TerminateGateway => "SIGTERM of a gateway",
             Self::KillRedis => "kill -9 of Redis",
             Self::FreezeRedis => "freeze of Redis",
+            Self::LoseUnsynced => "power failure of Redis",
+            Self::FillDisk => "disk of Redis full",
             Self::FillRedis => "Redis without memory",
             Self::ClockForward => "clock 30 s ahead",
             Self::ClockBack => "clock 30 s behind",
@@ -193,8 +222,8 @@ impl PlannedFaultKind {
         match self {
             Self::FreezeWorker | Self::FreezePuller => LEASE_MS + 500..LEASE_MS + 1500,
             Self::FreezeRedis => 2 * LEASE_MS..2 * LEASE_MS + 500,
-            Self::FreezeGateway | Self::FillRedis => 800..1200,
-            Self::KillWorker | Self::KillPuller | Self::KillGateway | Self::KillRedis => 50..400,
+            Self::FreezeGateway | Self::FillRedis | Self::FillDisk => 800..1200,
+            Self::KillWorker | Self::KillPuller | Self::KillGateway | Self::KillRedis | Self::LoseUnsynced => 50..400,
             Self::TerminateWorker | Self::TerminatePuller | Self::TerminateGateway => 50..100,
             Self::ClockForward | Self::ClockBack => 300..500,
             Self::CutConnections | Self::FlushScripts => 800..1200,
@@ -217,21 +246,27 @@ pub struct PlannedFault {
     pub target: usize,
 }
 
-/// Each fault once, in any order, then any of them until the time is over.
+/// Each fault as often as is asked for, in any order, then any of them until the time is over.
 pub(super) fn plan_faults(random: &mut StdRng, options: &JobsCheckOptions) -> Vec<PlannedFault> {
-    let all: Vec<PlannedFaultKind> = options.faults.iter().copied().flat_map(PlannedFaultKind::of).collect();
-    let (mut planned, mut now) = (Vec::new(), FIRST_MS);
+    let all = &options.faults;
+    let count = all.len() * usize::try_from(options.times).unwrap_or(1);
+    let (mut planned, mut now) =
+        (Vec::new(), if options.load == CheckLoad::Steady { STEADY_PAUSE_MS } else { FIRST_MS });
     while !all.is_empty() {
         let mut round = all.clone();
         round.shuffle(random);
         for kind in round {
             let duration_ms = random.random_range(kind.duration_ms());
             let end = now + duration_ms + QUIET_MS;
-            if planned.len() >= all.len() && end > u64::from(options.seconds) * 1000 {
+            if planned.len() >= count && end > u64::from(options.seconds) * 1000 {
                 return planned;
             }
             planned.push(PlannedFault { at_ms: now, duration_ms, kind, target: random.random_range(0..12) });
-            now += duration_ms + random.random_range(PAUSE_MS);
+            let pause_ms = match options.load {
+                CheckLoad::Mixed => random.random_range(PAUSE_MS),
+                CheckLoad::Steady => STEADY_PAUSE_MS,
+            };
+            now += duration_ms + pause_ms;
         }
     }
     planned

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 /// Groups of jobs that share a key, or are the same to `unique`.
 const GROUPS: u32 = 3;
+/// How long jobs run that are longer than a lease.
+const LONG_MS: std::ops::Range<u32> = 3500..4500;
 
 /// The kind of a planned request: which options its jobs have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -282,12 +284,24 @@ pub(super) fn plan_requests(random: &mut StdRng, rate: u32, length_ms: u64) -> V
                 key += 1;
                 let runner = if jobs > 1 { plan_runner(random, key) } else { runner };
                 let runner = if shares_a_queue(kind) { JobRunner::Rust } else { runner };
-                PlannedJob { key, runner, behaviour: plan_behaviour(random, kind) }
+                PlannedJob { key, runner, behaviour: plan_behaviour(random, kind, runner) }
             })
             .collect();
         requests.push(PlannedRequest { number, at_ms, kind, group, detail: random.random_range(0..1000), jobs });
     }
     requests
+}
+
+/// Plain short jobs, one after the other at even times.
+pub(super) fn plan_steady_requests(random: &mut StdRng, rate: u32, length_ms: u64) -> Vec<PlannedRequest> {
+    let count = u32::try_from(u64::from(rate) * length_ms / 1000).unwrap_or(u32::MAX);
+    let requests = (0..count).map(|number| {
+        let behaviour = JobBehaviour { run_ms: random.random_range(0..50), failures: 0, fails_until_redriven: false };
+        let jobs = vec![PlannedJob { key: number + 1, runner: plan_runner(random, number), behaviour }];
+        let at_ms = u64::from(number) * 1000 / u64::from(rate);
+        PlannedRequest { number, at_ms, kind: PlannedJobKind::Plain, group: 0, detail: 0, jobs }
+    });
+    requests.collect()
 }
 
 /// Jobs that limit one another must be in one queue.
@@ -308,10 +322,12 @@ fn plan_runner(random: &mut StdRng, number: u32) -> JobRunner {
     }
 }
 
-fn plan_behaviour(random: &mut StdRng, kind: PlannedJobKind) -> JobBehaviour {
+fn plan_behaviour(random: &mut StdRng, kind: PlannedJobKind, runner: JobRunner) -> JobBehaviour {
     let run_ms = match kind {
         PlannedJobKind::Stopped => random.random_range(1500..3000),
         PlannedJobKind::Ordered | PlannedJobKind::Keyed => random.random_range(5..150),
+        // And some outlast their lease, so that it must be renewed
+        _ if runner == JobRunner::Rust && random.random_bool(0.02) => random.random_range(LONG_MS),
         // Some are long enough that a fault meets them
         _ if random.random_bool(0.1) => random.random_range(500..2500),
         _ => random.random_range(0..120),

@@ -21,7 +21,20 @@ pub struct JobsCheckOptions {
     /// Requests per second.
     pub rate: u32,
     /// Which faults strike.
-    pub faults: Vec<FaultGroup>,
+    pub faults: Vec<PlannedFaultKind>,
+    /// How often each of them, at least.
+    pub times: u32,
+    /// What is sent.
+    pub load: CheckLoad,
+}
+
+/// What is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckLoad {
+    /// Jobs of every kind, at random times.
+    Mixed,
+    /// Plain jobs at even times, and pauses between faults: it is judged how soon as many end again as before.
+    Steady,
 }
 
 /// What is sent and what breaks.
@@ -33,6 +46,8 @@ pub struct JobsPlan {
     pub faults: Vec<PlannedFault>,
     /// Until when requests are sent, in ms from the start.
     pub length_ms: u64,
+    /// What is sent.
+    pub load: CheckLoad,
 }
 
 impl JobsPlan {
@@ -42,8 +57,15 @@ impl JobsPlan {
         let mut random = StdRng::seed_from_u64(options.seed);
         let faults = faults::plan_faults(&mut random, options);
         let faults_end = faults.last().map_or(0, |fault| fault.at_ms + fault.duration_ms + faults::QUIET_MS);
-        let length_ms = faults_end.max(u64::from(options.seconds) * 1000);
-        Self { requests: jobs::plan_requests(&mut random, options.rate, length_ms), faults, length_ms }
+        let mut length_ms = faults_end.max(u64::from(options.seconds) * 1000);
+        let requests = match options.load {
+            CheckLoad::Mixed => jobs::plan_requests(&mut random, options.rate, length_ms),
+            CheckLoad::Steady => {
+                length_ms += faults::STEADY_PAUSE_MS;
+                jobs::plan_steady_requests(&mut random, options.rate, length_ms)
+            }
+        };
+        Self { requests, faults, length_ms, load: options.load }
     }
 
     /// Every planned job.
@@ -59,7 +81,8 @@ mod tests {
     use super::*;
 
     fn options(seed: u64) -> JobsCheckOptions {
-        JobsCheckOptions { seed, seconds: 60, rate: 20, faults: FaultGroup::ALL.to_vec() }
+        let faults = PlannedFaultKind::all();
+        JobsCheckOptions { seed, seconds: 60, rate: 20, faults, times: 1, load: CheckLoad::Mixed }
     }
 
     #[test]
@@ -81,6 +104,18 @@ mod tests {
             let keys: BTreeSet<_> = plan.jobs().map(|(_, job)| job.key).collect();
             assert_eq!(keys.len(), plan.jobs().count(), "no two jobs share a key");
         }
+    }
+
+    #[test]
+    fn each_fault_has_an_option_and_strikes_as_often_as_is_asked_for() {
+        for kind in PlannedFaultKind::all() {
+            assert_eq!(PlannedFaultKind::parse(&kind.option()), Some(kind));
+        }
+        let faults = vec![PlannedFaultKind::KillRedis];
+        let options = JobsCheckOptions { seconds: 1, faults, times: 20, load: CheckLoad::Steady, ..options(1) };
+        let plan = JobsPlan::of(&options);
+        assert_eq!(plan.faults.len(), 20);
+        assert!(plan.requests.iter().all(|request| request.kind == PlannedJobKind::Plain));
     }
 
     #[test]

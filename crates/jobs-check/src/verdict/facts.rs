@@ -69,6 +69,8 @@ pub(super) struct RunFacts<'a> {
     pub(super) looked: Vec<&'a CheckedJobView>,
     pub(super) workflows: BTreeMap<&'a str, (&'a str, &'a [String])>,
     pub(super) counted: BTreeMap<&'a str, u64>,
+    /// When the last request was sent.
+    pub(super) last_sent: u64,
     acknowledged_at: Vec<u64>,
     acknowledged_ids: BTreeMap<&'a str, u64>,
 }
@@ -88,7 +90,7 @@ impl<'a> RunFacts<'a> {
 
     fn add(&mut self, entry: &'a HistoryEntry) {
         match &entry.event {
-            HistoryEvent::Sent { .. } => {}
+            HistoryEvent::Sent { .. } => self.last_sent = self.last_sent.max(entry.at),
             HistoryEvent::Unanswered { .. } => self.unanswered += 1,
             HistoryEvent::Acknowledged { request, ids, is_created } => {
                 self.acknowledged_at.push(entry.at);

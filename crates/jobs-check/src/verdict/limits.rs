@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{JobRun, JobsViolation, RunFacts};
+use super::{JobRun, JobsViolation, RunFacts, duplicates::may_lose_attempts};
 use crate::plan::{JobsPlan, LEASE_MS, PlannedFaultKind, PlannedJobKind, PlannedRequest};
 
 /// Starts of a rated group in a second, and the burst that comes before.
@@ -31,7 +31,7 @@ pub(super) fn judge_limits(violations: &mut Vec<JobsViolation>, plan: &JobsPlan,
             });
         }
         match kind {
-            PlannedJobKind::Ordered => judge_order(violations, facts, &name, &requests),
+            PlannedJobKind::Ordered => judge_order(violations, plan, facts, (&name, &requests)),
             PlannedJobKind::RateLimited => judge_rate(violations, plan, facts, &name, &ids),
             _ => {}
         }
@@ -56,16 +56,23 @@ fn find_together(facts: &RunFacts<'_>, ids: &BTreeSet<&str>, limit: usize) -> Op
 }
 
 /// The requests of an ordered group were sent one after the other.
-fn judge_order(violations: &mut Vec<JobsViolation>, facts: &RunFacts<'_>, group: &str, requests: &[&PlannedRequest]) {
+fn judge_order(
+    violations: &mut Vec<JobsViolation>,
+    plan: &JobsPlan,
+    facts: &RunFacts<'_>,
+    (group, requests): (&str, &[&PlannedRequest]),
+) {
     let first_run = |request: &PlannedRequest| {
         let id = facts.jobs_of(request).first().and_then(|(_, id)| *id)?;
         facts.runs_of(id).into_iter().min_by_key(|run| run.started)
     };
     for pair in requests.windows(2) {
         let (Some(earlier), Some(later)) = (first_run(pair[0]), first_run(pair[1])) else { continue };
-        // The first attempt may have been lost with the worker that had it, before its handler began
-        let may_be_lost =
-            |from: u64, to: u64| facts.struck.iter().any(|struck| struck.from <= to && struck.to + LEASE_MS >= from);
+        // The first attempt may have been lost with the worker that had it, before its handler began. Nothing else excuses it
+        let may_be_lost = |from: u64, to: u64| {
+            let mut struck = facts.struck.iter();
+            struck.any(|struck| struck.from <= to && struck.to + LEASE_MS >= from && may_lose_attempts(plan, struck))
+        };
         if later.started < earlier.started && !may_be_lost(later.started, earlier.started) {
             let (earlier, later) = (pair[0].number, pair[1].number);
             violations.push(JobsViolation::OutOfOrder { group: group.to_owned(), earlier, later });

@@ -4,6 +4,7 @@
 mod duplicates;
 mod facts;
 mod limits;
+mod recovery;
 #[cfg(test)]
 mod tests;
 mod violation;
@@ -13,10 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use self::facts::{JobRun, RunFacts};
-pub use self::violation::JobsViolation;
+pub use self::{recovery::RecoveredThroughput, violation::JobsViolation};
 use crate::{
     history::{CheckedJobView, HistoryEntry},
-    plan::{JobsPlan, PlannedJobKind, PlannedRequest},
+    plan::{CheckLoad, JobsPlan, PlannedJobKind, PlannedRequest},
 };
 
 /// What a request with the key of another one has in its arguments: that number and the number of the job.
@@ -53,6 +54,8 @@ pub struct JobsVerdict {
     pub worst_recovery_ms: u64,
     /// After which fault that was.
     pub worst_recovery_after: String,
+    /// After each fault under a steady load, the slowest of each kind.
+    pub recovered: BTreeMap<String, RecoveredThroughput>,
     /// What is wrong.
     pub violations: Vec<JobsViolation>,
 }
@@ -76,6 +79,9 @@ pub fn judge(plan: &JobsPlan, history: &[HistoryEntry]) -> JobsVerdict {
     duplicates::judge_duplicates(&mut verdict, &facts);
     limits::judge_limits(&mut verdict.violations, plan, &facts);
     judge_faults(&mut verdict, plan, &facts);
+    if plan.load == CheckLoad::Steady {
+        recovery::judge_recovery(&mut verdict, plan, &facts);
+    }
     verdict
 }
 

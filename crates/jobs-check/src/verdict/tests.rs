@@ -10,39 +10,42 @@ const WORKER: &str = "worker-0";
 
 /// A run by hand: what is planned and what happened.
 #[derive(Clone)]
-struct WrittenRun {
-    plan: JobsPlan,
-    history: Vec<HistoryEntry>,
+pub(super) struct WrittenRun {
+    pub(super) plan: JobsPlan,
+    pub(super) history: Vec<HistoryEntry>,
 }
 
 impl WrittenRun {
-    fn new() -> Self {
-        Self { plan: JobsPlan { requests: Vec::new(), faults: Vec::new(), length_ms: 0 }, history: Vec::new() }
+    pub(super) fn new() -> Self {
+        Self {
+            plan: JobsPlan { requests: Vec::new(), faults: Vec::new(), length_ms: 0, load: CheckLoad::Mixed },
+            history: Vec::new(),
+        }
     }
 
     /// A request with jobs whose keys are its number and those behind it.
-    fn plan(&mut self, number: u32, kind: PlannedJobKind, jobs: u32) {
+    pub(super) fn plan(&mut self, number: u32, kind: PlannedJobKind, jobs: u32) {
         let behaviour = JobBehaviour { run_ms: 0, failures: 0, fails_until_redriven: false };
         let jobs = (0..jobs).map(|job| PlannedJob { key: number + job, runner: JobRunner::Rust, behaviour }).collect();
         self.plan.requests.push(PlannedRequest { number, at_ms: 0, kind, group: 0, detail: 0, jobs });
     }
 
-    fn add(&mut self, at: u64, by: &str, event: HistoryEvent) {
+    pub(super) fn add(&mut self, at: u64, by: &str, event: HistoryEvent) {
         self.history.push(HistoryEntry { at, by: by.to_owned(), event });
         self.history.sort_by_key(|entry| entry.at);
     }
 
-    fn acknowledge(&mut self, request: u32, ids: &[&str]) {
+    pub(super) fn acknowledge(&mut self, request: u32, ids: &[&str]) {
         let ids = ids.iter().map(|id| (*id).to_owned()).collect();
         self.add(1, "producer", HistoryEvent::Acknowledged { request, ids, is_created: true });
     }
 
-    fn start(&mut self, at: u64, id: &str, key: u32, attempt: u32) {
+    pub(super) fn start(&mut self, at: u64, id: &str, key: u32, attempt: u32) {
         let (run, id) = (format!("{id}/{attempt}"), id.to_owned());
         self.add(at, WORKER, HistoryEvent::Started { run, id, key, attempt, cron: None });
     }
 
-    fn end(&mut self, at: u64, id: &str, attempt: u32, is_success: bool) {
+    pub(super) fn end(&mut self, at: u64, id: &str, attempt: u32, is_success: bool) {
         self.add(at, WORKER, HistoryEvent::Finished { run: format!("{id}/{attempt}"), is_success });
     }
 
@@ -52,13 +55,13 @@ impl WrittenRun {
         CheckedJobView { id, state, queue, attempt, run, code: None }
     }
 
-    fn finish(&mut self, id: &str, state: &str, attempt: u32) {
+    pub(super) fn finish(&mut self, id: &str, state: &str, attempt: u32) {
         let job = Self::view(id, state, attempt);
         self.add(900_000, "asker", HistoryEvent::Looked { job, is_final: true });
     }
 
     /// A plain job that did what it should.
-    fn add_job(&mut self, number: u32, kind: PlannedJobKind, id: &str, from: u64, to: u64) {
+    pub(super) fn add_job(&mut self, number: u32, kind: PlannedJobKind, id: &str, from: u64, to: u64) {
         self.plan(number, kind, 1);
         self.acknowledge(number, &[id]);
         self.start(from, id, number, 1);
@@ -66,14 +69,14 @@ impl WrittenRun {
         self.finish(id, "completed", 1);
     }
 
-    fn strike(&mut self, kind: PlannedFaultKind, target: &str, from: u64, to: u64, hits: u64) {
+    pub(super) fn strike(&mut self, kind: PlannedFaultKind, target: &str, from: u64, to: u64, hits: u64) {
         let fault = self.plan.faults.len();
         self.plan.faults.push(PlannedFault { at_ms: from, duration_ms: to - from, kind, target: 0 });
         let target = target.to_owned();
         self.add(to, "nemesis", HistoryEvent::Struck { fault, target, from, to, hits });
     }
 
-    fn violations(&self) -> Vec<JobsViolation> {
+    pub(super) fn violations(&self) -> Vec<JobsViolation> {
         judge(&self.plan, &self.history).violations
     }
 
@@ -313,6 +316,11 @@ fn limits_and_orders_that_were_not_kept_are_found() {
     run.add_job(1, PlannedJobKind::Ordered, "a", 30, 40);
     run.add_job(2, PlannedJobKind::Ordered, "b", 10, 20);
     assert!(matches!(run.violations()[..], [JobsViolation::OutOfOrder { earlier: 1, later: 2, .. }]));
+    let mut cut = run.clone();
+    cut.strike(PlannedFaultKind::CutConnections, "redis", 5, 15, 1);
+    assert!(matches!(cut.violations()[..], [JobsViolation::OutOfOrder { .. }]), "it loses no attempt");
+    run.strike(PlannedFaultKind::KillWorker, WORKER, 5, 15, 1);
+    assert_eq!(run.violations(), []);
 
     let mut run = WrittenRun::new();
     run.add_job(1, PlannedJobKind::UniqueReject, "a", 10, 30);

@@ -33,6 +33,25 @@ pub enum JobsViolation {
     EqualJobs { group: String, ids: Vec<String> },
     StepTooEarly { request: u32, step: u32 },
     NeverStruck { fault: String },
+    SlowRecovery { fault: String, after_ms: u64 },
+}
+
+impl JobsViolation {
+    /// Whether a machine that is slow enough can cause it: a lease runs out while nobody gets a processor, a claimed job begins
+    /// long after its cancellation, a fault passes before anything meets it.
+    #[must_use]
+    pub fn may_be_slowness(&self) -> bool {
+        matches!(
+            self,
+            Self::UnexplainedDuplicate { .. }
+                | Self::RanCancelled { .. }
+                | Self::RanTogether { .. }
+                | Self::OutOfOrder { .. }
+                | Self::TooManyStarts { .. }
+                | Self::NeverStruck { .. }
+                | Self::SlowRecovery { .. }
+        )
+    }
 }
 
 impl fmt::Display for JobsViolation {
@@ -80,6 +99,9 @@ impl fmt::Display for JobsViolation {
                 write!(f, "step {step} of the workflow of request {request} began before what it follows had ended")
             }
             Self::NeverStruck { fault } => write!(f, "a planned fault never struck: {fault}"),
+            Self::SlowRecovery { fault, after_ms } => {
+                write!(f, "{after_ms} ms after the end of this, fewer jobs ended than before it: {fault}")
+            }
         }
     }
 }
