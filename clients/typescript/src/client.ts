@@ -39,12 +39,11 @@ import type {
 } from "./types.js";
 import { outgoing, type Trace, traceOf } from "./trace.js";
 import { uuid } from "./uuid.js";
+import type { Worker } from "./worker.js";
 
 /** A request with this header has one effect however often it arrives. */
 const ONCE = "idempotency-key";
 const TRACE: (keyof Trace)[] = ["traceparent", "tracestate", "baggage"];
-import type { Worker } from "./worker.js";
-
 /** Longest single wait that is asked of the gateway; it allows a minute by default (`gateway.max_wait_ms`). */
 const MAX_WAIT_MS = 20_000;
 /** Characters of attributes of CloudEvents that a header may not have as they are. */

@@ -28,7 +28,7 @@ def transport():
         return None
 
     async def as_json(response):
-        if response.headers["content-type"] == "application/openjobspec+json":
+        if response.headers.get("content-type") == "application/openjobspec+json":
             response.headers["content-type"] = "application/json"
 
     return HTTPTransport(URL, client=httpx.AsyncClient(base_url=URL, event_hooks={"response": [as_json]}))
