@@ -149,13 +149,21 @@ class AsyncTransport:
 
     async def call(self, method: str, path: str, body: Any = None, wait: float = 0.0, headers: Headers = ()) -> Any:
         """Sends a request and gives the JSON of the answer; ``wait`` is how long the answer may take on purpose."""
+        return (await self.ask(method, path, body, wait, headers))[0]
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, wait: float = 0.0, headers: Headers = ()
+    ) -> tuple[Any, dict[str, str]]:
+        """Like ``call``, with the headers of the answer in small letters."""
         pool = self._pool()
         if wait:
             return await self._call(pool, method, path, body, wait, headers)
         async with pool.places:
             return await self._call(pool, method, path, body, wait, headers)
 
-    async def _call(self, pool: _Pool, method: str, path: str, body: Any, wait: float, headers: Headers) -> Any:
+    async def _call(
+        self, pool: _Pool, method: str, path: str, body: Any, wait: float, headers: Headers
+    ) -> tuple[Any, dict[str, str]]:
         data, is_repeat = encode(body), False
         # Outside of what tells a broken connection: a bad header is no reason to try again
         head = self._head(method, path, data, headers)
@@ -172,7 +180,7 @@ class AsyncTransport:
                     continue
                 raise Unavailable(f"the gateway cannot be reached: {error!r}") from error
             try:
-                return read_answer(status, answer, answer_headers.get("retry-after"))
+                return read_answer(status, answer, answer_headers.get("retry-after")), answer_headers
             except GalleyError as refused:
                 refused._is_repeat = is_repeat
                 raise

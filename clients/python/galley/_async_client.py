@@ -291,7 +291,9 @@ class AsyncClient:
         patience, is_repeated = Patience(call.wait + self._patience), False
         while True:
             try:
-                answer = await self._transport.call(call.method, call.path, call.body, call.wait, call.headers)
+                answer, headers = await self._transport.ask(call.method, call.path, call.body, call.wait, call.headers)
+                if call.must_be_confirmed and headers.get("galley-durability") == "unconfirmed":
+                    raise Unavailable("it is stored, but on too few replicas yet", 202, "unconfirmed")
                 return call.parse(answer)
             except Unavailable as error:
                 is_repeated = True

@@ -44,6 +44,8 @@ class Call(Generic[T]):
     #: Whether this answer to a GET of the path shows that the request was done. Asked when a repeated one is refused
     #: with 409: the first may have come through although its answer was lost.
     is_done: Callable[[Any], bool] | None = None
+    #: Whether what is stored, but on too few replicas yet (``durability.replicas``), is ``Unavailable``.
+    must_be_confirmed: bool = False
 
 
 def encode(body: Any) -> bytes | None:

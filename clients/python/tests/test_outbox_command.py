@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 
+import pytest
 from conftest import LIMIT_S, PACKAGE, Gateway, missing
 from outbox_kit import Postgres, Relays
 
@@ -43,6 +44,21 @@ def test_the_exit_code_says_what_is_wrong(relays: Relays) -> None:
 def test_the_command_line_is_checked_and_the_sql_printed(relays: Relays) -> None:
     assert relays.run("--once", "--check")[0] == 2 and relays.run("--batch", "0")[0] == 2
     assert relays.run("--sql") == (0, outbox.schema())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://user:SECRET@host/db",
+        "postgresql://user:SECRET%zz@host/db",
+        "postgresql://user:SECRET/x@host/db",
+        "postgresql://user:x@SECRET@host/db",
+    ],
+)
+def test_no_password_is_printed(relays: Relays, url: str) -> None:
+    relays.variables["DATABASE_URL"] = url
+    code, said = relays.run("--once")
+    assert code == 2 and "address of the database is wrong" in said and "SECRET" not in said
 
 
 def test_the_programs_of_the_document_run(

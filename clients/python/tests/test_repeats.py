@@ -19,13 +19,15 @@ from galley._call import Patience, read_answer
 
 class Proxy:
     """Before the gateway. It does with each request what ``plan`` says next: ``pass`` it on, ``lose`` the answer,
-    ``hold`` it back until ``released``, ``hang_up`` before it is passed on, or say that the gateway is ``busy``; in the
-    end it passes all on. While ``is_away`` it hangs up."""
+    ``hold`` it back until ``released``, ``hang_up`` before it is passed on, say that the gateway is ``busy``, or that
+    what it did is ``unconfirmed``; in the end it passes all on. While ``is_away`` it hangs up. It refuses bodies longer
+    than ``longest`` in its own words."""
 
     def __init__(self, gateway: Gateway) -> None:
         self.plan: list[str] = []
         self.requests: list[http.client.HTTPMessage] = []
         self.is_away = False
+        self.longest = float("inf")
         self.is_holding, self.released = threading.Event(), threading.Event()
         proxy = self
 
@@ -42,6 +44,9 @@ class Proxy:
                 if what == "busy":
                     self.answer(503, b'{"error": {"code": "backend_error", "message": "away"}}', {"Retry-After": "0"})
                     return
+                if len(body) > proxy.longest:
+                    self.answer(413, b"<h1>Request Entity Too Large</h1>", {"Content-Type": "text/html"})
+                    return
                 upstream = http.client.HTTPConnection(gateway.address)
                 upstream.request(self.command, self.path, body, dict(self.headers))
                 response = upstream.getresponse()
@@ -52,6 +57,9 @@ class Proxy:
                     proxy.released.wait(LIMIT_S)
                 if what in ("lose", "hold"):
                     self.close_connection = True
+                    return
+                if what == "unconfirmed":
+                    self.answer(202, answer, {"Galley-Durability": "unconfirmed"})
                     return
                 self.answer(response.status, answer, {})
 

@@ -13,6 +13,10 @@ from .._async_client import AsyncClient
 from . import schema
 
 DONE, REFUSED, WRONG, AWAY = 0, 1, 2, 3
+_NO_CONNINFO = (
+    "the address of the database is wrong: postgresql://user:password@host/name, without a driver, and with special "
+    "characters of the password as %40 and the like"
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,8 +65,13 @@ def main(arguments: list[str] | None = None) -> int:
     except ImportError as error:
         print(f"galley-outbox: needs psycopg 3 ({error}): pip install 'galley-jobs[postgres]'", file=sys.stderr)
         return WRONG
+    database = options.database or os.environ.get("DATABASE_URL") or ""
+    if not _is_conninfo(database):
+        # What libpq says of it may hold the password
+        print(f"galley-outbox: {_NO_CONNINFO}", file=sys.stderr)
+        return WRONG
     try:
-        return asyncio.run(_run(options, options.database or os.environ.get("DATABASE_URL") or ""))
+        return asyncio.run(_run(options, database))
     except psycopg.errors.UndefinedTable:
         print("galley-outbox: there is no table galley_outbox: galley-outbox --sql | psql", file=sys.stderr)
         return WRONG
@@ -72,6 +81,18 @@ def main(arguments: list[str] | None = None) -> int:
     except psycopg.Error as error:
         print(f"galley-outbox: the database is away: {error}", file=sys.stderr)
         return AWAY
+
+
+def _is_conninfo(database: str) -> bool:
+    """Whether libpq can read it, and has not taken a part of the password for the port or the host."""
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        parts = conninfo_to_dict(database)
+    except psycopg.Error:
+        return False
+    return "@" not in str(parts.get("host") or "")[1:] and not str(parts.get("port") or "0").strip("0123456789,")
 
 
 async def _run(options: argparse.Namespace, database: str) -> int:

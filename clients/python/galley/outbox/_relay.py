@@ -36,7 +36,7 @@ _ALIVE: dict[str, Any] = {
 
 TAKE = f"""
 SELECT {COLUMNS} FROM galley_outbox WHERE refused_at IS NULL AND due_at <= clock_timestamp()
-ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
+ORDER BY due_at, id LIMIT %s FOR UPDATE SKIP LOCKED
 """
 DELETE = "DELETE FROM galley_outbox WHERE id = ANY(%s)"
 REFUSE = "UPDATE galley_outbox SET refused_at = clock_timestamp(), attempts = attempts + 1, error = %s WHERE id = %s"
@@ -61,7 +61,7 @@ class Relay:
     ) -> None:
         self._client, self._database = client, database
         self._batch, self._poll, self._grace = batch, poll, grace
-        self._places = asyncio.Semaphore(concurrency)
+        self._slots = asyncio.Semaphore(concurrency)
         self._news = asyncio.Event()
         self._is_stopped = False
         self._is_sending = False
@@ -121,7 +121,7 @@ class Relay:
             found, away = await self._relay_batch(db)
             self._pause = pauses()
             if away is not None and not self._is_stopped:
-                log.warning("the gateway takes nothing: %s", away)
+                log.warning("the gateway takes nothing: %s", _line(away))
                 await asyncio.sleep(pause())
                 continue
             pause = pauses()
@@ -173,7 +173,7 @@ class Relay:
         async def send_in_order(rows: list[Row]) -> None:
             nonlocal is_away
             for row in rows:
-                async with self._places:
+                async with self._slots:
                     if is_away or self._is_stopped:
                         return
                     outcome = await send(self._client, row)
@@ -183,10 +183,10 @@ class Relay:
                     return
 
         # Messages of a channel one after the other
-        lines: dict[str | int, list[Row]] = {}
+        by_channel: dict[str | int, list[Row]] = {}
         for row in rows:
-            lines.setdefault(row.channel or row.id, []).append(row)
-        tasks = [asyncio.create_task(send_in_order(line)) for line in lines.values()]
+            by_channel.setdefault(row.channel or row.id, []).append(row)
+        tasks = [asyncio.create_task(send_in_order(group)) for group in by_channel.values()]
         over = asyncio.create_task(self._grace_is_over.wait())
         waiting: set[asyncio.Task[None]] = set(tasks)
         while waiting and not over.done():
@@ -206,12 +206,14 @@ class Relay:
             await db.execute(DELETE, (done,))
         for row, outcome in outcomes:
             if isinstance(outcome, Refused):
-                log.error("row %s is refused: %s", row.id, outcome.error)
-                await db.execute(REFUSE, (_line(outcome.error), row.id))
+                error = _line(outcome.error)
+                log.error("row %s is refused: %s", row.id, error)
+                await db.execute(REFUSE, (error, row.id))
             elif isinstance(outcome, Postponed):
-                log.warning("row %s must wait: %s", row.id, outcome.error)
+                error = _line(outcome.error)
+                log.warning("row %s must wait: %s", row.id, error)
                 wait = min(outcome.retry_after, MAX_POSTPONED_S)
-                await db.execute(POSTPONE, (_line(outcome.error), wait, MAX_POSTPONED_S, row.id))
+                await db.execute(POSTPONE, (error, wait, MAX_POSTPONED_S, row.id))
 
 
 def _line(error: str) -> str:

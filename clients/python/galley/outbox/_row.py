@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import _calls
@@ -18,10 +18,12 @@ COLUMNS = (
 #: Characters of an error that are kept.
 MAX_ERROR = 1000
 #: The gateway cannot take this row now, and others perhaps: queues that are full or closed, limits of the key.
-_OF_THIS_ROW = ("queue_closed", "memory_budget_used")
+_OF_THIS_ROW = ("queue_closed", "memory_budget_used", "unconfirmed")
 _STATUS_OF_THIS_ROW = (408, 429, 500)
 #: The gateway takes nothing from this relay before somebody mends its key, or its address.
-_OF_THE_RELAY = ("key_required", "invalid_key", "invalid_token", "scope_required", "host_not_allowed", "not_found")
+_OF_THE_RELAY = ("key_required", "invalid_key", "invalid_token", "scope_required", "host_not_allowed")
+#: What a proxy, or the gateway's server, says of a request that it will never pass on: it is too large or no request.
+_NEVER = (400, 413, 414, 431)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Row:
         if self.type is not None:
             body = {"queue": "default", **json.loads(self.options), "type": self.type, "args": json.loads(self.args)}
             headers = _calls.once(self.key, trace)
-            return Call("POST", "/ojs/v1/jobs", lambda answer: answer["job"]["id"], encode(body), headers)
+            call = Call("POST", "/ojs/v1/jobs", lambda answer: answer["job"]["id"], encode(body), headers)
+            return replace(call, must_be_confirmed=True)
         if self.content_type is not None and not _fits_a_header(self.content_type):
             raise ValueError("content_type must be one line of ASCII characters")
         attributes = json.loads(self.attributes or "{}")
@@ -81,7 +84,8 @@ class Row:
             if not re.fullmatch(r"[a-z0-9]+", name):
                 raise ValueError(f"the attribute {name!r} must be of small letters and digits")
         data = json.loads(self.data or "null")
-        return _calls.publish(str(self.channel), data, self.content_type, attributes, self.key, trace)
+        call = _calls.publish(str(self.channel), data, self.content_type, attributes, self.key, trace)
+        return replace(call, must_be_confirmed=True)
 
     def job_id(self) -> str | None:
         """The id that the row gives its job."""
@@ -102,7 +106,8 @@ async def send(client: AsyncClient, row: Row) -> Outcome:
     try:
         call = row.call()
     except UNFIT as error:
-        return Refused(f"the row is no request: {error!r}")
+        # Its repr may hold all that could not be written
+        return Refused(f"the row is no request: {type(error).__name__}: {error}")
     try:
         await client._run(call)
     except (KeyError, TypeError):
@@ -110,35 +115,54 @@ async def send(client: AsyncClient, row: Row) -> Outcome:
         return Away("what answers is no gateway of Galley")
     except Unavailable as error:
         is_its_own = error.status in _STATUS_OF_THIS_ROW or error.code in _OF_THIS_ROW
-        if is_its_own or (error.code == "unavailable" and await _lives(client)):
+        if is_its_own or (error.code == "unavailable" and await _is_gateway(client)):
             return Postponed(str(error), error.retry_after or 0.0)
         return Away(str(error))
     except GalleyError as error:
-        # A proxy, or a server of another kind, has no code
-        if error.code in (*_OF_THE_RELAY, "unknown"):
-            return Away(str(error))
-        if error.code == "duplicate" and await _is_there(client, row):
-            return Done()
-        return Refused(str(error))
+        return await _meaning(client, row, error)
     return Done()
 
 
-async def _lives(client: AsyncClient) -> bool:
-    """Whether a gateway that gave a request no answer gives one to others: then it is the request's fault."""
+async def _meaning(client: AsyncClient, row: Row, error: GalleyError) -> Outcome:
+    """What an error that is no ``Unavailable`` means for a row."""
+    if error.code in _OF_THE_RELAY:
+        return Away(str(error))
+    # A proxy, or a server of another kind, has no code. An address that is wrong is wrong for all rows
+    if error.code in ("unknown", "not_found"):
+        if not await _is_gateway(client):
+            return Away(str(error))
+        if error.code == "unknown" and error.status in _NEVER:
+            return Refused(str(error))
+        return Postponed(str(error), 0.0)
+    if error.code == "duplicate":
+        try:
+            return Done() if await _is_there(client, row) else Refused(str(error))
+        except GalleyError as asked:
+            return Away(str(asked))
+    return Refused(str(error))
+
+
+async def _is_gateway(client: AsyncClient) -> bool:
+    """Whether a gateway answers at the address: then what a request got is its own fault."""
     try:
-        await client._run(Call("GET", "/health/live", lambda answer: answer))
+        return await client._run(Call("GET", "/ojs/manifest", lambda answer: "capabilities" in answer))
     except Unavailable:
         return False
-    except GalleyError:
-        pass
-    return True
+    except GalleyError as error:
+        return error.code not in ("unknown", "not_found")
+    except TypeError:
+        return False
 
 
 async def _is_there(client: AsyncClient, row: Row) -> bool:
-    """Whether the job is one that this row made, before its key was forgotten."""
+    """Whether the job is one that this row made, before its key was forgotten. Raises if the gateway does not say."""
     if (id := row.job_id()) is None:
         return False
     try:
         return (await client.get(id))["type"] == row.type
-    except GalleyError:
+    except Unavailable:
+        raise
+    except GalleyError as error:
+        if error.status in (401, 403) or error.code == "unknown":
+            raise
         return False

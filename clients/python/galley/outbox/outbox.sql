@@ -24,11 +24,11 @@ CREATE TABLE IF NOT EXISTS galley_outbox (
     refused_at timestamptz,
     error text,
     CONSTRAINT galley_outbox_job_or_message CHECK (
-        num_nonnulls(type, channel) = 1 AND (channel IS NULL) = (data IS NULL)
+        num_nonnulls(type, channel) = 1 AND (channel IS NULL) = (data IS NULL) AND type <> '' AND channel <> ''
     )
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
-CREATE INDEX IF NOT EXISTS galley_outbox_waiting ON galley_outbox (id) WHERE refused_at IS NULL;
+CREATE INDEX IF NOT EXISTS galley_outbox_waiting ON galley_outbox (due_at, id) WHERE refused_at IS NULL;
 
 -- Tells relays at the commit that there are new rows. Without it they look every few seconds
 CREATE OR REPLACE FUNCTION galley_outbox_notify() RETURNS trigger LANGUAGE plpgsql AS $$
