@@ -143,6 +143,14 @@ class Relays:
             self.started.append(subprocess.Popen(command, env=self.variables, stderr=log))
         return self.started[-1]
 
+    def wait_until_listening(self, count: int) -> None:
+        """Until that many relays are ready, also for SIGTERM; PostgreSQL forgets one that was killed a moment later."""
+        ready = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND query LIKE %s"
+        words = ("galley-outbox", "LISTEN%")
+        eventually(
+            f"{count} relays listen", lambda: True if self.db.execute(ready, words).fetchone() == (count,) else None
+        )
+
     def write(self, name: str, *args: Any, **options: Any) -> str:
         return outbox.enqueue(self.db, galley.job("a.b", *args, queue=name, **options))
 

@@ -82,9 +82,11 @@ def test_relays_share_the_rows_and_pass_over_those_of_others(
     with psycopg.connect(postgres.url) as other:
         # As a relay does that is slow with the first row
         [first] = other.execute("SELECT id FROM galley_outbox ORDER BY id LIMIT 1 FOR UPDATE").fetchone() or ()
+        relays.wait_until_listening(0)
         both = [relays.start("--batch", "7", "--poll", "0.1") for _ in range(2)]
         eventually("all others are sent", lambda: True if relays.rows() == [(first,)] else None)
     relays.wait_until_empty()
+    relays.wait_until_listening(2)
     for relay in both:
         relay.send_signal(signal.SIGTERM)
         assert relay.wait(LIMIT_S) == 0
@@ -92,10 +94,10 @@ def test_relays_share_the_rows_and_pass_over_those_of_others(
 
 
 def test_a_relay_hears_of_new_rows(relays: Relays, name: str) -> None:
+    relays.wait_until_listening(0)
     # It looks by itself after half an hour
     relay = relays.start("--poll", "3600")
-    heard = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'galley-outbox' AND query LIKE 'LISTEN%'"
-    eventually("it listens", lambda: (relays.db.execute(heard).fetchone() or (0,))[0] or None)
+    relays.wait_until_listening(1)
     relays.write(name)
     relays.wait_until_empty()
     relay.send_signal(signal.SIGTERM)
