@@ -2,13 +2,13 @@
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { galley, installed, uniqueName } from "./kit.mjs";
-import { GatewayProcess, kill } from "./processes.mjs";
+import { GatewayProcess, kill, removeFolder } from "./processes.mjs";
 
 const BROWSERS = ["chromium", "chromium-browser", "google-chrome"];
 const LIMIT_MS = 20_000;
@@ -86,6 +86,6 @@ test("a page misses nothing while the gateway restarts", { skip: isSkipped }, as
     await kill(child, "SIGTERM");
     await gateway.kill();
     site.stop();
-    rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+    await removeFolder(profile);
   }
 });

@@ -2,13 +2,13 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { createInterface } from "node:readline";
 import { test } from "node:test";
 import { installed, repository, run } from "./kit.mjs";
-import { kill } from "./processes.mjs";
+import { kill, removeFolder } from "./processes.mjs";
 
 const libraries = process.env.GALLEY_TEST_NODE_FOLDER;
 
@@ -65,6 +65,6 @@ test("the reports with Express do what their README says", async () => {
     assert.match(failed, /"state":"cancelled"/);
   } finally {
     await Promise.all(services.map((service) => kill(service)));
-    rmSync(root, { recursive: true });
+    await removeFolder(root);
   }
 });

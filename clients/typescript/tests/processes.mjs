@@ -1,7 +1,8 @@
 // Redis servers and gateways for the tests.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync } from "node:fs";
+import { rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -40,7 +41,7 @@ export async function startRedis() {
   await firstOf(child, (line) => (line.includes("Ready to accept connections") ? true : undefined));
   const stop = async () => {
     await kill(child);
-    rmSync(folder, { recursive: true });
+    await removeFolder(folder);
   };
   return { url: `redis://127.0.0.1:${port}`, stop };
 }
@@ -85,4 +86,16 @@ export async function kill(child, signal = "SIGKILL") {
   if (child.exitCode !== null || child.signalCode !== null) return;
   child.kill(signal);
   await once(child, "exit");
+}
+
+/**
+ * Removes a folder of a test. The children of a browser outlive it for a moment and write on: what they leave is worth a line,
+ * and no failure.
+ */
+export async function removeFolder(path) {
+  try {
+    await rm(path, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
+  } catch (error) {
+    console.error(`${path} is left: ${error.message}`);
+  }
 }

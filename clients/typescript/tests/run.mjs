@@ -5,11 +5,11 @@
 // GALLEY_TEST_NODE_FOLDER has the libraries of the example app in its node_modules.
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, readdirSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { GatewayProcess, startRedis } from "./processes.mjs";
+import { GatewayProcess, removeFolder, startRedis } from "./processes.mjs";
 
 const tests = dirname(fileURLToPath(import.meta.url));
 const source = dirname(tests);
@@ -56,6 +56,6 @@ try {
 } finally {
   await gateway?.kill();
   await redis?.stop();
-  rmSync(folder, { recursive: true });
+  await removeFolder(folder);
 }
 process.exitCode = status;
