@@ -13,6 +13,7 @@ mod channels_check;
 mod commands;
 mod cost;
 mod enqueue;
+mod failover;
 mod galley;
 mod idle;
 mod jobs_check;
@@ -139,6 +140,8 @@ enum BenchCommand {
     Access,
     /// What tracing costs, and what is noticed when its receiver is killed.
     Tracing,
+    /// A failover of Redis Sentinel under load.
+    Failover,
     /// A server to compare the gateway with, until it is killed.
     #[command(hide = true)]
     BareServer,
@@ -180,6 +183,7 @@ impl BenchCommand {
             Self::Enqueue => vec![enqueue::run(durability, scope).await?],
             Self::Access => vec![access::run(durability, scope).await?],
             Self::Tracing => vec![tracing::run(durability, scope).await?],
+            Self::Failover => vec![failover::run().await?],
             Self::Scale(options) => vec![scale::run(durability, scope, &options).await?],
             Self::Cost => vec![cost::run(durability, scope).await?],
             Self::BareServer | Self::Publish => Vec::new(),
@@ -210,6 +214,7 @@ async fn run_all(durability: BenchDurability, scope: BenchScope) -> anyhow::Resu
         reports.push(storm::run(durability, storm::JOBS).await?);
         reports.push(waiters::run(durability, waiters::CLIENTS).await?);
         reports.push(commands::run(durability, scope.rounds()).await?);
+        reports.push(failover::run().await?);
         reports.push(slow_reader::run(durability, slow_reader::SlowReaderOptions::default()).await?);
     }
     Ok(reports)

@@ -123,7 +123,7 @@ impl OpenLoad {
 }
 
 /// Says when each job is due, at that moment. A thread, because timers of the runtime are a millisecond late.
-fn pace(jobs: u32, interval: Duration) -> mpsc::UnboundedReceiver<u64> {
+pub(crate) fn pace(jobs: u32, interval: Duration) -> mpsc::UnboundedReceiver<u64> {
     let (due, receiver) = mpsc::unbounded_channel();
     thread::spawn(move || {
         let (began, began_micros) = (Instant::now(), micros_now());

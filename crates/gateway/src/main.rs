@@ -9,6 +9,7 @@ mod body_limits;
 mod code;
 mod code_list;
 mod command_line;
+mod confirmation;
 mod context;
 mod dashboard;
 mod error;

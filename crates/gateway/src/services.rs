@@ -15,6 +15,7 @@ use model::message::NewMessage;
 use store::{
     Redis,
     channels::{ChannelHub, Channels, MessageDedup, PublishedMessage},
+    connection::confirmation::Confirmer,
     events::EventHub,
     jobs::Jobs,
     long_poll::LongPoll,
@@ -37,6 +38,7 @@ pub(crate) struct Services {
     pub(crate) auth: Auth,
     pub(crate) health: ServiceHealth,
     pub(crate) redis: Redis,
+    pub(crate) confirmer: Confirmer,
     pub(crate) jobs: Jobs,
     pub(crate) job_waiters: JobWaiters,
     pub(crate) long_poll: LongPoll,

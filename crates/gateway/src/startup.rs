@@ -22,6 +22,7 @@ use store::{
     Redis, Store,
     channels::{ChannelHub, Channels},
     connection::{
+        confirmation::Confirmer,
         health::{ServiceWork, WorkCheck},
         notifier::Notifier,
     },
@@ -41,7 +42,7 @@ use crate::{
     answer_budget::AnswerBudget,
     auth::{self, Auth},
     body_budget::BodyBudget,
-    context,
+    confirmation, context,
     dashboard::live::known::DashboardState,
     job_waiters::JobWaiters,
     message_socket::SharedOutbound,
@@ -69,7 +70,9 @@ impl GatewayServer {
         auth::check_listen_address(&settings.gateway, &settings.auth)?;
         let metrics = prometheus::start("gateway", &settings.metrics)?;
         let redis = Redis::from_settings(&settings)?;
-        redis.check_at_start(&[]).await?;
+        redis.check_at_start(&Confirmer::needed_calls(&settings.durability)).await?;
+        let confirmer = Confirmer::start(&redis, &settings.durability);
+        confirmer.check_at_start().await?;
         let [stop_events, stopping, stop_streams] = std::array::from_fn(|_| CancellationToken::new());
         let (log, writer) = EventLog::start(&redis, &settings, stop_events.clone());
         let (hub, following) = EventHub::start(&redis, settings.gateway.max_event_streams, stop_streams.clone());
@@ -94,6 +97,7 @@ impl GatewayServer {
             jobs,
             job_waiters: JobWaiters::start(&notifier, settings.gateway.max_waiters, stopping.clone()),
             redis: redis.clone(),
+            confirmer,
             bodies: Arc::new(BodyBudget::new(settings.gateway.bodies_max_bytes)),
             answers: Arc::new(AnswerBudget::new(settings.gateway.answers_max_bytes)),
             streams: StreamLimiter::new(settings.gateway.max_streams_per_client),
@@ -106,23 +110,7 @@ impl GatewayServer {
         };
         let (listener, certificate) = bind(&settings)?;
         let address = listener.address();
-        let (early, site) = (services.settings.clone(), SiteCheck::new(&settings.gateway));
-        let refuse_early = move |head: &RequestHead| context::refuse_early(head, &early.gateway);
-        let shared = services.clone();
-        let app = move || {
-            // Each thread of the server builds its application
-            shared.redis.use_thread_connection();
-            wake_relay::start();
-            App::new()
-                .app_data(web::Data::new(shared.clone()))
-                .app_data(site.clone())
-                .configure(|config| health::routes(config, &shared.health, &metrics))
-                .configure(|config| routes::configure(config, &shared.settings.gateway.allowed_origins))
-                .wrap(middleware::from_fn(request_check::request_check))
-                .wrap(middleware::from_fn(context::request_middleware))
-                .wrap(middleware::from_fn(follow_exchange))
-        };
-        let server = listener.serve(ServerBuilder::new(), connection_limits(&settings), refuse_early, app)?;
+        let server = serve(listener, &settings, &services, metrics)?;
         let (streams, events) = ((stop_streams, [following, hearing]), (stop_events, writer));
         Ok(Self { server, address, services, certificate, streams, events })
     }
@@ -166,6 +154,38 @@ impl GatewayServer {
         tracing::info!(event = "gateway.stopped", "gateway stopped");
         Ok(())
     }
+}
+
+/// Serves every route on the threads of the server.
+fn serve(
+    listener: HttpListener,
+    settings: &Settings,
+    services: &Services,
+    metrics: prometheus::MetricsHandle,
+) -> anyhow::Result<Server> {
+    let (early, site) = (services.settings.clone(), SiteCheck::new(&settings.gateway));
+    let refuse_early = move |head: &RequestHead| context::refuse_early(head, &early.gateway);
+    let shared = services.clone();
+    let app = move || {
+        // Each thread of the server builds its application
+        if !shared.confirmer.is_on() {
+            shared.redis.use_thread_connection();
+        }
+        wake_relay::start();
+        App::new()
+            .app_data(web::Data::new(shared.clone()))
+            .app_data(site.clone())
+            .configure(|config| health::routes(config, &shared.health, &metrics))
+            .configure(|config| routes::configure(config, &shared.settings.gateway.allowed_origins))
+            .wrap(middleware::Condition::new(
+                shared.confirmer.is_on(),
+                middleware::from_fn(confirmation::confirm_writes),
+            ))
+            .wrap(middleware::from_fn(request_check::request_check))
+            .wrap(middleware::from_fn(context::request_middleware))
+            .wrap(middleware::from_fn(follow_exchange))
+    };
+    Ok(listener.serve(ServerBuilder::new(), connection_limits(settings), refuse_early, app)?)
 }
 
 fn connection_limits(settings: &Settings) -> ConnectionLimits {

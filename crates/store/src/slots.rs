@@ -89,7 +89,7 @@ fn keys_of(command: &Cmd) -> Vec<&[u8]> {
         b"BLMOVE" | b"LMOVE" => arguments.take(2).collect(),
         b"XGROUP" | b"XINFO" | b"MEMORY" => arguments.skip(1).take(1).collect(),
         b"XREAD" | b"XREADGROUP" | b"PING" | b"TIME" | b"INFO" | b"CONFIG" | b"CLIENT" | b"SCRIPT" | b"SCAN"
-        | b"PUBLISH" | b"MULTI" | b"EXEC" | b"DISCARD" | b"UNWATCH" => Vec::new(),
+        | b"PUBLISH" | b"MULTI" | b"EXEC" | b"DISCARD" | b"UNWATCH" | b"WAIT" | b"WAITAOF" => Vec::new(),
         _ => arguments.take(1).collect(),
     }
 }

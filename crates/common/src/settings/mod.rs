@@ -44,7 +44,7 @@ pub use process::{
     EncryptionSettings, LogFormat, LogSettings, MaintenanceSettings, MetricsSettings, ReloadSettings,
     StatisticsSettings, TelemetrySettings,
 };
-pub use redis::{RedisSettings, RedisUrl, SentinelUrls};
+pub use redis::{DurabilitySettings, RedisSettings, RedisUrl, SentinelUrls};
 pub use render::{default_toml, reference};
 pub use schema::json_schema;
 pub use services::{DashboardSettings, GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings};
@@ -60,6 +60,7 @@ const YEAR_MS: u64 = 365 * 86_400_000;
 #[expect(missing_docs, reason = "each section is described where it is declared")]
 pub struct Settings {
     pub redis: RedisSettings,
+    pub durability: DurabilitySettings,
     pub encryption: EncryptionSettings,
     pub reload: ReloadSettings,
     pub gateway: GatewaySettings,
@@ -106,6 +107,7 @@ impl Settings {
         let mut root = Section::new("", sources.build()?.collect()?);
         let settings = Self {
             redis: root.section("redis", RedisSettings::read)?,
+            durability: root.section("durability", DurabilitySettings::read)?,
             encryption: root.section("encryption", EncryptionSettings::read)?,
             reload: root.section("reload", ReloadSettings::read)?,
             gateway: root.section("gateway", GatewaySettings::read)?,

@@ -9,7 +9,7 @@ use super::{
     SettingError,
     declare::section,
     error::invalid_value,
-    kinds::{millis, number, optional_path, secret, text_with, with_secret},
+    kinds::{millis, number, optional_path, secret, switch, text_with, with_secret},
 };
 
 section! {
@@ -59,6 +59,27 @@ section! {
         "response_timeout_ms" => response_timeout: Duration = millis(50..=60_000, 2000);
         /// Connections in the pool, which serves work off the hot path.
         "pool_size" => pool_size: usize = number(1..=1000, 4);
+    }
+}
+
+section! {
+    /// What a write must have reached before a request that made it is answered with 201. If it has not in time, the answer is
+    /// 202 with `Galley-Durability: unconfirmed`. With the values below, Redis's own answer is enough.
+    pub struct DurabilitySettings = "durability" {
+        /// Replicas that must have received it (`WAIT`). 0: none.
+        "replicas" => replicas: u8 = number(0..=10, 0);
+        /// Whether Redis, and that number of replicas, must have it on disk too (`WAITAOF`, Redis 7.2 or Valkey).
+        "fsync" => fsync: bool = switch(false);
+        /// Longest wait for that. With `appendfsync everysec`, `fsync` takes a second or two.
+        "timeout_ms" => timeout: Duration = millis(10..=60_000, 3000);
+    }
+}
+
+impl DurabilitySettings {
+    /// Whether Redis's own answer is not enough.
+    #[must_use]
+    pub fn asks_for_more(&self) -> bool {
+        self.replicas > 0 || self.fsync
     }
 }
 

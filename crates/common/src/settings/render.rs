@@ -13,7 +13,7 @@ use super::{
         EncryptionSettings, LogSettings, MaintenanceSettings, MetricsSettings, ReloadSettings, StatisticsSettings,
         TelemetrySettings,
     },
-    redis::RedisSettings,
+    redis::{DurabilitySettings, RedisSettings},
     services::{DashboardSettings, GatewaySettings, PubsubWorkerSettings, QueueWorkerSettings},
     tokens::{JwtSettings, KeyLimitSettings, TokenSettings},
 };
@@ -22,6 +22,7 @@ use super::{
 pub(super) fn sections() -> Vec<SectionText> {
     vec![
         RedisSettings::describe(),
+        DurabilitySettings::describe(),
         EncryptionSettings::describe(),
         ReloadSettings::describe(),
         GatewaySettings::describe(),

@@ -1,6 +1,6 @@
 //! The tests of the Python package in `clients/python`, with a Redis and gateways of their own: both clients, typed tasks,
 //! the worker, test modes, the type checker, the programs of the README, the wheel in an empty environment, the example
-//! apps, the command that moves jobs of other systems, and the one that sends rows of a PostgreSQL.
+//! apps, the command that moves jobs of other systems, and the one that sends rows of a `PostgreSQL`.
 
 use std::process::Stdio;
 

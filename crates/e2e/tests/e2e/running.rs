@@ -52,7 +52,7 @@ fn a_setting_that_is_not_allowed_ends_the_process_with_a_message_that_names_it()
             "gateway",
             "GALLEY__NO__SUCH",
             "1",
-            "setting no does not exist, expected one of redis, encryption, reload, gateway",
+            "setting no does not exist, expected one of redis, durability, encryption, reload, gateway",
         ),
         ("gateway", "GALLEY_CONFIG", "/no/such/file.toml", "/no/such/file.toml"),
     ] {

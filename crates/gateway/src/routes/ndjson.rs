@@ -155,8 +155,12 @@ impl NdjsonEnqueuer {
         let wanted: Vec<BatchItem> =
             lines.map(|line| (json::parse::<&RawValue>(line, depth).map_err(ApiError::from), None)).collect();
         for some in wanted.chunks(CHUNK_SIZE) {
-            let lines = enqueue_items(&self.caller, &self.services, some, self.trace.clone()).await.lines.join("\n");
-            let mut text = json::escape_line_ends(&lines).into_owned();
+            let mark = self.services.confirmer.mark().await;
+            let mut lines = enqueue_items(&self.caller, &self.services, some, self.trace.clone()).await.lines;
+            if !self.services.confirmer.confirm(mark).await {
+                lines.iter_mut().for_each(mark_unconfirmed);
+            }
+            let mut text = json::escape_line_ends(&lines.join("\n")).into_owned();
             text.push('\n');
             self.send(text).await?;
         }
@@ -179,6 +183,14 @@ impl NdjsonEnqueuer {
             sent = self.responses.send(text.into()) => sent.map_err(|_| ClientNotReading),
             () = too_late => Err(ClientNotReading),
         }
+    }
+}
+
+/// Says in the line of a job that it has not reached in time what `durability` asks for.
+fn mark_unconfirmed(line: &mut String) {
+    if line.starts_with("{\"job\"") && line.ends_with('}') {
+        line.pop();
+        line.push_str(",\"unconfirmed\":true}");
     }
 }
 

@@ -74,13 +74,23 @@ pub(super) async fn health(services: web::Data<Services>) -> HttpResponse {
                 })
             });
             let budgets: Vec<serde_json::Value> = kinds.collect();
-            let backend = json!({
+            let confirmation = services.confirmer.state().map(|state| {
+                let millis = u64::try_from(state.wanted.timeout.as_millis()).unwrap_or(u64::MAX);
+                json!({
+                    "replicas": state.wanted.replicas, "fsync": state.wanted.fsync, "timeout_ms": millis,
+                    "last": state.last_confirmed.map(|is_confirmed| if is_confirmed { "confirmed" } else { "unconfirmed" }),
+                })
+            });
+            let mut backend = json!({
                 "type": "redis", "status": "connected", "version": server.version,
                 "durability": server.durability.as_str(), "latency_ms": millis,
                 "memory": { "used_bytes": used, "max_bytes": max, "results": memory.result_retention().as_str(),
                     "budgets": budgets,
                 },
             });
+            if let Some(confirmation) = confirmation {
+                backend["confirmation"] = confirmation;
+            }
             let parts = health::parts_json(&services.health.parts().await);
             let health =
                 json!({ "status": "ok", "version": env!("CARGO_PKG_VERSION"), "backend": backend, "parts": parts });

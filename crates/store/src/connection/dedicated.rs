@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, aio::MultiplexedConnection,
-    from_redis_value,
+    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Value,
+    aio::MultiplexedConnection, from_redis_value,
 };
 
 use super::client::{Origin, Redis};
@@ -82,12 +82,29 @@ impl DedicatedConnection {
     /// # Errors
     /// After any error drop the connection, and recover what its last answer may have contained.
     pub async fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
-        if self.redis.left_server_since(self.opened_at) {
-            return Err(RedisError::from((ErrorKind::Io, "opened to a server that was left")));
-        }
+        self.check_server()?;
         count_blocking(command);
         let answer = self.connection.send_packed_command(command).await;
         self.redis.judge(Origin::Other(self.opened_at), answer.as_ref().map(std::slice::from_ref));
         Ok(from_redis_value(answer?.extract_error()?)?)
+    }
+
+    /// The same for a pipeline, with the answer to each of its commands.
+    ///
+    /// # Errors
+    /// As [`DedicatedConnection::query`].
+    pub(super) async fn query_all(&mut self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
+        self.check_server()?;
+        pipeline.cmd_iter().for_each(count_blocking);
+        let answers = self.connection.send_packed_commands(pipeline, 0, pipeline.len()).await;
+        self.redis.judge(Origin::Other(self.opened_at), answers.as_ref().map(Vec::as_slice));
+        answers?.into_iter().map(Value::extract_error).collect()
+    }
+
+    fn check_server(&self) -> RedisResult<()> {
+        if self.redis.left_server_since(self.opened_at) {
+            return Err(RedisError::from((ErrorKind::Io, "opened to a server that was left")));
+        }
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@
 //! | `pinned` | one specific connection, with the epoch of its data |
 //! | [`pool`] | connections for slow work |
 //! | [`dedicated`] | connections for blocking reads |
+//! | [`confirmation`] | whether writes have reached replicas and the disk |
 //! | `error_class` | what an error means for its connection and for a repeat |
 //! | [`notifier`] | one pub/sub connection for everything in a process that waits for notifications |
 //! | [`memory`], [`budgets`] | how full Redis is and what becomes of results; the share of each kind of data |
@@ -29,6 +30,7 @@ mod access;
 pub mod budgets;
 pub mod client;
 pub(crate) mod clock;
+pub mod confirmation;
 pub mod dedicated;
 pub mod diagnosis;
 mod dial;

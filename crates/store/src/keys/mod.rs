@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 78] = [
+pub const KEY_PATTERNS: [&str; 79] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -91,6 +91,7 @@ pub const KEY_PATTERNS: [&str; 78] = [
     "galley:<db>:channels",
     "galley:write_check",
     "galley:health_check",
+    "galley:confirmation:<process>",
     "galley:log_level",
     "galley:leader_details",
     "galley:<db>:log_level",
@@ -164,6 +165,12 @@ pub fn client_job_id(id: &JobId) -> String {
 #[must_use]
 pub fn session(fingerprint: &str) -> String {
     format!("galley:session:{fingerprint}")
+}
+
+/// Written by a process to learn what has reached replicas and the disk: a string with a TTL.
+#[must_use]
+pub fn confirmation(process: &uuid::Uuid) -> String {
+    format!("galley:confirmation:{}", process.simple())
 }
 
 /// The state of a request with an idempotency key: a string with a TTL.

@@ -99,6 +99,7 @@ fn every_function_spells_one_of_the_patterns() {
         topics.new_channels(),
         WRITE_CHECK.to_owned(),
         HEALTH_CHECK.to_owned(),
+        confirmation(&uuid::Uuid::nil()),
         LOG_LEVEL.to_owned(),
         LEADER_DETAILS.to_owned(),
         topics.log_level(),

@@ -12,6 +12,7 @@ mod channel_publishing;
 mod channels;
 mod claims;
 mod compact_results;
+mod confirmation;
 mod consistency_checker;
 mod cron;
 mod dead_letters;

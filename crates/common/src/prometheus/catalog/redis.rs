@@ -22,6 +22,8 @@ pub(super) const REDIS: &[MetricSpec] = &[
     gauge("galley_redis_can_save", &["file"], "", "Whether the last attempt of Redis to save its data worked: 1 or 0").explained("whether the last attempt of Redis to save its data worked: 1 or 0. `file`: `rdb`, `aof`. Only the leader shows it"),
     gauge("galley_redis_clients", &[], "connections", "Clients that are connected to Redis").explained("clients that are connected to Redis, those of other programs too. Only the leader shows it"),
     gauge("galley_redis_max_clients", &[], "connections", "Clients that Redis admits (maxclients)").explained("clients that Redis admits (`maxclients`). Only the leader shows it"),
+    counter("galley_confirmations_total", &["outcome"], "requests", "Requests whose writes had to reach replicas or the disk, by whether they did in time").explained("requests whose writes had to reach what `durability` asks for. `outcome`: `confirmed`, `unconfirmed` (answered with 202)"),
+    histogram("galley_confirmation_seconds", &[], "seconds", "How long requests waited until their writes had reached replicas or the disk").explained("how long such requests waited for that"),
     counter("galley_redis_clock_steps_total", &[], "steps", "How often this process saw Redis's clock set"),
     histogram("galley_probe_seconds", &[], "seconds", "How long a message takes that a process sends itself over pub/sub; readers wait as long"),
     counter("galley_probes_lost_total", &[], "messages", "Messages that a process sent itself over pub/sub and that did not come back").explained("such messages that did not come back. The process then subscribes again"),

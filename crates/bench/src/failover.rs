@@ -1,0 +1,180 @@
+//! A failover of Redis Sentinel under load: how soon gateways answer again, and what of the acknowledged jobs is lost, with
+//! and without a replica that confirms them.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use serde_json::Value;
+use testkit::{
+    RedisServer, SentinelSet, ServiceProcess,
+    http::{HttpConnection, post_request},
+    redis,
+};
+use tokio::{
+    sync::mpsc,
+    task::{JoinSet, spawn_blocking},
+    time::{sleep, timeout},
+};
+
+use crate::{
+    galley::{job_id, noop_job},
+    numbers::count_as_f64,
+    open_load::pace,
+    report::BenchReport,
+};
+
+const QUEUE: &str = "failover";
+const PER_SECOND: u32 = 2000;
+const SECONDS: u32 = 20;
+/// When the primary is killed.
+const KILLED_AFTER: Duration = Duration::from_secs(4);
+/// One that waits for an answer does not hold up the others.
+const CONNECTIONS: usize = 256;
+/// Longest wait for the replica.
+const CONFIRM_MS: u32 = 200;
+/// Longest wait for a promotion.
+const PROMOTION_TIMEOUT: Duration = Duration::from_mins(1);
+/// Between two looks at the replica.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A POST that was answered.
+struct Answered {
+    sent: Instant,
+    answered: Instant,
+    status: u16,
+    id: Option<String>,
+}
+
+impl Answered {
+    fn is_stored(&self) -> bool {
+        self.status == 201 || self.status == 202
+    }
+}
+
+type Answers = Arc<Mutex<Vec<Answered>>>;
+
+pub(crate) async fn run() -> anyhow::Result<BenchReport> {
+    let mut report = BenchReport::new("failover");
+    report.add_note(format!(
+        "{PER_SECOND} jobs a second on {CONNECTIONS} connections; a primary, a replica, three sentinels; kill -9 of the primary. \
+         Afterwards no replica is left: what waits for one is answered after {CONFIRM_MS} ms"
+    ));
+    for (name, replicas) in [("", "0"), ("durability.replicas = 1: ", "1")] {
+        fail_over(&mut report, name, replicas).await?;
+    }
+    Ok(report)
+}
+
+async fn fail_over(report: &mut BenchReport, name: &str, replicas: &str) -> anyhow::Result<()> {
+    let SentinelSet { mut primary, replica, sentinels } = SentinelSet::start().await;
+    let url = sentinels.url();
+    let confirm_ms = CONFIRM_MS.to_string();
+    let wanted = [("GALLEY__DURABILITY__REPLICAS", replicas), ("GALLEY__DURABILITY__TIMEOUT_MS", confirm_ms.as_str())];
+    let gateway = ServiceProcess::start_with_redis_url("gateway", &url, &wanted).await;
+    let worker = [("GALLEY__QUEUE_WORKER__QUEUES", QUEUE), ("GALLEY__BRIDGE__LIST", "")];
+    let worker = ServiceProcess::start_with_redis_url("queue-worker", &url, &worker).await;
+    gateway.wait_until_ready().await;
+    worker.wait_until_ready().await;
+
+    let (began, answers) = (Instant::now(), Answers::default());
+    let load = tokio::spawn(send_load(gateway.address(), answers.clone()));
+    sleep(KILLED_AFTER.saturating_sub(began.elapsed())).await;
+    let (primary, killed) = spawn_blocking(move || {
+        primary.kill();
+        (primary, Instant::now())
+    })
+    .await?;
+    let promoted = timeout(PROMOTION_TIMEOUT, promotion_of(&replica)).await.context("nobody was promoted")?;
+    load.await??;
+    let answers = std::mem::take(&mut *answers.lock().unwrap_or_else(PoisonError::into_inner));
+    let again =
+        answers.iter().filter(|answer| answer.is_stored() && answer.sent > killed).map(|answer| answer.answered);
+    let again = again.min().context("no job was stored after the failover")?;
+
+    let seconds = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64();
+    report.add_figure(format!("{name}from the kill until the replica is the primary"), seconds(killed, promoted), "s");
+    let goal = "<= 2";
+    report.add_with_goal(
+        format!("{name}from then until the gateway stores jobs again"),
+        seconds(promoted, again),
+        "s",
+        goal,
+    );
+    let refused = answers.iter().filter(|answer| !answer.is_stored()).count();
+    report.add_figure(format!("{name}requests that were not acknowledged"), count_as_f64(refused as u64), "");
+    count_lost(report, name, &gateway, &answers).await?;
+    drop(primary);
+    Ok(())
+}
+
+/// When the server takes writes.
+async fn promotion_of(replica: &RedisServer) -> Instant {
+    let mut connection = replica.connection().await;
+    loop {
+        let role: Result<Vec<redis::Value>, _> = redis::cmd("ROLE").query_async(&mut connection).await;
+        let role = role.ok().and_then(|role| redis::from_redis_value::<String>(role.into_iter().next()?).ok());
+        if role.as_deref() == Some("master") {
+            return Instant::now();
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+}
+
+async fn send_load(address: std::net::SocketAddr, answers: Answers) -> anyhow::Result<()> {
+    let (free, mut connections) = mpsc::channel(CONNECTIONS);
+    for _ in 0..CONNECTIONS {
+        free.send(HttpConnection::open(address).await?).await?;
+    }
+    let request: Arc<str> = post_request("/ojs/v1/jobs", &noop_job(QUEUE)).into();
+    let mut due = pace(PER_SECOND * SECONDS, Duration::from_secs(1) / PER_SECOND);
+    let mut senders: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    while due.recv().await.is_some() {
+        let mut connection = connections.recv().await.context("a connection")?;
+        let (free, request, answers) = (free.clone(), request.clone(), answers.clone());
+        senders.spawn(async move {
+            let sent = Instant::now();
+            let (status, body) = connection.send(&request).await?;
+            let id = serde_json::from_str(&body).ok().and_then(|answer: Value| job_id(&answer["job"]).ok());
+            let answered = Answered { sent, answered: Instant::now(), status, id };
+            answers.lock().unwrap_or_else(PoisonError::into_inner).push(answered);
+            free.send(connection).await.context("the load goes on")
+        });
+        while let Some(sent) = senders.try_join_next() {
+            sent??;
+        }
+    }
+    while let Some(sent) = senders.join_next().await {
+        sent??;
+    }
+    Ok(())
+}
+
+/// Asks for every job that was acknowledged.
+async fn count_lost(
+    report: &mut BenchReport,
+    name: &str,
+    gateway: &ServiceProcess,
+    answers: &[Answered],
+) -> anyhow::Result<()> {
+    let mut connection = HttpConnection::open(gateway.address()).await?;
+    let (mut acknowledged, mut lost) = ([0_u64; 2], [0_u64; 2]);
+    for answer in answers.iter().filter(|answer| answer.is_stored()) {
+        let kind = usize::from(answer.status == 202);
+        acknowledged[kind] += 1;
+        let id = answer.id.as_deref().context("a stored job has an id")?;
+        let (status, body) =
+            connection.send(&format!("GET /ojs/v1/jobs/{id} HTTP/1.1\r\nhost: galley\r\n\r\n")).await?;
+        anyhow::ensure!(status == 200 || status == 404, "GET was answered with {status}: {body}");
+        lost[kind] += u64::from(status == 404);
+    }
+    for (words, kind) in [("201", 0), ("202, unconfirmed", 1)] {
+        report.add_figure(format!("{name}jobs acknowledged with {words}"), count_as_f64(acknowledged[kind]), "");
+        report.add_figure(format!("{name}of these lost"), count_as_f64(lost[kind]), "");
+    }
+    let confirms = !name.is_empty();
+    report.check(!confirms || lost[0] == 0, || format!("{} confirmed jobs were lost", lost[0]));
+    Ok(())
+}
