@@ -16,7 +16,7 @@ use common::{
     time::Millis,
     trace_context::TraceContext,
 };
-use model::job::{JobState, NewJob};
+use model::job::NewJob;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// The entry of a job that was added to a stream, none if the stream does not exist, and the salt of its id.
@@ -39,26 +39,11 @@ impl Jobs {
     }
 
     /// Stores all jobs, in their order, or none. A job with one of `own_ids`, which no other request can have, counts
-    /// as stored if it exists: an earlier call created it. If this call is refused, those of earlier calls are cancelled.
+    /// as stored if it exists: an earlier call created it.
     ///
     /// # Errors
     /// After [`StoreError::Unavailable`] some may have been stored.
     pub async fn enqueue_all(
-        &self,
-        new: Vec<NewJob>,
-        trace: TraceContext,
-        now: Millis,
-        own_ids: &HashSet<JobId>,
-    ) -> StoreResult<Result<Vec<EnqueuedJob>, BatchRefusal>> {
-        let own: Vec<JobId> = new.iter().filter_map(|job| job.id).filter(|id| own_ids.contains(id)).collect();
-        let stored = self.enqueue_checked(new, trace, now, own_ids).await?;
-        if stored.is_err() {
-            self.roll_back(&own).await?;
-        }
-        Ok(stored)
-    }
-
-    async fn enqueue_checked(
         &self,
         new: Vec<NewJob>,
         trace: TraceContext,
@@ -142,11 +127,11 @@ impl Jobs {
         Ok(Ok(()))
     }
 
-    /// A job that an earlier call created. One that was cancelled, perhaps because that call was refused, never runs: it does
-    /// not count as stored.
     async fn find_own_job(&self, id: Option<JobId>, own_ids: &HashSet<JobId>) -> StoreResult<Option<LocatedJob>> {
-        let Some(id) = id.filter(|id| own_ids.contains(id)) else { return Ok(None) };
-        Ok(self.locate(id).await?.filter(|located| located.state() != JobState::Cancelled))
+        match id.filter(|id| own_ids.contains(id)) {
+            Some(id) => self.locate(id).await,
+            None => Ok(None),
+        }
     }
 
     async fn enqueue_one_by_one(
@@ -188,7 +173,7 @@ impl Jobs {
         Ok(Ok(stored))
     }
 
-    /// Cancels what this call or an earlier one created, when not all can be created.
+    /// Cancels what this call created before it found that it cannot create all.
     async fn roll_back(&self, made: &[JobId]) -> StoreResult<()> {
         for id in made {
             let _ = self.cancel(*id).await?;

@@ -127,36 +127,3 @@ async fn a_batch_that_broke_off_and_is_repeated_with_its_key_has_no_cancelled_jo
         assert_eq!((stats.available, stats.cancelled), (2, 0), "{queue}");
     }
 }
-
-#[tokio::test]
-async fn a_batch_that_broke_off_and_is_refused_when_it_is_repeated_leaves_no_job_that_can_run() {
-    let all = "~galley:queues ~galley:events ~galley:epoch ~galley:id:* ~galley:{statistics}:* ~galley:{default}:*";
-    let limited = format!("user limited on >limited {all} %R~galley:{{other}}:* &* +@all\n");
-    let kit = StoreKit::with_server(RedisServer::start_with_acl(&limited), &[]);
-    enqueue_all(&kit, &[JOB_BODY, r#"{"type":"a","args":[],"queue":"other"}"#]).await.expect("stored");
-    let url = kit.server.url_of("limited", "limited");
-    let limited = StoreKit::with_server(RedisServer::start(), &[("GALLEY__REDIS__URL", &url)]);
-    let bodies = [
-        r#"{"type":"a","args":[],"id":"01a20358-99fa-7000-8000-3239590134f1"}"#,
-        r#"{"type":"a","args":[],"queue":"other","unique":{},"id":"01a20358-99fa-7000-8000-3239590134f2"}"#,
-    ];
-    let now = kit.jobs.now().await.expect("redis runs");
-    let parse = |body: &&str| NewJob::parse(&serde_json::from_str(body).expect("JSON"), now).expect("valid");
-    let new: Vec<NewJob> = bodies.iter().map(parse).collect();
-    let own_ids: HashSet<_> = new.iter().filter_map(|job| job.id).collect();
-    let trace = common::trace_context::TraceContext::default();
-    let broken = limited.jobs.enqueue_all(new.clone(), trace.clone(), now, &own_ids).await;
-    assert!(broken.is_err(), "{broken:?}");
-    // An equal job comes in between
-    let equal = kit.enqueue(r#"{"type":"a","args":[],"queue":"other","unique":{}}"#).await;
-    let repeat = || kit.jobs.enqueue_all(new.clone(), trace.clone(), now, &own_ids);
-    let refused = repeat().await.expect("redis runs").expect_err("refused");
-    assert_eq!(refused.index, 1);
-    let default = || async { kit.jobs.queue_stats(&queue()).await.expect("redis runs") };
-    assert_eq!((default().await.available, default().await.cancelled), (1, 1), "the job of the first time is left");
-    // And goes: what was cancelled does not count as stored either
-    kit.jobs.cancel(equal).await.expect("redis runs").expect("cancelled");
-    let again = repeat().await.expect("redis runs").expect_err("refused");
-    assert!(matches!(again.refusal, EnqueueRefusal::Duplicate(_)), "{again:?}");
-    assert_eq!((default().await.available, default().await.cancelled), (1, 1));
-}
