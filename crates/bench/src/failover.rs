@@ -43,7 +43,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// A POST that was answered.
 struct Answered {
     sent: Instant,
-    answered: Instant,
+    ended: Instant,
     status: u16,
     id: Option<String>,
 }
@@ -90,8 +90,7 @@ async fn fail_over(report: &mut BenchReport, name: &str, replicas: &str) -> anyh
     let promoted = timeout(PROMOTION_TIMEOUT, promotion_of(&replica)).await.context("nobody was promoted")?;
     load.await??;
     let answers = std::mem::take(&mut *answers.lock().unwrap_or_else(PoisonError::into_inner));
-    let again =
-        answers.iter().filter(|answer| answer.is_stored() && answer.sent > killed).map(|answer| answer.answered);
+    let again = answers.iter().filter(|answer| answer.is_stored() && answer.sent > killed).map(|answer| answer.ended);
     let again = again.min().context("no job was stored after the failover")?;
 
     let seconds = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64();
@@ -138,7 +137,7 @@ async fn send_load(address: std::net::SocketAddr, answers: Answers) -> anyhow::R
             let sent = Instant::now();
             let (status, body) = connection.send(&request).await?;
             let id = serde_json::from_str(&body).ok().and_then(|answer: Value| job_id(&answer["job"]).ok());
-            let answered = Answered { sent, answered: Instant::now(), status, id };
+            let answered = Answered { sent, ended: Instant::now(), status, id };
             answers.lock().unwrap_or_else(PoisonError::into_inner).push(answered);
             free.send(connection).await.context("the load goes on")
         });

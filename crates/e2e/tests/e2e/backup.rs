@@ -36,7 +36,9 @@ async fn what_a_backup_has_goes_on_at_the_server_that_it_is_restored_to() {
     kit.wait_for_state(&ended, "completed").await;
     drop(worker);
     let running = kit.enqueue(&job_body("test.echo", &json!(["ran"]))).await;
-    assert_eq!(kit.fetch("default").await.expect("a job")["id"], running.as_str());
+    let fetch = json!({ "queues": ["default"], "worker_id": "puller", "visibility_timeout_ms": 3000 });
+    let fetched: Value = kit.post("/ojs/v1/workers/fetch", &fetch).await.json().await.expect("JSON");
+    assert_eq!(fetched["jobs"][0]["id"], running.as_str());
     let waiting = kit.enqueue(&job_body("test.echo", &json!(["waits"]))).await;
     let later = json!({ "type": "test.echo", "args": [], "options": { "delay_until": "+PT1H" } });
     let later = kit.enqueue(&later).await;
@@ -58,8 +60,8 @@ async fn what_a_backup_has_goes_on_at_the_server_that_it_is_restored_to() {
     assert_eq!(kit.get(&format!("/ojs/v1/jobs/{after}")).await.status(), 404, "it is younger than the backup");
     assert_eq!(kit.post("/v1/channels/news/messages", &json!("new")).await.status(), 201);
     let history: Value = kit.get("/v1/channels/news/messages").await.json().await.expect("JSON");
-    let epoch = |n: usize| history["messages"][n]["id"].as_str().and_then(|id| id.split('-').next());
-    assert_eq!((&history["messages"][0]["data"], &history["messages"][1]["data"]), (&json!("kept"), &json!("new")));
+    let epoch = |n: usize| history["items"][n]["id"].as_str().and_then(|id| id.split('-').next());
+    assert_eq!((&history["items"][0]["data"], &history["items"][1]["data"]), (&json!("kept"), &json!("new")));
     assert!(epoch(0).is_some() && epoch(0) != epoch(1), "{history}");
 }
 

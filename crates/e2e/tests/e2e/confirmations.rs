@@ -24,9 +24,8 @@ impl ReplicatedKit {
         let replica = RedisServer::start_with_options(RedisPersistence::None, &["--replicaof", &of_redis]);
         redis.wait_until_replicated().await;
         let start = async |timeout| {
-            let gateway =
-                ServiceProcess::start("gateway", &redis, &[ONE_REPLICA, ("GALLEY__DURABILITY__TIMEOUT_MS", timeout)]);
-            let gateway = gateway.await;
+            let variables = [ONE_REPLICA, ("GALLEY__DURABILITY__TIMEOUT_MS", timeout)];
+            let gateway = ServiceProcess::start("gateway", &redis, &variables).await;
             gateway.wait_until_ready().await;
             gateway
         };
