@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 use testkit::{RedisServer, eventually};
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::kit::GalleyKit;
 
@@ -26,6 +29,10 @@ async fn answers_that_nobody_reads_take_bounded_memory_and_small_ones_go_on() {
     let mut silent = TcpStream::connect(&address).await.expect("it listens");
     let request = format!("GET {page} HTTP/1.1\r\nhost: localhost\r\n\r\n");
     silent.write_all(request.as_bytes()).await.expect("sent");
+    // Its answer has begun, so it is not the one that is refused
+    let mut status = [0; 12];
+    silent.read_exact(&mut status).await.expect("an answer");
+    assert_eq!(&status, b"HTTP/1.1 200");
     let refused: Value = eventually("a large answer is refused", || async {
         let answer = kit.get(page).await;
         if answer.status() != 503 {
