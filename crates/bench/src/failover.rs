@@ -111,8 +111,9 @@ async fn fail_over(report: &mut BenchReport, name: &str, replicas: &str) -> anyh
 
 /// When the server takes writes.
 async fn promotion_of(replica: &RedisServer) -> Instant {
-    let mut connection = replica.connection().await;
     loop {
+        // Sentinel closes all connections to the server that it promotes
+        let mut connection = replica.connection().await;
         let role: Result<Vec<redis::Value>, _> = redis::cmd("ROLE").query_async(&mut connection).await;
         let role = role.ok().and_then(|role| redis::from_redis_value::<String>(role.into_iter().next()?).ok());
         if role.as_deref() == Some("master") {
