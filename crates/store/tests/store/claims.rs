@@ -252,10 +252,11 @@ async fn jobs_that_were_pulled_in_an_answer_that_never_came_are_released_unspent
 async fn no_claim_over_http_lasts_longer_than_the_longest_attempt() {
     let kit = StoreKit::with_variables(&[("GALLEY__JOBS__MAX_ATTEMPT_TIMEOUT_MS", "500")]);
     let maintenance = kit.start_maintenance();
+    // Each has one attempt: a second one would be pulled instead of the job after it
     for (body, lease) in [
-        (r#"{"type":"a","args":[],"timeout_ms":600000}"#, None),
-        (r#"{"type":"a","args":[],"visibility_timeout_ms":600000}"#, None),
-        (r#"{"type":"a","args":[]}"#, Some(Duration::from_hours(1))),
+        (r#"{"type":"a","args":[],"retry":{"max_attempts":1},"timeout_ms":600000}"#, None),
+        (r#"{"type":"a","args":[],"retry":{"max_attempts":1},"visibility_timeout_ms":600000}"#, None),
+        (r#"{"type":"a","args":[],"retry":{"max_attempts":1}}"#, Some(Duration::from_hours(1))),
     ] {
         let id = kit.enqueue(body).await;
         let claimed = kit.pull(lease).await.expect("the job");
