@@ -7,7 +7,7 @@ use std::{
 
 /// How long a test waits for something that should happen soon. Generous: machines are slow and noisy, and a test that
 /// passes never waits this long.
-pub const TEST_TIMEOUT: Duration = Duration::from_secs(20);
+pub const TEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Waits until `check` gives something, and gives that.
 ///
