@@ -2,6 +2,7 @@
 //! and without a replica that confirms them.
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -14,16 +15,16 @@ use testkit::{
     redis,
 };
 use tokio::{
-    sync::mpsc,
-    task::{JoinSet, spawn_blocking},
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
 
 use crate::{
     galley::{job_id, noop_job},
     numbers::count_as_f64,
-    open_load::pace,
+    open_load::{connect_times, send_at_pace},
     report::BenchReport,
+    stored_jobs::are_stored,
 };
 
 const QUEUE: &str = "failover";
@@ -123,33 +124,21 @@ async fn promotion_of(replica: &RedisServer) -> Instant {
     }
 }
 
-async fn send_load(address: std::net::SocketAddr, answers: Answers) -> anyhow::Result<()> {
-    let (free, mut connections) = mpsc::channel(CONNECTIONS);
-    for _ in 0..CONNECTIONS {
-        free.send(HttpConnection::open(address).await?).await?;
-    }
+async fn send_load(address: SocketAddr, answers: Answers) -> anyhow::Result<()> {
+    let connections = connect_times(CONNECTIONS, || HttpConnection::open(address)).await?;
     let request: Arc<str> = post_request("/ojs/v1/jobs", &noop_job(QUEUE)).into();
-    let mut due = pace(PER_SECOND * SECONDS, Duration::from_secs(1) / PER_SECOND);
-    let mut senders: JoinSet<anyhow::Result<()>> = JoinSet::new();
-    while due.recv().await.is_some() {
-        let mut connection = connections.recv().await.context("a connection")?;
-        let (free, request, answers) = (free.clone(), request.clone(), answers.clone());
-        senders.spawn(async move {
+    send_at_pace(connections, PER_SECOND * SECONDS, PER_SECOND, |mut connection, _| {
+        let (request, answers) = (request.clone(), answers.clone());
+        async move {
             let sent = Instant::now();
             let (status, body) = connection.send(&request).await?;
             let id = serde_json::from_str(&body).ok().and_then(|answer: Value| job_id(&answer["job"]).ok());
             let answered = Answered { sent, ended: Instant::now(), status, id };
             answers.lock().unwrap_or_else(PoisonError::into_inner).push(answered);
-            free.send(connection).await.context("the load goes on")
-        });
-        while let Some(sent) = senders.try_join_next() {
-            sent??;
+            Ok(connection)
         }
-    }
-    while let Some(sent) = senders.join_next().await {
-        sent??;
-    }
-    Ok(())
+    })
+    .await
 }
 
 /// Asks for every job that was acknowledged.
@@ -159,16 +148,14 @@ async fn count_lost(
     gateway: &ServiceProcess,
     answers: &[Answered],
 ) -> anyhow::Result<()> {
-    let mut connection = HttpConnection::open(gateway.address()).await?;
+    let stored: Vec<&Answered> = answers.iter().filter(|answer| answer.is_stored()).collect();
+    let ids: Option<Vec<String>> = stored.iter().map(|answer| answer.id.clone()).collect();
+    let found = are_stored(gateway.address(), &ids.context("a stored job has an id")?).await?;
     let (mut acknowledged, mut lost) = ([0_u64; 2], [0_u64; 2]);
-    for answer in answers.iter().filter(|answer| answer.is_stored()) {
+    for (answer, found) in stored.into_iter().zip(found) {
         let kind = usize::from(answer.status == 202);
         acknowledged[kind] += 1;
-        let id = answer.id.as_deref().context("a stored job has an id")?;
-        let (status, body) =
-            connection.send(&format!("GET /ojs/v1/jobs/{id} HTTP/1.1\r\nhost: galley\r\n\r\n")).await?;
-        anyhow::ensure!(status == 200 || status == 404, "GET was answered with {status}: {body}");
-        lost[kind] += u64::from(status == 404);
+        lost[kind] += u64::from(!found);
     }
     for (words, kind) in [("201", 0), ("202, unconfirmed", 1)] {
         report.add_figure(format!("{name}jobs acknowledged with {words}"), count_as_f64(acknowledged[kind]), "");

@@ -36,6 +36,7 @@ mod scope;
 mod slow_reader;
 mod soak;
 mod startup;
+mod stored_jobs;
 mod storm;
 mod tracing;
 mod waiters;

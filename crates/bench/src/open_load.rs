@@ -75,28 +75,17 @@ impl OpenLoad {
 
     async fn send(&self, galley: &BenchGalley, time: Duration) -> anyhow::Result<Histogram<u64>> {
         let jobs = u32::try_from(u64::from(self.per_second) * time.as_secs())?;
-        let (free, mut connections) = mpsc::channel(CONNECTIONS);
-        for _ in 0..CONNECTIONS {
-            free.send(galley.connect().await?).await?;
-        }
-        let mut due = pace(jobs, Duration::from_secs(1) / self.per_second);
+        let connections = connect_times(CONNECTIONS, || galley.connect()).await?;
         let mut sends = Histogram::new_with_max(MAX_MICROS, DIGITS)?;
-        let mut senders: JoinSet<anyhow::Result<()>> = JoinSet::new();
-        while let Some(due_micros) = due.recv().await {
-            let mut connection: HttpConnection = connections.recv().await.context("a connection")?;
+        send_at_pace(connections, jobs, self.per_second, |mut connection, due_micros| {
             sends.saturating_record(micros_now().saturating_sub(due_micros));
-            let (free, body) = (free.clone(), self.job(due_micros));
-            senders.spawn(async move {
+            let body = self.job(due_micros);
+            async move {
                 connection.post("/ojs/v1/jobs", &body).await?;
-                free.send(connection).await.context("the load goes on")
-            });
-            while let Some(sent) = senders.try_join_next() {
-                sent??;
+                Ok(connection)
             }
-        }
-        while let Some(sent) = senders.join_next().await {
-            sent??;
-        }
+        })
+        .await?;
         Ok(sends)
     }
 
@@ -122,8 +111,48 @@ impl OpenLoad {
     }
 }
 
+/// Connections for [`send_at_pace`].
+pub(crate) async fn connect_times<F: Future<Output = anyhow::Result<HttpConnection>>>(
+    count: usize,
+    mut connect: impl FnMut() -> F,
+) -> anyhow::Result<Vec<HttpConnection>> {
+    let mut connections = Vec::with_capacity(count);
+    for _ in 0..count {
+        connections.push(connect().await?);
+    }
+    Ok(connections)
+}
+
+/// Sends each job when it is due, on the connection that is free next. `send` gets that connection and the moment at which the
+/// job was due, in microseconds, and gives the connection back once the job is answered.
+pub(crate) async fn send_at_pace<F: Future<Output = anyhow::Result<HttpConnection>> + Send + 'static>(
+    connections: Vec<HttpConnection>,
+    jobs: u32,
+    per_second: u32,
+    mut send: impl FnMut(HttpConnection, u64) -> F,
+) -> anyhow::Result<()> {
+    let (free, mut free_connections) = mpsc::channel(connections.len());
+    for connection in connections {
+        free.send(connection).await?;
+    }
+    let mut due = pace(jobs, Duration::from_secs(1) / per_second);
+    let mut senders: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    while let Some(due_micros) = due.recv().await {
+        let sending = send(free_connections.recv().await.context("a connection")?, due_micros);
+        let free = free.clone();
+        senders.spawn(async move { free.send(sending.await?).await.context("the load goes on") });
+        while let Some(sent) = senders.try_join_next() {
+            sent??;
+        }
+    }
+    while let Some(sent) = senders.join_next().await {
+        sent??;
+    }
+    Ok(())
+}
+
 /// Says when each job is due, at that moment. A thread, because timers of the runtime are a millisecond late.
-pub(crate) fn pace(jobs: u32, interval: Duration) -> mpsc::UnboundedReceiver<u64> {
+fn pace(jobs: u32, interval: Duration) -> mpsc::UnboundedReceiver<u64> {
     let (due, receiver) = mpsc::unbounded_channel();
     thread::spawn(move || {
         let (began, began_micros) = (Instant::now(), micros_now());

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use clap::Args;
 use serde_json::Value;
 use testkit::{RedisPersistence, RedisServer, ServiceProcess};
@@ -18,6 +18,7 @@ use crate::{
     galley::{job_id, noop_job},
     numbers::count_as_f64,
     report::BenchReport,
+    stored_jobs::are_stored,
 };
 
 /// Requests at a time.
@@ -29,8 +30,6 @@ const MAX_LOAD_MS: u64 = 4000;
 const MAX_LOSS: Duration = Duration::from_secs(2);
 /// A request that is answered later was not answered.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-const MAX_TRIES: u32 = 100;
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is run.
 #[derive(Debug, Clone, Args)]
@@ -90,25 +89,14 @@ async fn cut_power(persistence: RedisPersistence) -> anyhow::Result<PowerCut> {
     gateway.wait_until_ready().await;
     ensure!(!acknowledged.is_empty(), "nothing was acknowledged");
     let mut cut = PowerCut { acknowledged: acknowledged.len() as u64, lost: 0, oldest: Duration::ZERO };
-    for (id, at) in acknowledged {
-        if !exists(&http, &gateway.url(&format!("/ojs/v1/jobs/{id}"))).await? {
+    let (ids, times): (Vec<String>, Vec<Instant>) = acknowledged.into_iter().unzip();
+    for (at, found) in times.into_iter().zip(are_stored(gateway.address(), &ids).await?) {
+        if !found {
             cut.lost += 1;
             cut.oldest = cut.oldest.max(failure.saturating_duration_since(at));
         }
     }
     Ok(cut)
-}
-
-/// Whether there is that job. Connections from before the failure may cost an answer.
-async fn exists(http: &reqwest::Client, url: &str) -> anyhow::Result<bool> {
-    for _ in 0..MAX_TRIES {
-        match http.get(url).send().await.map(|answer| answer.status().as_u16()) {
-            Ok(200) => return Ok(true),
-            Ok(404) => return Ok(false),
-            _ => sleep(RETRY_PAUSE).await,
-        }
-    }
-    bail!("{url} is not answered")
 }
 
 /// Sends one job after the other; those that were acknowledged, and when.
