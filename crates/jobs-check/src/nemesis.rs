@@ -11,7 +11,7 @@ use crate::{
     cluster::{CheckedService, JobsCluster},
     fault_proxy::FaultProxy,
     history::{HistoryEvent, HistoryWriter, now_ms},
-    plan::{CheckLink, JobsPlan, LEASE_MS, LinkDisturbance, PlannedFault, PlannedFaultKind},
+    plan::{CheckLink, JobsPlan, LinkDisturbance, PlannedFault, PlannedFaultKind},
 };
 
 /// How far the clock steps.
@@ -43,8 +43,7 @@ pub(crate) async fn strike_all(
         let StrikeOutcome { target, from, to, hits } = hit;
         writer.append(HistoryEvent::Struck { fault, target, from, to, hits });
     }
-    // A job that was scheduled while the clock was ahead is not waited for. The last step is noticed before this one comes
-    sleep(Duration::from_millis(LEASE_MS)).await;
+    // A job that was scheduled while the clock was ahead is not waited for
     cluster.redis.clock().set_ahead(CLOCK_STEP);
     Ok(())
 }

@@ -30,6 +30,12 @@ impl Redis {
         self.clock().estimate().unwrap_or_else(local_now)
     }
 
+    /// When a lease starts that is written now, by what this process knows of Redis's clock; 0 if it knows nothing. Scripts
+    /// take Redis's time if that is later.
+    pub(crate) fn lease_start(&self) -> Millis {
+        self.clock().lease_start().unwrap_or(0)
+    }
+
     /// At most `max` members of a set that are due at `now`, earliest first.
     pub(crate) async fn due_members(&self, set: &str, now: Millis, max: usize) -> StoreResult<Vec<String>> {
         let mut command = redis::cmd("ZRANGEBYSCORE");

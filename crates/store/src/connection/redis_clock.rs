@@ -15,7 +15,9 @@ use crate::StoreResult;
 use common::time::Millis;
 
 /// Pause between two readings while nothing else asks for the time.
-pub(super) const READING_INTERVAL: Duration = Duration::from_secs(5);
+pub(crate) const READING_INTERVAL: Duration = Duration::from_secs(5);
+/// How long after a step back leases still start by the clock as it was before: until the leader, too, has read the clock.
+pub(crate) const SET_BACK_MEMORY: Duration = Duration::from_secs(10);
 /// A difference between the clocks that is no step.
 const STEP_TOLERANCE_MS: Millis = 500;
 /// Clocks that are being corrected run faster or slower by less than one part in this many.
@@ -29,6 +31,8 @@ pub(crate) struct RedisClock(Mutex<KnownClock>);
 struct KnownClock {
     reading: Option<ClockReading>,
     steps: ClockSteps,
+    /// The last reading before a step back, and when that was seen.
+    before_set_back: Option<(ClockReading, Instant)>,
 }
 
 /// One answer to TIME.
@@ -55,6 +59,15 @@ impl ClockSteps {
     /// Whether there was a step less than `limit` ago.
     pub(crate) fn remaining(&self, limit: Duration) -> Duration {
         self.last_seen.map_or(Duration::ZERO, |seen| limit.saturating_sub(seen.elapsed()))
+    }
+}
+
+impl KnownClock {
+    /// What a lease may count from: the last reading, and the one before a step back that was seen lately.
+    fn lease_readings(&self) -> impl Iterator<Item = ClockReading> {
+        let is_recent = |seen: &Instant| seen.elapsed() < SET_BACK_MEMORY;
+        let before = self.before_set_back.filter(|(_, seen)| is_recent(seen)).map(|(reading, _)| reading);
+        self.reading.into_iter().chain(before)
     }
 }
 
@@ -95,6 +108,10 @@ impl RedisClock {
     fn record(&self, reading: ClockReading) {
         let mut state = self.state();
         let by_ms = state.reading.map_or(0, |known| known.step_to(&reading));
+        if by_ms < 0 {
+            let latest = state.lease_readings().max_by_key(ClockReading::now);
+            state.before_set_back = latest.map(|latest| (latest, Instant::now()));
+        }
         state.reading = Some(reading);
         if by_ms != 0 {
             state.steps.count += 1;
@@ -118,6 +135,13 @@ impl RedisClock {
     /// Redis's time from the last reading and the time since; none before the first reading.
     pub(super) fn estimate(&self) -> Option<Millis> {
         self.state().reading.map(|reading| reading.now())
+    }
+
+    /// When a lease starts; none before the first reading. After a step back, the clock as it was before goes on for a
+    /// while: if it is set ahead again before the leader has noticed, no lease ends early. Leases are too long if it is not.
+    /// Then the leader shortens them, which harms nobody.
+    pub(super) fn lease_start(&self) -> Option<Millis> {
+        self.state().lease_readings().map(|reading| reading.now()).max()
     }
 
     /// The steps so far.
@@ -162,5 +186,22 @@ mod tests {
         assert_eq!((steps.count, steps.total_ms), (2, 600_000));
         assert!(steps.remaining(Duration::from_mins(1)) > Duration::ZERO);
         assert!(clock.state().reading.expect("a reading").now() >= 650_000);
+    }
+
+    #[test]
+    fn a_lease_starts_by_the_clock_before_a_step_back_until_that_is_long_ago() {
+        let (clock, now) = (RedisClock::default(), Instant::now());
+        assert_eq!(clock.lease_start(), None);
+        for at in [9_000_000, 6_000_000, 3_000_000] {
+            clock.record(reading(now, 0, 0, at));
+        }
+        let start = clock.lease_start().expect("a reading");
+        assert!((9_000_000..9_900_000).contains(&start), "{start}");
+        let mut state = clock.state();
+        let (_, seen) = state.before_set_back.as_mut().expect("it was set back");
+        *seen = seen.checked_sub(SET_BACK_MEMORY).expect("the machine has run for longer");
+        drop(state);
+        let start = clock.lease_start().expect("a reading");
+        assert!((3_000_000..3_900_000).contains(&start), "{start}");
     }
 }

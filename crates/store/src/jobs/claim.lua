@@ -6,9 +6,9 @@
 --       10 max starts or 0 in each period of 11 ms, 12 max starts at once, 13 1 for a strict rate, else 0 (9 to 13 are
 --       settings; the fields of control override them), 14 longest attempt in ms of a job that sets none, and after a
 --       space that of any job, if the settings have one, 15 bytes after
---       which the answer gets no more jobs, 16 max jobs in one read, 17.. the priority of each stream, then for "pull" a
---       token for each job
--- Returns {0} when the caller's list of streams is outdated, else {1, now in ms, jobs, next claim, 1 when the bytes left no
+--       which the answer gets no more jobs, 16 max jobs in one read, 17 when a lease starts by the caller's knowledge of
+--       the clock, 18.. the priority of each stream, then for "pull" a token for each job
+-- Returns {0} when the caller's list of streams is outdated, else {1, start of the attempts in ms, jobs, next claim, 1 when the bytes left no
 -- room for more jobs, else 0}: each job is {number of its stream, entry, fields, token}; next claim is the ms to wait when
 -- a limit allowed no job, -1 when the queue is paused, -2 when it has limits that allow more jobs, 0 when it has none.
 -- May run twice: each run claims other jobs. Jobs of a lost answer stay claimed: a queue-worker asks for its own again,
@@ -23,16 +23,17 @@ local default_burst, default_strict = ARGV[12], ARGV[13]
 local default_timeout, max_timeout = string.match(ARGV[14], '^(%d+) ?(%d*)$')
 local default_timeout_ms, max_timeout_ms = tonumber(default_timeout), tonumber(max_timeout)
 local max_bytes, max_read = tonumber(ARGV[15]), tonumber(ARGV[16])
-local first_priority = 17
+local expected_start = ARGV[17]
+local first_priority = 18
 
 local stream_count = #KEYS - first_stream + 1
 local first_token = first_priority + stream_count
 if redis.call('SCARD', priorities) ~= stream_count then return { 0 } end
-local now = now_ms()
+local now, start = now_ms(), lease_start(expected_start)
 local jobs, earliest_expiry, next_claim = {}, nil, 0
 
 local limits = redis.call('HMGET', control, 'paused', 'c', 'rl', 'rp', 'r', 'ra', 'rb', 'rs')
-if limits[1] then return { 1, now, {}, -1, 0 } end
+if limits[1] then return { 1, start, {}, -1, 0 } end
 local concurrency = tonumber(limits[2] or default_concurrency)
 local rate, period_ms = tonumber(limits[3] or default_rate), tonumber(limits[4] or default_period_ms)
 local burst, is_strict = tonumber(limits[7] or default_burst), (limits[8] or default_strict) == '1'
@@ -84,12 +85,12 @@ local function start_lease(number, entry, fields)
     -- A client that asks for a longer lease means it
     local timeout_ms = tonumber(field(fields, 't') or '') or math.max(default_timeout_ms, lease_ms)
     if max_timeout_ms then timeout_ms = math.min(timeout_ms, max_timeout_ms) end
-    deadline = now + timeout_ms
+    deadline = start + timeout_ms
   end
   local attempt_name = ARGV[first_priority + number - 1] .. ':' .. entry
-  local expiry = now + lease_ms
+  local expiry = start + lease_ms
   if deadline > 0 and deadline < expiry then expiry = deadline end
-  local attempt = string.format('%s %d %d %d %s', token, now, lease_ms, deadline, worker_id)
+  local attempt = string.format('%s %d %d %d %s', token, start, lease_ms, deadline, worker_id)
   redis.call('HSET', active, attempt_name, attempt)
   redis.call('ZADD', leases, expiry, attempt_name)
   if not earliest_expiry or expiry < earliest_expiry then earliest_expiry = expiry end
@@ -145,4 +146,4 @@ if earliest_expiry then
   local first = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')
   if tonumber(first[2]) >= earliest_expiry then redis.pcall('PUBLISH', notifications, notification) end
 end
-return { 1, now, jobs, next_claim, bytes >= max_bytes and 1 or 0 }
+return { 1, start, jobs, next_claim, bytes >= max_bytes and 1 or 0 }

@@ -32,6 +32,7 @@ impl Jobs {
             .arg(progress.map_or_else(String::new, |progress| self.seal_progress(job, entry, progress)))
             .arg(self.store.redis.topics().notifications())
             .arg(Notification::DueChanged(job.queue.clone()).encode())
+            .arg(self.store.redis.lease_start())
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         count_renewals(usize::from(renewed == 1), usize::from(renewed != 1));
@@ -103,6 +104,7 @@ impl Jobs {
             .arg(PULL_CONSUMER)
             .arg(self.store.redis.topics().notifications())
             .arg(Notification::DueChanged(job.queue.clone()).encode())
+            .arg(self.store.redis.lease_start())
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         Ok(issued == 1)
@@ -125,6 +127,7 @@ impl Jobs {
         call.key(keys.stream(priority)).key(keys.active()).key(keys.leases());
         call.arg(consumer.name()).arg(priority.get()).arg(worker.as_str());
         call.arg(self.store.redis.topics().notifications()).arg(Notification::DueChanged(queue.clone()).encode());
+        call.arg(self.store.redis.lease_start());
         for (entry, started_at, lease_ms) in held {
             call.arg(entry.to_string()).arg(*started_at).arg(lease_ms.unwrap_or(0));
         }

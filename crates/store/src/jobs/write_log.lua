@@ -2,13 +2,15 @@
 -- deadline.
 -- KEYS: 1 stream, 2 active, 3 leases, 4 log
 -- ARGV: 1 entry, 2 attempt name, 3 to 5 fence: kind, owner, detail (see fence.lua), 6 most lines, 7 TTL of the log in ms,
---       8 notification channel, 9 notification (due), 10.. lines
+--       8 notification channel, 9 notification (due), 10 when a lease starts by the caller's knowledge of the clock,
+--       11.. lines
 -- Returns 1, or 0 when the attempt is not the current one.
 -- May run twice: the second run adds the lines again, which people can see.
 local stream, active, leases, log = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local entry, attempt_name, fence_kind, fence_owner, fence_detail = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local max_lines, ttl_ms, notifications, due_notification = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
-local first_line = 10
+local expected_start = ARGV[10]
+local first_line = 11
 
 if not is_current_attempt(stream, active, leases, entry, attempt_name, fence_kind, fence_owner, fence_detail) then
   return 0
@@ -17,7 +19,7 @@ for i = first_line, #ARGV do redis.call('XADD', log, 'MAXLEN', max_lines, '*', '
 redis.call('PEXPIRE', log, ttl_ms)
 if fence_kind == 'pull' then
   local attempt = attempt_of(active, attempt_name)
-  local expiry = now_ms() + attempt.lease_ms
+  local expiry = lease_start(expected_start) + attempt.lease_ms
   if attempt.deadline > 0 and attempt.deadline < expiry then expiry = attempt.deadline end
   set_due(leases, attempt_name, expiry, notifications, due_notification, 'XX')
 end

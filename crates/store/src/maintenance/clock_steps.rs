@@ -5,13 +5,16 @@
 //! gets there again: they get the longest time that they can have from now on. What a user gave as a time of day stays:
 //! scheduled jobs, `expires_at`. TTLs of results and similar data stay too: only Redis could change them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::ConnectionLike;
 
 use crate::{
     StoreResult,
-    connection::clock::{MoveDue, score_to_millis},
+    connection::{
+        clock::{MoveDue, score_to_millis},
+        redis_clock::{ClockSteps, READING_INTERVAL, SET_BACK_MEMORY},
+    },
     jobs::Jobs,
     keys::{self, QueueKeys},
     script,
@@ -24,9 +27,45 @@ const PAGE: usize = 100;
 /// No timer of a limit, a follow-up or a chosen id is later than that for long.
 const MAX_TIMER_MS: Millis = 60_000;
 
+/// When no process starts a lease by the clock as it was before a step back any more: each has read the clock by then.
+const HEAL_AGAIN_AFTER: Duration = Duration::from_secs(2 * READING_INTERVAL.as_secs() + SET_BACK_MEMORY.as_secs());
+
+/// What the leader has healed.
+pub(super) struct HealedSteps {
+    /// The steps of Redis's clock until then.
+    pub(super) steps: ClockSteps,
+    /// When leases are healed again: those that started, after a step back, by the clock as it was before.
+    again_at: Option<Instant>,
+}
+
+impl HealedSteps {
+    /// What a new leader takes for healed. The leader before it may have had leases to heal again.
+    pub(super) fn new(steps: ClockSteps) -> Self {
+        Self { steps, again_at: Some(Instant::now() + HEAL_AGAIN_AFTER) }
+    }
+
+    /// Notes that all steps so far are being healed; returns by how many ms the clock was set since the last call.
+    pub(super) fn advance(&mut self, steps: ClockSteps) -> Millis {
+        let before = std::mem::replace(self, Self::new(steps));
+        steps.total_ms - before.steps.total_ms
+    }
+
+    /// Heals leases again when it is time.
+    pub(super) async fn heal_again(&mut self, jobs: &Jobs) -> StoreResult<()> {
+        if self.again_at.take_if(|at| *at <= Instant::now()).is_none() {
+            return Ok(());
+        }
+        move_leases(jobs, 0).await
+    }
+}
+
 /// Gives running attempts back what was left of their leases and time limits before Redis's clock was set by `by_ms`.
 pub(super) async fn heal_leases(jobs: &Jobs, by_ms: Millis) -> StoreResult<()> {
     tracing::warn!(event = "maintenance.clock_healed", by_ms, "redis's clock was set: leases get their time back");
+    move_leases(jobs, by_ms).await
+}
+
+async fn move_leases(jobs: &Jobs, by_ms: Millis) -> StoreResult<()> {
     for queue in jobs.list_queues().await? {
         let keys = QueueKeys::new(&queue);
         let mut redis = jobs.store.redis.clone();

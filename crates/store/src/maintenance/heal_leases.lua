@@ -16,7 +16,8 @@ local RECENT_MS = 10000
 local now, found = now_ms(), 0
 for i = first_name, #ARGV do
   local name = ARGV[i]
-  local expiry = tonumber(redis.call('ZSCORE', leases, name) or '')
+  local known_expiry = tonumber(redis.call('ZSCORE', leases, name) or '')
+  local expiry = known_expiry
   local text = redis.call('HGET', active, name) or ''
   local token, started, lease_ms, deadline, worker = string.match(text, '^(%S+) (%d+) (%d+) (%d+) (.*)$')
   if expiry and token then
@@ -36,8 +37,10 @@ for i = first_name, #ARGV do
     expiry = math.min(expiry, now + lease_ms)
     if deadline > 0 and deadline < expiry then expiry = deadline end
     started = math.max(0, math.min(now, started + shift_ms))
-    redis.call('HSET', active, name, string.format('%s %d %d %d %s', token, started, lease_ms, deadline, worker))
-    redis.call('ZADD', leases, 'XX', string.format('%.0f', expiry), name)
+    local healed = string.format('%s %d %d %d %s', token, started, lease_ms, deadline, worker)
+    if healed ~= text then redis.call('HSET', active, name, healed) end
+    -- The score is a whole number: one that stays is not written
+    if expiry ~= known_expiry then redis.call('ZADD', leases, 'XX', string.format('%.0f', expiry), name) end
   end
 end
 return found

@@ -53,6 +53,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use clock_steps::HealedSteps;
 use due_times::{DueTimes, QueueTask};
 use failures::{FAILURE_PAUSE, MAINTENANCE_MODE_PAUSE, pause_on_error, reschedule_on_error};
 use leadership::{UnhealedSteps, acquire_leadership, resign_leadership, tell_details};
@@ -169,8 +170,7 @@ struct Leader<'a> {
     grace: &'a mut OutageGrace,
     due_times: DueTimes,
     cron: cron::CronTimer,
-    /// The steps of Redis's clock that were healed.
-    healed_steps: ClockSteps,
+    healed: HealedSteps,
 }
 
 impl<'a> Leader<'a> {
@@ -182,7 +182,7 @@ impl<'a> Leader<'a> {
         healed_steps: ClockSteps,
     ) -> Self {
         let (due_times, cron) = (DueTimes::default(), cron::CronTimer::default());
-        Self { jobs, settings, holder, grace, due_times, cron, healed_steps }
+        Self { jobs, settings, holder, grace, due_times, cron, healed: HealedSteps::new(healed_steps) }
     }
 
     /// Works until the leader lease is lost (`Ok`), Redis is unavailable (`Err`), or `stop` is cancelled. The sweep,
@@ -258,7 +258,7 @@ impl<'a> Leader<'a> {
     }
 
     async fn renew_leadership(&mut self) -> StoreResult<bool> {
-        let has_healed_all = self.jobs.store.redis.clock().steps().count == self.healed_steps.count;
+        let has_healed_all = self.jobs.store.redis.clock().steps().count == self.healed.steps.count;
         let expected_now = has_healed_all.then(|| self.now());
         let asked = acquire_leadership(self.jobs, self.holder, self.settings.leader_lease, expected_now);
         Ok(self.grace.observe(asked).await?.is_held)
@@ -267,15 +267,14 @@ impl<'a> Leader<'a> {
     /// Heals what steps of Redis's clock left behind since the last call; false if the leader lease is lost.
     async fn heal_clock_steps(&mut self) -> StoreResult<bool> {
         let steps = self.jobs.store.redis.clock().steps();
-        if steps.count == self.healed_steps.count {
-            return Ok(true);
+        if steps.count == self.healed.steps.count {
+            return self.healed.heal_again(self.jobs).await.map(|()| true);
         }
         // A process that was stopped together with its clocks sees a step, too, but then it is not the leader any more
         if !self.renew_leadership().await? {
             return Ok(false);
         }
-        let by_ms = steps.total_ms - self.healed_steps.total_ms;
-        self.healed_steps = steps;
+        let by_ms = self.healed.advance(steps);
         clock_steps::heal_leases(self.jobs, by_ms).await?;
         if by_ms < 0 {
             self.heal_clock_set_back(by_ms).await?;

@@ -11,6 +11,7 @@ mod channel_patterns;
 mod channel_publishing;
 mod channels;
 mod claims;
+mod clock_steps;
 mod compact_results;
 mod confirmation;
 mod consistency_checker;
