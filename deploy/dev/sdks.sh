@@ -12,7 +12,8 @@ find_redis_server
 port=$(python3 -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
 start "$REDIS_SERVER" --port "$port" --bind 127.0.0.1 --save "" --dir "$work" --logfile redis.log
 export GALLEY__REDIS__URL=redis://127.0.0.1:$port GALLEY__GATEWAY__LISTEN=127.0.0.1:0 GALLEY__LOG__FORMAT=json
-export GALLEY__MAINTENANCE__SWEEP_MS=100
+# The retry policy of the one for Python cannot ask for dead letters
+export GALLEY__MAINTENANCE__SWEEP_MS=100 GALLEY__JOBS__ON_EXHAUSTION=dead_letter
 start "${GALLEY_TEST_BINARIES:-$target/debug}/gateway" >"$work/gateway.log"
 url=
 while [ -z "$url" ]; do

@@ -104,6 +104,7 @@ mod rolling_upgrade;
 mod running;
 mod rust_handlers;
 mod schemathesis;
+mod sdk_requests;
 mod sealing;
 mod slow_readers;
 mod sse;

@@ -2,6 +2,8 @@
 //!
 //! Answers have the entry as `cron`, which the suites of the Open Job Spec read; its text says `cron_job`.
 
+use std::cell::Cell;
+
 use actix_web::{HttpRequest, HttpResponse, http::StatusCode, web};
 use common::{
     json::{Object, ObjectWriter},
@@ -18,7 +20,7 @@ use store::cron::RegisterCronError;
 use super::{
     ApiResult,
     jobs::{ParsedJob, enqueue_parsed},
-    ojs_response, parse_bounded, parse_flag, with_warnings,
+    ojs_response, parse_bounded, parse_flag, parse_offset, with_warnings,
 };
 use crate::{
     auth::Caller,
@@ -76,14 +78,17 @@ pub(super) struct ListCronQuery {
     enabled: Option<String>,
     after: Option<String>,
     limit: Option<String>,
+    offset: Option<String>,
 }
 
 pub(super) async fn list(caller: Caller, services: web::Data<Services>, query: web::Query<ListCronQuery>) -> ApiResult {
     let limit = parse_bounded("limit", query.limit.as_deref(), MAX_PAGE_SIZE, MAX_PAGE_SIZE)?;
     let enabled = parse_flag("enabled", query.enabled.as_deref())?;
+    let passed_over = Cell::new(parse_offset(query.offset.as_deref())?);
     let cron = services.jobs.cron();
     let page = cron.page(query.after.as_deref(), limit, |entry| {
-        enabled.is_none_or(|enabled| enabled == entry.enabled) && caller.has_cron_entry(entry)
+        let is_wanted = enabled.is_none_or(|enabled| enabled == entry.enabled) && caller.has_cron_entry(entry);
+        is_wanted && passed_over.replace(passed_over.get().saturating_sub(1)) == 0
     });
     let page = page.await?;
     // How many there are in all is for keys that see all

@@ -17,7 +17,7 @@ use store::jobs::{DiscardedCursor, DiscardedFilter, DiscardedList};
 use super::{
     ApiResult, job_json,
     jobs::{job_not_found, parse_job_id, state_change_response},
-    ojs_response, parse_bounded,
+    ojs_response, parse_bounded, parse_offset,
     queues::known_queue,
 };
 use crate::{
@@ -82,6 +82,7 @@ pub(super) struct ListDiscardedQuery {
     until: Option<String>,
     limit: Option<String>,
     after: Option<String>,
+    offset: Option<String>,
 }
 
 pub(super) async fn list(
@@ -98,11 +99,21 @@ async fn list_page(
     (list, scope): (DiscardedList, Scope),
     query: ListDiscardedQuery,
 ) -> ApiResult {
-    let ListDiscardedQuery { queue, job_type, error_type, since, until, limit, after } = query;
+    let ListDiscardedQuery { queue, job_type, error_type, since, until, limit, after, offset } = query;
     let limit = parse_bounded("limit", limit.as_deref(), 100, MAX_DEAD_LETTERS)?;
-    let after = parse_cursor(after)?;
+    let mut passed_over = parse_offset(offset.as_deref())?;
+    let mut after = parse_cursor(after)?;
     let filter = DeadLetterFilterRequest { queue, job_type, error_type, since, until };
     let filter = filter.validate(caller, services, scope).await?;
+    while passed_over > 0 {
+        let some = passed_over.min(MAX_DEAD_LETTERS);
+        let page = services.jobs.list_discarded(list, &filter, after.as_ref(), some).await?;
+        passed_over -= page.jobs.len();
+        after = page.next;
+        if after.is_none() {
+            return Ok(ojs_response(StatusCode::OK, r#"{"jobs":[],"next":null}"#.to_owned()));
+        }
+    }
     let page = services.jobs.list_discarded(list, &filter, after.as_ref(), limit).await?;
     let jobs: Vec<String> = page.jobs.into_iter().map(|(_, json)| json).collect();
     let next = json!(page.next.map(|next| next.to_string()));

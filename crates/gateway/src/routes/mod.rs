@@ -347,6 +347,18 @@ fn parse_flag(name: &str, given: Option<&str>) -> Result<Option<bool>, ApiError>
     }
 }
 
+/// The largest `offset`: what it passes over is read all the same.
+const MAX_OFFSET: usize = 10_000;
+
+/// How much of a list to pass over, which clients of the Open Job Spec send instead of `after`.
+fn parse_offset(given: Option<&str>) -> Result<usize, ApiError> {
+    let Some(text) = given else { return Ok(0) };
+    text.parse().ok().filter(|number| *number <= MAX_OFFSET).ok_or_else(|| {
+        let got = common::name::quoted(text);
+        ApiError::invalid(format!("offset must be an integer from 0 to {MAX_OFFSET}, got {got}; further on use after"))
+    })
+}
+
 /// A whole number in a query, within bounds.
 fn parse_bounded(name: &str, given: Option<&str>, default: usize, most: usize) -> Result<usize, ApiError> {
     let Some(text) = given else { return Ok(default) };

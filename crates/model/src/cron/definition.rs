@@ -21,7 +21,7 @@ use common::{
 pub const MAX_ENTRY_BYTES: usize = 65_536;
 
 /// The members that a request may have. Those that Galley manages are ignored, any other is an error.
-const ALLOWED_MEMBERS: [&str; 11] = [
+const ALLOWED_MEMBERS: [&str; 12] = [
     "name",
     "expression",
     "cron",
@@ -32,6 +32,7 @@ const ALLOWED_MEMBERS: [&str; 11] = [
     "job_template",
     "type",
     "args",
+    "meta",
     "options",
 ];
 const SYSTEM_MANAGED: [&str; 8] = [
@@ -127,7 +128,7 @@ pub fn parse_enabled(body: &Object<'_>) -> Result<bool, RequestError> {
 
 /// The template, and warnings about its members.
 fn parse_template(body: &Object<'_>, now: Millis) -> Result<(JobTemplate, Vec<String>), RequestError> {
-    let flat = || body.iter().filter(|(name, _)| matches!(*name, "type" | "args" | "options"));
+    let flat = || body.iter().filter(|(name, _)| matches!(*name, "type" | "args" | "meta" | "options"));
     let Some(nested) = body.get("job_template") else { return JobTemplate::parse(flat(), now) };
     require_object(nested, "job_template")?;
     let nested: Object =
@@ -185,6 +186,10 @@ mod tests {
         assert_eq!(
             (nested.timezone.as_str(), nested.overlap_policy, nested.enabled),
             ("UTC", OverlapPolicy::Skip, true)
+        );
+        assert_eq!(
+            parse(r#"{"name":"n","cron":"@daily","type":"a","meta":{"k":1.0}}"#).expect("allowed").template.as_str(),
+            r#"{"type":"a","meta":{"k":1.0},"args":[]}"#
         );
         assert_eq!(
             parse(r#"{"name":"n","cron":"@daily","type":"a"}"#).expect("allowed").template.as_str(),

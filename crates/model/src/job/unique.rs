@@ -21,6 +21,8 @@ const DEFAULT_STATES: [JobState; 5] =
     [JobState::Available, JobState::Active, JobState::Scheduled, JobState::Retryable, JobState::Pending];
 /// Names in `args_keys` and `meta_keys`.
 const MAX_KEYS: usize = 50;
+/// What `keys` can name.
+const DIMENSIONS: [&str; 4] = ["type", "queue", "args", "meta"];
 
 /// A checked policy, applied to one job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +71,7 @@ impl UniquePolicy {
     pub fn parse(raw: &RawValue, job: UniqueDimensions<'_>) -> Result<Self, String> {
         let policy: Object = serde_json::from_str(raw.get())
             .map_err(|_| format!("unique must be a JSON object, got {}", quoted(raw.get())))?;
-        let known = ["keys", "args_keys", "meta_keys", "period", "states", "on_conflict"];
+        let known = ["keys", "key", "args_keys", "meta_keys", "period", "states", "on_conflict"];
         policy.check_names(&known).map_err(|unknown| format!("unique: {unknown}"))?;
         Ok(Self {
             fingerprint: compute_fingerprint(&policy, job)?,
@@ -122,18 +124,58 @@ fn parse_names(policy: &Object, member: &str) -> Result<Option<Vec<String>>, Str
     })
 }
 
-fn compute_fingerprint(policy: &Object, job: UniqueDimensions<'_>) -> Result<String, String> {
+/// The dimensions, and which arguments count if not all do. They are in `keys` and `args_keys`, or in `key`.
+fn parse_dimensions(policy: &Object, args: &RawValue) -> Result<(Vec<String>, Option<Vec<String>>), String> {
+    if policy.get("key").is_some() {
+        return parse_key(policy, args);
+    }
     let dimensions = parse_names(policy, "keys")?.unwrap_or_default();
-    if let Some(unknown) = dimensions.iter().find(|name| !["type", "queue", "args", "meta"].contains(&name.as_str())) {
+    if let Some(unknown) = dimensions.iter().find(|name| !DIMENSIONS.contains(&name.as_str())) {
         return Err(format!("unique.keys must name type, queue, args or meta, got {}", quoted(unknown)));
     }
+    Ok((dimensions, parse_names(policy, "args_keys")?))
+}
+
+/// `key` names members of args in the specification, and dimensions in its SDKs. What could mean both is refused: a job
+/// that is taken for a duplicate of another one is lost.
+fn parse_key(policy: &Object, args: &RawValue) -> Result<(Vec<String>, Option<Vec<String>>), String> {
+    if let Some(other) = ["keys", "args_keys"].into_iter().find(|name| policy.get(name).is_some()) {
+        return Err(format!("unique.key stands for keys and args_keys; give it without {other}"));
+    }
+    let names = parse_names(policy, "key")?.unwrap_or_default();
+    let (mut dimensions, chosen): (Vec<String>, Vec<String>) =
+        names.into_iter().partition(|name| DIMENSIONS.contains(&name.as_str()));
+    if dimensions.iter().any(|name| name == "args") {
+        return match chosen.first() {
+            None => Ok((dimensions, None)),
+            Some(name) => Err(format!("unique.key must name args or members of it, not both, got {}", quoted(name))),
+        };
+    }
+    let list: Vec<&RawValue> = serde_json::from_str(args.get()).map_err(|error| format!("unique: args: {error}"))?;
+    let has_member = |name: &str| {
+        let objects = list.iter().filter_map(|argument| serde_json::from_str::<Object>(argument.get()).ok());
+        objects.into_iter().any(|object| object.get(name).is_some())
+    };
+    if let Some(both) = dimensions.iter().find(|name| has_member(name)) {
+        return Err(format!(
+            "unique.key: {both} is a dimension and a member of args; say which with keys and args_keys"
+        ));
+    }
+    if chosen.is_empty() {
+        return Ok((dimensions, None));
+    }
+    dimensions.push("args".to_owned());
+    Ok((dimensions, Some(chosen)))
+}
+
+fn compute_fingerprint(policy: &Object, job: UniqueDimensions<'_>) -> Result<String, String> {
+    let (dimensions, chosen_args) = parse_dimensions(policy, job.args)?;
     let has = |name: &str| dimensions.iter().any(|dimension| dimension == name);
     let mut members: BTreeMap<&str, String> = BTreeMap::new();
     members.insert("type", canonical_text(job.job_type.as_str()));
     members.insert("queue", canonical_text(job.queue));
     if has("args") {
-        let chosen = parse_names(policy, "args_keys")?;
-        members.insert("args", canonical_args(job.args, chosen).map_err(|problem| format!("unique: {problem}"))?);
+        members.insert("args", canonical_args(job.args, chosen_args).map_err(|problem| format!("unique: {problem}"))?);
     }
     if has("meta") {
         let chosen = parse_names(policy, "meta_keys")?.filter(|names| !names.is_empty());
@@ -274,6 +316,23 @@ mod tests {
     }
 
     #[test]
+    fn key_names_dimensions_or_members_of_args_and_nothing_that_could_be_both() {
+        let fingerprint = |policy: &str, args: &str| unique(policy, args, "{}").map(|policy| policy.fingerprint);
+        let args = r#"[{"to":"a","template":"t","type":"x"}]"#;
+        for (key, keys) in [
+            (r#"{"key":["to","template"]}"#, r#"{"keys":["args"],"args_keys":["to","template"]}"#),
+            (r#"{"key":["type","queue","args"]}"#, r#"{"keys":["type","queue","args"]}"#),
+            (r#"{"key":["queue","to"]}"#, r#"{"keys":["queue","args"],"args_keys":["to"]}"#),
+            (r#"{"key":[]}"#, r#"{"keys":[]}"#),
+        ] {
+            assert_eq!(fingerprint(key, args).expect(key), fingerprint(keys, args).expect(keys), "{key}");
+        }
+        assert!(!same(r#"{"key":["to"]}"#, r#"[{"to":"a"}]"#, r#"[{"to":"b"}]"#));
+        let error = fingerprint(r#"{"key":["type"]}"#, args).expect_err("type could be both");
+        assert_eq!(error, "unique.key: type is a dimension and a member of args; say which with keys and args_keys");
+    }
+
+    #[test]
     fn strings_are_compared_as_they_are_meant_and_what_cannot_be_decoded_is_refused() {
         assert!(same(r#"{"keys":["args"]}"#, r#"["\u0061\/b"]"#, r#"["a/b"]"#));
         let written = r#"{"\u006beys":["\u0061rgs"],"on_conflict":"\u0069gnore","states":["\u0061ctive"]}"#;
@@ -301,6 +360,12 @@ mod tests {
             (r#"{"keys":"args"}"#, "unique.keys must be an array"),
             (r#"{"keys":["meta"]}"#, "unique.meta_keys must name"),
             (r#"{"keys":["args"],"args_keys":["nobody"]}"#, "unique: args_keys must name"),
+            (r#"{"key":"to"}"#, "unique.key must be an array"),
+            (r#"{"key":["nobody"]}"#, "unique: args_keys must name"),
+            (r#"{"key":["meta"]}"#, "unique.meta_keys must name"),
+            (r#"{"key":["args","to"]}"#, "unique.key must name args or members of it, not both"),
+            (r#"{"key":["type"],"keys":["args"]}"#, "unique.key stands for keys and args_keys; give it without keys"),
+            (r#"{"key":["to"],"args_keys":["to"]}"#, "unique.key stands for keys and args_keys; give it without args"),
             (r#"{"period":"1s"}"#, "unique.period must be"),
             (r#"{"period":"PT0S"}"#, "unique.period must be"),
             (r#"{"states":[]}"#, "unique.states must be"),

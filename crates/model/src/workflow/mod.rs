@@ -1,7 +1,7 @@
 //! Workflows: jobs that depend on each other. A chain runs its jobs in sequence, a group in parallel. A batch is a
 //! group with callbacks.
 //!
-//! Pure code: `request` checks a client's request, `progress` decides which jobs must exist now and the state, `view`
+//! Pure code: `request` checks a client's request, `steps` finds the kind of one that has steps with `depends_on`, `progress` decides which jobs must exist now and the state, `view`
 //! is what clients see. The store (`store::workflows`) applies it.
 //!
 //! A job of a workflow has an index: the members count from 0 in the order of the request, the callbacks come after
@@ -9,6 +9,8 @@
 
 mod progress;
 mod request;
+mod request_checks;
+mod steps;
 mod view;
 
 use std::{fmt, str::FromStr};

@@ -2,7 +2,11 @@
 
 use serde_json::value::RawValue;
 
-use super::{BatchCallback, WorkflowKind};
+use super::{
+    BatchCallback, WorkflowKind,
+    request_checks::{invalid, parse_text},
+    steps::{self, RequestedStep, StepOrder},
+};
 use crate::job::{NewJob, RequestError};
 use common::{
     id::WorkflowId,
@@ -23,7 +27,7 @@ pub struct NewWorkflow {
     pub id: Option<WorkflowId>,
     /// Its kind.
     pub kind: WorkflowKind,
-    /// `name` and `meta` as a JSON object, shown as they were sent.
+    /// `name` and `meta` as a JSON object, shown as they were sent; of a request by steps also their ids and order.
     pub name_and_meta: String,
     /// Its members, in order.
     pub members: Vec<NewWorkflowMember>,
@@ -42,32 +46,58 @@ pub struct NewWorkflowMember {
     pub job: NewJob,
 }
 
-fn invalid(message: impl Into<String>) -> RequestError {
-    RequestError::Invalid(message.into())
-}
-
 impl NewWorkflow {
     /// Checks a request body.
     ///
     /// # Errors
     /// The first member that is missing or wrong.
     pub fn parse(body: &Object<'_>, max_jobs: usize, now: Millis) -> Result<Self, RequestError> {
+        if body.get("type").is_none() && body.get("steps").is_some() {
+            return Self::parse_steps(body, max_jobs, now);
+        }
         let kind = parse_kind(body)?;
         let list = kind.members_key();
         let callbacks_allowed = kind == WorkflowKind::Batch;
         let mut known = vec!["id", "type", "name", "meta", list];
         known.extend(callbacks_allowed.then_some("callbacks"));
         body.check_names(&known).map_err(|unknown| invalid(format!("a {}: {unknown}", kind.as_str())))?;
-        let id = body.get("id").map(|raw| parse_text(raw, "id")?.parse().map_err(RequestError::from)).transpose()?;
+        let id = parse_id(body)?;
         let members = parse_members(body, list, max_jobs, now)?;
         let callbacks = if callbacks_allowed { parse_callbacks(body, now)? } else { Vec::new() };
         let numbered = members.iter().enumerate().map(|(index, member)| (format!("{list}[{index}]"), member));
         let named = callbacks.iter().map(|(callback, member)| (format!("callbacks.{}", callback.as_str()), member));
-        let warned = numbered
-            .chain(named)
-            .flat_map(|(place, member)| member.job.warnings.iter().map(move |warning| format!("{place}: {warning}")));
-        let warnings = warned.take(MAX_WARNINGS).collect();
-        Ok(Self { id, kind, name_and_meta: parse_name_and_meta(body)?, members, callbacks, warnings })
+        let warnings = collect_warnings(numbered.chain(named));
+        let name_and_meta = parse_name_and_meta(body)?.finish();
+        Ok(Self { id, kind, name_and_meta, members, callbacks, warnings })
+    }
+
+    /// A request without `type`, whose steps say which others they depend on.
+    fn parse_steps(body: &Object<'_>, max_jobs: usize, now: Millis) -> Result<Self, RequestError> {
+        let known = ["id", "name", "meta", "steps", "options"];
+        body.check_names(&known).map_err(|unknown| invalid(format!("a workflow by steps: {unknown}")))?;
+        let id = parse_id(body)?;
+        let given = steps::parse(body, max_jobs + BatchCallback::ALL.len())?;
+        let StepOrder { kind, members, callbacks } = steps::find_order(&given)?;
+        if members.len() > max_jobs {
+            return Err(invalid(format!("steps must be at most {max_jobs} jobs, got {}", members.len())));
+        }
+        let read = |index: usize| {
+            let raw = RawValue::from_string(given[index].job.clone()).map_err(|error| invalid(error.to_string()))?;
+            NewWorkflowMember::parse(&raw, &format!("steps[{index}]"), now)
+        };
+        let in_order: Vec<usize> = members.iter().chain(callbacks.iter().map(|(_, index)| index)).copied().collect();
+        let members: Vec<NewWorkflowMember> = members.into_iter().map(read).collect::<Result<_, _>>()?;
+        let callbacks: Vec<(BatchCallback, NewWorkflowMember)> = callbacks
+            .into_iter()
+            .map(|(callback, index)| Ok((callback, read(index)?)))
+            .collect::<Result<_, RequestError>>()?;
+        let jobs = members.iter().chain(callbacks.iter().map(|(_, member)| member));
+        let places = in_order.iter().map(|index| format!("steps[{index}]"));
+        let warnings = collect_warnings(places.zip(jobs));
+        let shown: Vec<&RequestedStep> = in_order.iter().map(|index| &given[*index]).collect();
+        let mut about = parse_name_and_meta(body)?;
+        about.raw("steps", &steps::to_json(&shown));
+        Ok(Self { id, kind, name_and_meta: about.finish(), members, callbacks, warnings })
     }
 
     /// Whether a request contains a time, so that `now` must come from Redis's clock.
@@ -75,7 +105,8 @@ impl NewWorkflow {
     pub fn mentions_time(body: &Object<'_>) -> bool {
         let lists = ["steps", "jobs"].into_iter().filter_map(|name| body.get(name));
         let mut jobs = lists.filter_map(|raw| serde_json::from_str::<Vec<Object>>(raw.get()).ok()).flatten();
-        jobs.any(|job| NewJob::mentions_time(&job))
+        // The options of a workflow by steps hold for all of them
+        NewJob::mentions_time(body) || jobs.any(|job| NewJob::mentions_time(&job))
     }
 }
 
@@ -102,9 +133,21 @@ impl NewWorkflowMember {
     }
 }
 
+fn parse_id(body: &Object<'_>) -> Result<Option<WorkflowId>, RequestError> {
+    body.get("id").map(|raw| parse_text(raw, "id")?.parse().map_err(RequestError::from)).transpose()
+}
+
+/// What the jobs have and nothing acts on.
+fn collect_warnings<'a>(jobs: impl Iterator<Item = (String, &'a NewWorkflowMember)>) -> Vec<String> {
+    let warned =
+        jobs.flat_map(|(place, member)| member.job.warnings.iter().map(move |warning| format!("{place}: {warning}")));
+    warned.take(MAX_WARNINGS).collect()
+}
+
 fn parse_kind(body: &Object<'_>) -> Result<WorkflowKind, RequestError> {
     let allowed = "\"chain\", \"group\" or \"batch\"";
-    let raw = body.get("type").ok_or_else(|| invalid(format!("type is required: {allowed}")))?;
+    let raw =
+        body.get("type").ok_or_else(|| invalid(format!("type is required: {allowed}, or steps with depends_on")))?;
     let name: Option<String> = serde_json::from_str(raw.get()).ok();
     name.as_deref()
         .and_then(WorkflowKind::from_name)
@@ -151,7 +194,7 @@ fn parse_callbacks(body: &Object<'_>, now: Millis) -> Result<Vec<(BatchCallback,
     Ok(found)
 }
 
-fn parse_name_and_meta(body: &Object<'_>) -> Result<String, RequestError> {
+fn parse_name_and_meta(body: &Object<'_>) -> Result<ObjectWriter, RequestError> {
     let mut about = ObjectWriter::default();
     if let Some(raw) = body.get("name") {
         let name = parse_text(raw, "name")?;
@@ -166,11 +209,7 @@ fn parse_name_and_meta(body: &Object<'_>) -> Result<String, RequestError> {
         }
         about.raw("meta", raw.get());
     }
-    Ok(about.finish())
-}
-
-fn parse_text(raw: &RawValue, name: &str) -> Result<String, RequestError> {
-    serde_json::from_str(raw.get()).map_err(|_| invalid(format!("{name} must be a string, got {}", quoted(raw.get()))))
+    Ok(about)
 }
 
 #[cfg(test)]
@@ -208,7 +247,7 @@ mod tests {
     fn each_wrong_workflow_is_refused_with_what_is_allowed() {
         let job = r#"{"type":"a","args":[]}"#;
         for (json, expected) in [
-            ("{}".to_owned(), r#"type is required: "chain", "group" or "batch""#),
+            ("{}".to_owned(), r#"type is required: "chain", "group" or "batch", or steps with depends_on"#),
             (r#"{"type":"dag"}"#.to_owned(), r#"type must be "chain", "group" or "batch""#),
             (r#"{"type":1}"#.to_owned(), "type must be"),
             (r#"{"type":"chain"}"#.to_owned(), "steps is required: a JSON array of 1 to 3 jobs"),

@@ -1,10 +1,12 @@
 //! A workflow as clients see it: its state, its counters and all its jobs in one JSON object.
 
+use serde_json::value::RawValue;
+
 use super::{BatchCallback, WorkflowKind, WorkflowState};
 use crate::job::JobState;
 use common::{
     id::{JobId, WorkflowId},
-    json::ObjectWriter,
+    json::{Object, ObjectWriter},
     time::{self, Millis},
 };
 
@@ -44,7 +46,7 @@ pub struct WorkflowView {
     pub kind: WorkflowKind,
     /// Its state.
     pub state: WorkflowState,
-    /// `name` and `meta`, as a JSON object.
+    /// `name` and `meta`, as a JSON object; of a workflow by steps also `steps`, their ids and order.
     pub name_and_meta: String,
     /// When it was created.
     pub created_at: Millis,
@@ -64,7 +66,7 @@ impl WorkflowView {
     pub fn to_json(&self) -> String {
         let mut out = ObjectWriter::default();
         out.text("id", &self.id.to_string()).text("type", self.kind.as_str()).text("state", self.state.as_str());
-        out.splice(&self.name_and_meta);
+        let steps = self.write_name_and_meta(&mut out);
         let number = |count: usize| i128::try_from(count).unwrap_or_default();
         let [completed, failed, cancelled] = self.counts.map(number);
         if self.kind == WorkflowKind::Chain {
@@ -87,12 +89,48 @@ impl WorkflowView {
             if self.kind == WorkflowKind::Batch {
                 out.raw("callbacks", &list(true));
             }
+            if let Some(steps) = steps {
+                let steps = steps.iter().zip(&self.jobs).map(|(step, job)| job.to_step_json(step, over));
+                out.raw("steps", &format!("[{}]", steps.collect::<Vec<_>>().join(",")));
+            }
         }
         out.finish()
+    }
+
+    /// Adds `name` and `meta`. Returns the steps of a workflow by steps: they are in the order of its jobs.
+    fn write_name_and_meta(&self, out: &mut ObjectWriter) -> Option<Vec<Object<'_>>> {
+        let about = Some(&self.name_and_meta).filter(|about| about.contains("\"steps\":"));
+        let about: Option<Object> = about.and_then(|about| serde_json::from_str(about).ok());
+        let Some((about, steps)) = about.and_then(|about| about.get("steps").map(|steps| (about.clone(), steps)))
+        else {
+            out.splice(&self.name_and_meta);
+            return None;
+        };
+        for (name, value) in about.iter().filter(|(name, _)| *name != "steps") {
+            out.raw(name, value.get());
+        }
+        serde_json::from_str(steps.get()).ok()
     }
 }
 
 impl WorkflowJobView {
+    /// The same as a step of the Open Job Spec's HTTP binding.
+    fn to_step_json(&self, step: &Object<'_>, over: bool) -> String {
+        let mut out = ObjectWriter::default();
+        out.raw("id", step.get("id").map_or("null", RawValue::get)).text("type", &self.job_type);
+        let unstarted = if over { JobState::Cancelled } else { JobState::Pending };
+        out.text("state", self.state.unwrap_or(unstarted).as_str());
+        match self.state {
+            Some(_) => out.text("job_id", &self.id.to_string()),
+            None => out.raw("job_id", "null"),
+        };
+        if let Some(result) = &self.result {
+            out.raw("result", result);
+        }
+        out.raw("depends_on", step.get("depends_on").map_or("[]", RawValue::get));
+        out.finish()
+    }
+
     /// A job that has not started is waiting, or `cancelled` if the workflow is finished.
     fn to_json(&self, over: bool) -> String {
         let mut out = ObjectWriter::default();
@@ -147,6 +185,17 @@ mod tests {
         let json = view.to_json();
         assert!(json.contains(r#""steps_total":2,"steps_completed":1"#) && json.contains(r#""name":"n""#), "{json}");
         assert!(json.contains(r#""result":1.0"#) && json.contains(r#""state":"waiting""#), "{json}");
+        assert!(!json.contains(r#""steps":"#), "{json}");
+        view.name_and_meta =
+            r#"{"meta":{"k":1},"steps":[{"id":"x","depends_on":[]},{"id":"y","depends_on":["x"]}]}"#.into();
+        let (json, first) = (view.to_json(), &view.jobs[0].id);
+        let steps = format!(
+            r#""steps":[{{"id":"x","type":"a","state":"completed","job_id":"{first}","result":1.0,"depends_on":[]}},{{"id":"y","type":"a","state":"pending","job_id":null,"depends_on":["x"]}}]"#
+        );
+        assert!(json.ends_with(&format!("{steps}}}")) && json.contains(r#","meta":{"k":1},"#), "{json}");
+        view.jobs.clear();
+        assert!(!view.to_json().contains(r#""steps":"#), "a list shows no steps");
+        view.jobs = vec![job(0, Some(JobState::Completed), None), job(1, None, None)];
         (view.state, view.ended_at) = (WorkflowState::Failed, Some(5));
         let json = view.to_json();
         assert!(json.contains(r#""state":"cancelled""#) && json.contains("completed_at"), "{json}");

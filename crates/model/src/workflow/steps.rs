@@ -1,0 +1,298 @@
+//! Workflows by steps, as the HTTP binding of the Open Job Spec has them: each step has an id and names those that it
+//! depends on. Such a request is stored as the chain, group or batch that it describes. Any other order is refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::value::RawValue;
+
+use super::{
+    BatchCallback, WorkflowKind,
+    request_checks::{invalid, parse_text},
+};
+use crate::job::RequestError;
+use common::{
+    json::{Object, ObjectWriter},
+    name::quoted,
+};
+
+/// Longest id of a step, in bytes.
+const MAX_STEP_ID_BYTES: usize = 255;
+
+/// A step of a request.
+#[derive(Debug)]
+pub(super) struct RequestedStep {
+    id: String,
+    /// Positions of other steps.
+    depends_on: BTreeSet<usize>,
+    /// The ids of those, as they were sent.
+    depends_on_json: String,
+    /// When it runs after those that it depends on; none if the step does not say.
+    callback: Option<BatchCallback>,
+    /// Its job as a JSON object, with the options of the workflow.
+    pub(super) job: String,
+}
+
+/// The workflow that steps describe. Numbers are positions of steps.
+#[derive(Debug)]
+pub(super) struct StepOrder {
+    pub(super) kind: WorkflowKind,
+    pub(super) members: Vec<usize>,
+    pub(super) callbacks: Vec<(BatchCallback, usize)>,
+}
+
+/// Reads the steps.
+pub(super) fn parse(body: &Object<'_>, max_steps: usize) -> Result<Vec<RequestedStep>, RequestError> {
+    let raw = body.get("steps").ok_or_else(|| invalid("steps is required"))?;
+    let wanted = format!("steps must be a JSON array of 1 to {max_steps} jobs");
+    let list: Vec<&RawValue> =
+        serde_json::from_str(raw.get()).map_err(|_| invalid(format!("{wanted}, got {}", quoted(raw.get()))))?;
+    if !(1..=max_steps).contains(&list.len()) {
+        return Err(invalid(format!("{wanted}, got {}", list.len())));
+    }
+    let defaults = body.get("options").map(|raw| parse_object(raw, "options")).transpose()?;
+    let mut bodies: Vec<(String, Object)> = Vec::with_capacity(list.len());
+    let mut positions: BTreeMap<String, usize> = BTreeMap::new();
+    for (position, raw) in list.iter().enumerate() {
+        let place = format!("steps[{position}]");
+        let step = parse_object(raw, &place)?;
+        let id = step.get("id").ok_or_else(|| {
+            invalid(format!("{place}.id is required, because the workflow has no type: depends_on names it"))
+        })?;
+        let id = parse_text(id, &format!("{place}.id"))?;
+        if id.is_empty() || id.len() > MAX_STEP_ID_BYTES {
+            return Err(invalid(format!("{place}.id must have 1 to {MAX_STEP_ID_BYTES} bytes")));
+        }
+        if positions.insert(id.clone(), position).is_some() {
+            return Err(invalid(format!("{place}.id must be that of no other step, got {}", quoted(&id))));
+        }
+        bodies.push((id, step));
+    }
+    let parse_one = |(position, (id, step)): (usize, (String, Object))| {
+        parse_step(id, &step, &format!("steps[{position}]"), (&positions, position), defaults.as_ref())
+    };
+    bodies.into_iter().enumerate().map(parse_one).collect()
+}
+
+fn parse_step(
+    id: String,
+    step: &Object<'_>,
+    place: &str,
+    (positions, own): (&BTreeMap<String, usize>, usize),
+    defaults: Option<&Object<'_>>,
+) -> Result<RequestedStep, RequestError> {
+    let raw = step.get("depends_on").ok_or_else(|| {
+        invalid(format!("{place}.depends_on is required, because the workflow has no type: an array of ids of steps"))
+    })?;
+    let names: Vec<String> = serde_json::from_str(raw.get()).map_err(|_| {
+        invalid(format!("{place}.depends_on must be an array of ids of steps, got {}", quoted(raw.get())))
+    })?;
+    let mut depends_on = BTreeSet::new();
+    for name in &names {
+        match positions.get(name).filter(|position| **position != own) {
+            Some(position) => depends_on.insert(*position),
+            None => return Err(invalid(format!("{place}.depends_on must name other steps, got {}", quoted(name)))),
+        };
+    }
+    let options = step.get("options").map(|raw| parse_object(raw, &format!("{place}.options"))).transpose()?;
+    let callback = options.as_ref().and_then(|options| options.get("callback_type"));
+    let callback = callback.map(|raw| parse_callback(raw, place)).transpose()?;
+    if callback.is_some() && depends_on.is_empty() {
+        return Err(invalid(format!("{place}: a step with callback_type must depend on others")));
+    }
+    let job = write_job(step, options.as_ref(), defaults);
+    Ok(RequestedStep { id, depends_on, depends_on_json: raw.get().to_owned(), callback, job })
+}
+
+fn parse_callback(raw: &RawValue, place: &str) -> Result<BatchCallback, RequestError> {
+    let name: Option<String> = serde_json::from_str(raw.get()).ok();
+    let found = BatchCallback::ALL.into_iter().find(|callback| name.as_deref() == Some(callback.as_str()));
+    found.ok_or_else(|| {
+        let got = quoted(raw.get());
+        invalid(format!("{place}.options.callback_type must be on_complete, on_success or on_failure, got {got}"))
+    })
+}
+
+/// The job of a step: without what is about the order, and with the options of the workflow that it does not set itself.
+fn write_job(step: &Object<'_>, options: Option<&Object<'_>>, defaults: Option<&Object<'_>>) -> String {
+    let mut out = ObjectWriter::default();
+    for (name, value) in step.iter().filter(|(name, _)| !["id", "depends_on", "options"].contains(name)) {
+        out.raw(name, value.get());
+    }
+    let mut merged = ObjectWriter::default();
+    for (name, value) in options.iter().flat_map(|options| options.iter()) {
+        if name != "callback_type" {
+            merged.raw(name, value.get());
+        }
+    }
+    let is_set = |name: &str| step.get(name).is_some() || options.is_some_and(|options| options.get(name).is_some());
+    for (name, value) in defaults.iter().flat_map(|defaults| defaults.iter()).filter(|(name, _)| !is_set(name)) {
+        merged.raw(name, value.get());
+    }
+    let merged = merged.finish();
+    if merged != "{}" {
+        out.raw("options", &merged);
+    }
+    out.finish()
+}
+
+fn parse_object<'a>(raw: &'a RawValue, place: &str) -> Result<Object<'a>, RequestError> {
+    if !raw.get().starts_with('{') {
+        return Err(invalid(format!("{place} must be a JSON object, got {}", quoted(raw.get()))));
+    }
+    serde_json::from_str(raw.get()).map_err(|error| invalid(format!("{place}: {error}")))
+}
+
+/// The kind of workflow that runs the steps in the order that they ask for.
+pub(super) fn find_order(steps: &[RequestedStep]) -> Result<StepOrder, RequestError> {
+    let has_callbacks = steps.iter().any(|step| step.callback.is_some());
+    let order = if has_callbacks { None } else { as_chain(steps) };
+    order.or_else(|| as_group_or_batch(steps)).ok_or_else(|| {
+        invalid(
+            "steps must be a chain (each depends on the one before), a group (none depends on another) or a batch (a group, \
+             and up to three steps that depend on all of it, with different options.callback_type)",
+        )
+    })
+}
+
+fn as_chain(steps: &[RequestedStep]) -> Option<StepOrder> {
+    let next: BTreeMap<Option<usize>, usize> = steps
+        .iter()
+        .enumerate()
+        .filter(|(_, step)| step.depends_on.len() <= 1)
+        .map(|(position, step)| (step.depends_on.first().copied(), position))
+        .collect();
+    // Each follows another one, and no two the same
+    if next.len() < steps.len() {
+        return None;
+    }
+    let members: Vec<usize> =
+        std::iter::successors(next.get(&None).copied(), |last| next.get(&Some(*last)).copied()).collect();
+    (members.len() == steps.len()).then_some(StepOrder { kind: WorkflowKind::Chain, members, callbacks: Vec::new() })
+}
+
+fn as_group_or_batch(steps: &[RequestedStep]) -> Option<StepOrder> {
+    let members: BTreeSet<usize> = (0..steps.len()).filter(|position| steps[*position].depends_on.is_empty()).collect();
+    let mut callbacks: BTreeMap<usize, (BatchCallback, usize)> = BTreeMap::new();
+    for (position, step) in steps.iter().enumerate().filter(|(position, _)| !members.contains(position)) {
+        let callback = step.callback.unwrap_or(BatchCallback::Success);
+        let is_first = callbacks.insert(callback.offset(), (callback, position)).is_none();
+        if !is_first || step.depends_on != members {
+            return None;
+        }
+    }
+    let kind = if callbacks.is_empty() { WorkflowKind::Group } else { WorkflowKind::Batch };
+    let members: Vec<usize> = members.into_iter().collect();
+    (!members.is_empty()).then(|| StepOrder { kind, members, callbacks: callbacks.into_values().collect() })
+}
+
+/// The ids of steps and what they depend on, as a JSON array.
+pub(super) fn to_json(steps: &[&RequestedStep]) -> String {
+    let each = steps.iter().map(|step| {
+        let mut out = ObjectWriter::default();
+        out.text("id", &step.id).raw("depends_on", &step.depends_on_json);
+        out.finish()
+    });
+    format!("[{}]", each.collect::<Vec<_>>().join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::workflow::{BatchCallback, NewWorkflow, WorkflowKind};
+
+    fn parse(steps: &[(&str, &str, &str)], rest: &str) -> Result<NewWorkflow, String> {
+        let steps: Vec<String> = steps
+            .iter()
+            .map(|(id, depends_on, more)| {
+                format!(r#"{{"id":"{id}","type":"{id}","args":["{id}"],"depends_on":[{depends_on}]{more}}}"#)
+            })
+            .collect();
+        let json = format!(r#"{{"steps":[{}]{rest}}}"#, steps.join(","));
+        NewWorkflow::parse(&serde_json::from_str(&json).expect("an object"), 4, 1_000)
+            .map_err(|error| error.to_string())
+    }
+
+    fn types(workflow: &NewWorkflow) -> Vec<String> {
+        workflow.members.iter().map(|member| member.job.summary.job_type.to_string()).collect()
+    }
+
+    #[test]
+    fn steps_are_stored_as_the_chain_the_group_or_the_batch_that_they_describe() {
+        let chain =
+            parse(&[("c", r#""b""#, ""), ("a", "", ""), ("b", r#""a""#, "")], r#","name":"n""#).expect("a chain");
+        assert_eq!((chain.kind, types(&chain)), (WorkflowKind::Chain, vec!["a".into(), "b".into(), "c".into()]));
+        assert_eq!(
+            chain.name_and_meta,
+            r#"{"name":"n","steps":[{"id":"a","depends_on":[]},{"id":"b","depends_on":["a"]},{"id":"c","depends_on":["b"]}]}"#
+        );
+        let group = parse(&[("a", "", ""), ("b", "", "")], "").expect("a group");
+        assert_eq!((group.kind, types(&group)), (WorkflowKind::Group, vec!["a".into(), "b".into()]));
+        let batch = parse(&[("z", r#""b","a""#, ""), ("a", "", ""), ("b", "", "")], "").expect("a batch");
+        assert_eq!((batch.kind, types(&batch)), (WorkflowKind::Batch, vec!["a".into(), "b".into()]));
+        assert_eq!(
+            (batch.callbacks[0].0, &*batch.callbacks[0].1.json),
+            (BatchCallback::Success, r#"{"type":"z","args":["z"]}"#)
+        );
+        let after = |callback: &str| format!(r#","options":{{"callback_type":"{callback}"}}"#);
+        let (failed, ended) = (after("on_failure"), after("on_complete"));
+        let batch = parse(&[("a", "", ""), ("f", r#""a""#, &failed), ("e", r#""a""#, &ended)], "").expect("a batch");
+        let callbacks: Vec<BatchCallback> = batch.callbacks.iter().map(|(callback, _)| *callback).collect();
+        assert_eq!(
+            (batch.kind, callbacks),
+            (WorkflowKind::Batch, vec![BatchCallback::Complete, BatchCallback::Failure])
+        );
+    }
+
+    #[test]
+    fn options_of_the_workflow_hold_for_steps_that_do_not_set_them() {
+        let own = r#","options":{"priority":7}"#;
+        let workflow =
+            parse(&[("a", "", own), ("b", "", r#","queue":"own""#)], r#","options":{"queue":"all","priority":1}"#);
+        let workflow = workflow.expect("a group");
+        let jobs: Vec<(&str, i64)> = workflow
+            .members
+            .iter()
+            .map(|member| (member.job.queue.as_str(), i64::from(member.job.priority.get())))
+            .collect();
+        assert_eq!(jobs, [("all", 7), ("own", 1)]);
+        assert_eq!(workflow.members[0].json, r#"{"type":"a","args":["a"],"options":{"priority":7,"queue":"all"}}"#);
+    }
+
+    #[test]
+    fn steps_in_any_other_order_are_refused() {
+        let order = "steps must be a chain (each depends on the one before)";
+        let twice = r#","options":{"callback_type":"on_success"}"#;
+        for (steps, expected) in [
+            (&[("a", r#""b""#, ""), ("b", r#""a""#, "")][..], order),
+            (&[("a", "", ""), ("b", r#""a""#, ""), ("c", r#""a","b""#, "")], order),
+            (&[("a", "", ""), ("b", r#""a""#, twice), ("c", r#""a""#, "")], order),
+            (&[("a", "", ""), ("b", "", ""), ("c", r#""a""#, "")], order),
+            (&[("a", "", ""), ("a", "", "")], "steps[1].id must be that of no other step"),
+            (&[("a", r#""a""#, "")], "steps[0].depends_on must name other steps"),
+            (&[("a", r#""x""#, "")], "steps[0].depends_on must name other steps, got \"x\""),
+            (&[("a", "7", "")], "steps[0].depends_on must be an array"),
+            (&[("a", "", twice)], "steps[0]: a step with callback_type must depend on others"),
+            (
+                &[("a", "", ""), ("b", r#""a""#, r#","options":{"callback_type":"x"}"#)],
+                "steps[1].options.callback_type must",
+            ),
+            (&[("a", "", r#","options":[]"#)], "steps[0].options must be a JSON object"),
+            (&[("a", "", r#","priority":1000"#)], "steps[0]: priority"),
+            (
+                &[("a", "", ""), ("b", "", ""), ("c", "", ""), ("d", "", ""), ("e", "", "")],
+                "steps must be at most 4 jobs",
+            ),
+        ] {
+            let error = parse(steps, "").expect_err(expected);
+            assert!(error.starts_with(expected), "{steps:?}: {error}");
+        }
+        let refused = |json: &str| {
+            NewWorkflow::parse(&serde_json::from_str(json).expect("an object"), 4, 0).expect_err(json).to_string()
+        };
+        let error = refused(r#"{"steps":[{"type":"a","args":[]}]}"#);
+        assert!(error.starts_with("steps[0].id is required, because the workflow has no type"), "{error}");
+        let error = refused(r#"{"steps":[{"id":"a","type":"a","args":[]}]}"#);
+        assert!(error.starts_with("steps[0].depends_on is required, because the workflow has no type"), "{error}");
+        let error = refused(r#"{"steps":[],"jobs":[]}"#);
+        assert!(error.starts_with("a workflow by steps: unknown member \"jobs\""), "{error}");
+    }
+}
