@@ -90,13 +90,13 @@ def _seconds(retry_after: str | None) -> float | None:
     return max(0.0, (at - datetime.datetime.now(datetime.timezone.utc)).total_seconds())
 
 
-def pauses() -> Callable[[], float]:
+def pauses(max_s: float = MAX_PAUSE_S) -> Callable[[], float]:
     """Pauses between attempts, with jitter."""
     longest = FIRST_PAUSE_S
 
     def pause() -> float:
         nonlocal longest
-        longest = min(longest * 2, MAX_PAUSE_S)
+        longest = min(longest * 2, max_s, MAX_PAUSE_S)
         return random.uniform(0, longest)
 
     return pause

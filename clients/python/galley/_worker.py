@@ -1,5 +1,5 @@
 """A worker: asks for a job only when a thread is free for it, keeps what it holds alive with heartbeats, and tells how
-each job ended until the gateway has heard it or the lease is over.
+each job ended until the gateway has heard it. Only the gateway knows whether a job was given to somebody else.
 
 Jobs run at least once: ``Context.id`` and ``Context.attempt`` are there to be idempotent with.
 """
@@ -31,6 +31,8 @@ from ._outcome import Outcome, current_stack, failure, instead_of_refused, name_
 from ._trace import attempt_span
 from ._types import Job
 
+#: For so long after the end of its lease it is told how an attempt ended: somebody else has the job by then, if anybody can.
+MAX_LATE_S = 3600.0
 #: Jobs fetched in one request.
 MAX_FETCHED = 100
 #: Ids in one heartbeat.
@@ -81,6 +83,8 @@ class Worker:
         self._free = concurrency
         # By token: an attempt may still be busy here when the next one of its job is given to us
         self._active: dict[str, Context] = {}
+        # How many ends of attempts are told beside what runs
+        self._apart = 0
         self._is_quiet = False
         self._stops = 0
 
@@ -152,7 +156,7 @@ class Worker:
                 self._changed.wait(min(0.1, max(0.0, deadline - time.monotonic())))
 
     def _is_idle(self) -> bool:
-        return not self._active
+        return not self._active and self._apart == 0
 
     def _connection(self) -> Connection:
         connection = getattr(self._local, "connection", None)
@@ -267,10 +271,9 @@ class Worker:
             return call()
 
     def _settle(self, context: Context, kind: str, outcome: dict[str, Any]) -> Job | None:
-        """Tells how an attempt ended until somebody has heard it or the lease is over; the next job, if there is
-        one."""
-        pause = pauses()
-        while not context._is_given_up and time.monotonic() < context._lease_until:
+        """Tells how an attempt ended until somebody has heard it; the next job, if there is one."""
+        pause = pauses(self._lease / 6)
+        while self._may_tell(context):
             item = {"job_id": context.id, "token": context.token, **outcome}
             try:
                 jobs, error = self._send(kind, item, context._trace())
@@ -290,14 +293,32 @@ class Worker:
             log.info("the end of job %s cannot be told yet: %s", context.id, error.get("message"))
             if jobs:
                 # Nothing else can be sent on with this result: a thread of its own tells it
-                threading.Thread(target=self._send_apart, args=(context, kind, outcome), daemon=True).start()
+                with self._changed:
+                    self._apart += 1
+                threading.Thread(target=self._tell_apart, args=(context, kind, outcome), daemon=True).start()
                 return jobs[0]
             time.sleep(pause())
         return None
 
+    def _may_tell(self, context: Context) -> bool:
+        if context._is_given_up:
+            return False
+        if time.monotonic() < context._lease_until + MAX_LATE_S:
+            return True
+        log.error("the end of job %s could not be told for an hour", context.id)
+        return False
+
+    def _tell_apart(self, context: Context, kind: str, outcome: dict[str, Any]) -> None:
+        try:
+            self._send_apart(context, kind, outcome)
+        finally:
+            with self._changed:
+                self._apart -= 1
+                self._changed.notify_all()
+
     def _send_apart(self, context: Context, kind: str, outcome: dict[str, Any]) -> None:
-        item, pause = {"job_id": context.id, "token": context.token, **outcome}, pauses()
-        while not context._is_given_up and time.monotonic() < context._lease_until:
+        item, pause = {"job_id": context.id, "token": context.token, **outcome}, pauses(self._lease / 6)
+        while self._may_tell(context):
             try:
                 body = {kind: [item], "worker_id": self.id}
                 answer = self._connection().call("POST", f"/ojs/v1/workers/{kind[:-1]}", body, headers=context._trace())
@@ -316,7 +337,8 @@ class Worker:
 
     def _send(self, kind: str, item: dict[str, Any], trace: Headers) -> tuple[list[Job], dict[str, Any] | None]:
         with self._changed:
-            goes_on = self._stops == 0 and not self._is_quiet
+            # What cannot be told does not pile up
+            goes_on = self._stops == 0 and not self._is_quiet and self._apart < self._concurrency
         if goes_on:
             body = {**self._wanted(1, 0), kind: [item]}
             answer = self._connection().call("POST", "/ojs/v1/workers/fetch", body, headers=trace)
@@ -387,13 +409,15 @@ class Worker:
         for start in range(0, len(left), MAX_FETCHED):
             some = left[start : start + MAX_FETCHED]
             nacks = [{"job_id": context.id, "token": context.token, "requeue": True} for context in some]
-            pause, deadline = pauses(), min(context._lease_until for context in some)
-            while time.monotonic() < deadline:
+            pause, deadline = pauses(self._lease / 6), min(context._lease_until for context in some)
+            while True:
                 try:
                     self._connection().call("POST", "/ojs/v1/workers/nack", {"nacks": nacks, "worker_id": self.id})
                     log.info("handed %d jobs back", len(some))
                     break
                 except Unavailable:
+                    if time.monotonic() >= deadline:
+                        break
                     time.sleep(pause())
 
 

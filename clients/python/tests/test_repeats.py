@@ -6,12 +6,14 @@ import datetime
 import email.utils
 import http.client
 import http.server
+import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import LIMIT_S, Gateway
+from conftest import LIMIT_S, Gateway, eventually
 
 import galley
 from galley._call import Patience, read_answer
@@ -21,12 +23,13 @@ class Proxy:
     """Before the gateway. It does with each request what ``plan`` says next: ``pass`` it on, ``lose`` the answer,
     ``hold`` it back until ``released``, ``hang_up`` before it is passed on, say that the gateway is ``busy``, or that
     what it did is ``unconfirmed``; in the end it passes all on. While ``is_away`` it hangs up. It refuses bodies longer
-    than ``longest`` in its own words."""
+    than ``longest`` in its own words. The gateway gives jobs a lease of ``lease_ms`` whatever the worker asks for."""
 
     def __init__(self, gateway: Gateway) -> None:
         self.plan: list[str] = []
         self.requests: list[http.client.HTTPMessage] = []
         self.is_away = False
+        self.lease_ms: int | None = None
         self.longest = float("inf")
         self.is_holding, self.released = threading.Event(), threading.Event()
         proxy = self
@@ -47,6 +50,9 @@ class Proxy:
                 if len(body) > proxy.longest:
                     self.answer(413, b"<h1>Request Entity Too Large</h1>", {"Content-Type": "text/html"})
                     return
+                if proxy.lease_ms is not None and self.path == "/ojs/v1/workers/fetch":
+                    body = json.dumps({**json.loads(body), "visibility_timeout_ms": proxy.lease_ms}).encode()
+                    self.headers.replace_header("Content-Length", str(len(body)))
                 upstream = http.client.HTTPConnection(gateway.address)
                 upstream.request(self.command, self.path, body, dict(self.headers))
                 response = upstream.getresponse()
@@ -84,6 +90,8 @@ class Proxy:
 def proxy(gateway: Gateway) -> Iterator[Proxy]:
     proxy = Proxy(gateway)
     yield proxy
+    # A worker that has ended still gives signs of life
+    proxy.is_away = True
     proxy.released.set()
     proxy.server.shutdown()
     proxy.server.server_close()
@@ -151,3 +159,44 @@ def test_the_problem_details_of_channels_are_read() -> None:
     with pytest.raises(galley.GalleyError, match="no such channel") as refused:
         read_answer(404, b'{"status": 404, "code": "not_found", "detail": "no such channel", "retryable": false}')
     assert (refused.value.status, refused.value.code) == (404, "not_found")
+
+
+@pytest.mark.parametrize("is_failure", [False, True], ids=["result", "failure"])
+def test_how_a_job_ended_is_told_after_the_lease_too(
+    plain: galley.Client, proxy: Proxy, name: str, start: Any, is_failure: bool
+) -> None:
+    # The gateway has given the job to nobody else: the worker cannot know that
+    proxy.lease_ms = 3_600_000
+    worker, held = galley.Worker(proxy.url, queues=[name], lease=1.0), []
+
+    @worker.job("a")
+    def a(ctx: galley.Context) -> str:
+        held.append(ctx)
+        proxy.is_away = True
+        if is_failure:
+            raise galley.NoRetry("the end")
+        return "the end"
+
+    job = plain.enqueue("a", queue=name)
+    start(worker)
+    eventually("its lease is over", lambda: (held and time.monotonic() > held[0]._lease_until) or None)
+    proxy.is_away = False
+    ended = {"state": "active"}
+
+    def is_over() -> bool | None:
+        ended.update(plain.get(job["id"]))
+        return ended["state"] in ("completed", "discarded") or None
+
+    eventually("it has ended", is_over)
+    assert (ended["state"], ended["attempt"]) == ("discarded" if is_failure else "completed", 1)
+    assert len(held) == 1
+
+
+def test_no_job_is_fetched_while_as_many_ends_cannot_be_told(plain: galley.Client, name: str) -> None:
+    worker = galley.Worker(queues=[name], concurrency=2)
+    plain.enqueue("a", queue=name)
+    end = {"job_id": plain.enqueue("b", queue=f"{name}-other")["id"], "token": "0" * 32, "result": 1}
+    worker._apart = 2
+    assert worker._send("acks", end, ())[0] == []
+    worker._apart = 1
+    assert [job["type"] for job in worker._send("acks", end, ())[0]] == ["a"]

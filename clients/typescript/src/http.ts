@@ -195,10 +195,10 @@ export class Patience {
 }
 
 /** Growing pauses with jitter. */
-export function pauses(): () => number {
+export function pauses(maxMs = MAX_PAUSE_MS): () => number {
   let longest = FIRST_PAUSE_MS;
   return () => {
-    longest = Math.min(longest * 2, MAX_PAUSE_MS);
+    longest = Math.min(longest * 2, maxMs, MAX_PAUSE_MS);
     return Math.random() * longest;
   };
 }

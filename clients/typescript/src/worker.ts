@@ -2,7 +2,8 @@
  * Working on jobs.
  *
  * A job is asked for only when there is room for it. Heartbeats keep alive what is held; the answer to a result brings
- * the next job along; how a job ended is told until the gateway has heard it or the lease is over.
+ * the next job along; how a job ended is told until the gateway has heard it. Only the gateway knows whether a job was
+ * given to somebody else.
  */
 
 import { GalleyError, Unavailable } from "./errors.js";
@@ -17,6 +18,11 @@ declare const process:
   | { pid: number; on(signal: string, f: () => void): void; off(signal: string, f: () => void): void }
   | undefined;
 
+/**
+ * For so long after the end of its lease it is told how an attempt ended: somebody else has the job by then, if anybody
+ * can.
+ */
+const MAX_LATE_MS = 3_600_000;
 /** How long a fetch waits for a job. */
 const WAIT_MS = 20_000;
 /** Jobs fetched, or handed back, in one request. */
@@ -298,13 +304,19 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
     }
   }
 
-  /** Tells how an attempt ended until somebody has heard it or the lease is over; the next job, if there is one. */
+  /** Tells how an attempt ended until somebody has heard it; the next job, if there is one. */
   private async settle(attempt: Attempt, settled: Settled): Promise<Job | undefined> {
-    const pause = pauses();
+    const pause = pauses(this.leaseMs / 6);
     // Once a job came along with an answer nothing more is asked for
     let [next, isPassedOn]: [Job | undefined, boolean] = [undefined, false];
-    while (!attempt.isGivenUp && Date.now() < attempt.leaseUntil) {
-      const { jobs, error } = await this.send(attempt, settled, next === undefined && !isPassedOn && this.goesOn);
+    while (!attempt.isGivenUp) {
+      if (Date.now() >= attempt.leaseUntil + MAX_LATE_MS) {
+        console.error(`galley: the end of job ${attempt.id} could not be told for an hour`);
+        break;
+      }
+      // What cannot be told does not pile up beside what runs
+      const fetches = next === undefined && !isPassedOn && this.goesOn && this.active.size < 2 * this.concurrency;
+      const { jobs, error } = await this.send(attempt, settled, fetches);
       next ??= jobs[0];
       const instead = error === undefined || error.retryable === true ? undefined : insteadOfRefused(settled, error);
       if (instead !== undefined) {
@@ -398,13 +410,14 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
       const some = left.slice(start, start + MAX_FETCHED);
       const nacks = some.map(({ id, token }) => ({ job_id: id, token, requeue: true }));
       const deadline = Math.min(...some.map(({ leaseUntil }) => leaseUntil));
-      const pause = pauses();
-      while (Date.now() < deadline) {
+      const pause = pauses(this.leaseMs / 6);
+      for (;;) {
         try {
           await this.gateway.call({ method: "POST", path: "/ojs/v1/workers/nack", body: { nacks, worker_id: this.id } });
           break;
         } catch (error) {
           if (!(error instanceof Unavailable)) throw error;
+          if (Date.now() >= deadline) break;
           await sleep(pause());
         }
       }

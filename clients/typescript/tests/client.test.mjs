@@ -1,22 +1,12 @@
 // The client with a real gateway: jobs, workflows, cron and queues.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { galley, uniqueName, withWorker } from "./kit.mjs";
+import { eventually, galley, uniqueName, withWorker } from "./kit.mjs";
 
 const { Client, GalleyError, JobFailed, Worker } = galley;
 const client = new Client();
 
 const withCode = (code) => (error) => error instanceof GalleyError && error.code === code;
-
-/** What `look` gives as soon as it gives something. */
-async function eventually(look) {
-  for (const deadline = Date.now() + 30_000; Date.now() < deadline; ) {
-    const found = await look();
-    if (found !== undefined) return found;
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-  throw new Error("waited in vain");
-}
 
 test("a job is enqueued, cancelled and retried", async () => {
   const queue = uniqueName();

@@ -49,3 +49,13 @@ export async function withWorker(worker, work) {
     await running;
   }
 }
+
+/** What `look` gives as soon as it gives something. */
+export async function eventually(look) {
+  for (const deadline = Date.now() + 30_000; Date.now() < deadline; ) {
+    const found = await look();
+    if (found !== undefined) return found;
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  throw new Error("waited in vain");
+}

@@ -3,29 +3,33 @@ import assert from "node:assert/strict";
 import { once } from "node:events";
 import { createServer } from "node:http";
 import { test } from "node:test";
-import { galley, load, uniqueName } from "./kit.mjs";
+import { eventually, galley, load, uniqueName, withWorker } from "./kit.mjs";
 
-const { Client, GalleyError, Unavailable } = galley;
+const { Client, GalleyError, NoRetry, Unavailable, Worker } = galley;
 
 /**
  * Passes requests on to the gateway. It does with each one what `plan` says next: `pass` it on, `lose` the answer,
- * `hang_up` before it is passed on, or say that the gateway is `busy`; in the end it passes all on.
+ * `hang_up` before it is passed on, or say that the gateway is `busy`; in the end it passes all on. While it `isAway` it
+ * hangs up. The gateway gives jobs a lease of `leaseMs` whatever the worker asks for.
  */
 async function withProxy(work) {
-  const proxy = { plan: [], requests: [] };
+  const proxy = { plan: [], requests: [], isAway: false, leaseMs: undefined };
   const server = createServer(async (request, response) => {
     const pieces = [];
     for await (const piece of request) pieces.push(piece);
     const { method, headers, url } = request;
     proxy.requests.push(headers);
     const what = proxy.plan.shift() ?? "pass";
-    if (what === "hang_up") return request.socket.destroy();
+    if (what === "hang_up" || proxy.isAway) return request.socket.destroy();
     if (what === "busy") {
       response.writeHead(503, { "retry-after": "0", "content-type": "application/json" });
       return response.end('{"error": {"code": "backend_error", "message": "away"}}');
     }
     const { connection, "transfer-encoding": encoding, "content-length": length, ...kept } = headers;
-    const body = pieces.length === 0 ? undefined : Buffer.concat(pieces);
+    let body = pieces.length === 0 ? undefined : Buffer.concat(pieces);
+    if (proxy.leaseMs !== undefined && url === "/ojs/v1/workers/fetch") {
+      body = JSON.stringify({ ...JSON.parse(body), visibility_timeout_ms: proxy.leaseMs });
+    }
     const answer = await fetch(process.env.GALLEY_URL + url, { method, headers: kept, body });
     const text = await answer.text();
     if (what === "lose") return request.socket.destroy();
@@ -65,6 +69,36 @@ test("a cancelled job whose answer was lost is cancelled", () =>
     proxy.plan = ["lose"];
     assert.equal((await client.retry(job)).state, "available");
   }));
+
+for (const kind of ["result", "failure"]) {
+  test(`the ${kind} of a job is told after the lease too`, () =>
+    withProxy(async (proxy) => {
+      const queue = uniqueName();
+      const held = [];
+      // The gateway has given the job to nobody else: the worker cannot know that
+      proxy.leaseMs = 3_600_000;
+      const worker = new Worker({ url: proxy.url, queues: [queue], leaseMs: 1000 });
+      worker.job("a", (context) => {
+        held.push(context);
+        proxy.isAway = true;
+        if (kind === "failure") throw new NoRetry("the end");
+        return "the end";
+      });
+      const client = new Client();
+      const job = await client.enqueue("a", [], { queue });
+      await withWorker(worker, async () => {
+        await eventually(() => (held.length > 0 && Date.now() > held[0].leaseUntil) || undefined);
+        proxy.isAway = false;
+        let ended;
+        await eventually(async () => {
+          ended = await client.get(job);
+          return ["completed", "discarded"].includes(ended.state) || undefined;
+        });
+        assert.deepEqual([ended.state, ended.attempt], [kind === "result" ? "completed" : "discarded", 1]);
+        assert.equal(held.length, 1);
+      });
+    }));
+}
 
 test("a gateway that stays away is an error after the patience", () =>
   withProxy(async (proxy) => {

@@ -85,24 +85,31 @@ fn is_silence(kind: PlannedFaultKind) -> bool {
     )
 }
 
-/// Whether a worker that pulls can say nothing, because what is behind it is away. Its client reports a result until the lease
-/// is over, and no longer.
+/// Whether a worker that pulls can say nothing, because gateways or the way through them are away. Its lease ends meanwhile.
 fn is_on_the_way(kind: PlannedFaultKind) -> bool {
     matches!(
         kind,
         PlannedFaultKind::KillGateway
             | PlannedFaultKind::FreezeGateway
             | PlannedFaultKind::TerminateGateway
-            | PlannedFaultKind::KillRedis
-            | PlannedFaultKind::LoseUnsynced
-            | PlannedFaultKind::FillDisk
-            | PlannedFaultKind::FreezeRedis
             | PlannedFaultKind::Link(CheckLink::GatewayToRedis | CheckLink::ClientsToGateway, _)
     )
 }
 
-/// A fault of several that together left a worker that pulls no way for most of a lease. A fault lasts until a request is
-/// acknowledged and a job ends again.
+/// Whether Redis is away. No lease ends meanwhile, nor for half a lease after it, and the client of a worker that pulls reports
+/// for longer. Just before or after a fault on the way it adds to the silence of that.
+fn is_outage(kind: PlannedFaultKind) -> bool {
+    matches!(
+        kind,
+        PlannedFaultKind::KillRedis
+            | PlannedFaultKind::LoseUnsynced
+            | PlannedFaultKind::FillDisk
+            | PlannedFaultKind::FreezeRedis
+    )
+}
+
+/// A fault of several that together left a worker that pulls no way for most of a lease, and not by outages of Redis alone. A
+/// fault lasts until a request is acknowledged and a job ends again.
 fn silence_on_the_way(plan: &JobsPlan, facts: &RunFacts<'_>, from: u64, to: u64) -> Option<String> {
     let mut silences: Vec<(u64, u64, PlannedFaultKind)> = Vec::new();
     for struck in &facts.struck {
@@ -110,15 +117,19 @@ fn silence_on_the_way(plan: &JobsPlan, facts: &RunFacts<'_>, from: u64, to: u64)
         // What an earlier one covers does not count twice
         let start = silences.last().map_or(struck.from, |(_, end, _)| struck.from.max(*end));
         let end = struck.to + facts.recovery_after(struck.to);
-        if is_on_the_way(kind) && struck.from <= to && end >= from && start < end {
+        if (is_on_the_way(kind) || is_outage(kind)) && struck.from <= to && end >= from && start < end {
             silences.push((start, end, kind));
         }
     }
-    let within = |start: u64| -> u64 {
-        silences.iter().map(|(from, to, _)| (*to).min(start + LEASE_MS).saturating_sub((*from).max(start))).sum()
+    let part_within = |start: u64, (from, to, _): &(u64, u64, PlannedFaultKind)| {
+        (*to).min(start + LEASE_MS).saturating_sub((*from).max(start))
     };
-    let mut looks = (from..=to).step_by(usize::try_from(LOOK_MS).unwrap_or(1));
-    let is_long = looks.any(|start| within(start) >= SILENCE_MS);
+    let explains = |start: u64| {
+        let part = |silence| part_within(start, silence);
+        let is_more_than_outages = silences.iter().any(|silence| is_on_the_way(silence.2) && part(silence) > 0);
+        is_more_than_outages && silences.iter().map(part).sum::<u64>() >= SILENCE_MS
+    };
+    let is_long = (from..=to).step_by(usize::try_from(LOOK_MS).unwrap_or(1)).any(explains);
     let longest = silences.iter().max_by_key(|(from, to, _)| to - from);
     longest.filter(|_| is_long).map(|(_, _, kind)| kind.name())
 }
@@ -166,10 +177,14 @@ mod tests {
     #[test]
     fn faults_that_together_last_for_most_of_a_lease_explain_what_a_worker_that_pulls_could_not_say() {
         let mut run = ran_twice(("puller-0", 10_000), ("puller-1", 16_000), &[11_260, 12_510]);
-        run.strike(Kind::KillRedis, "redis", 10_150, 11_250, 1);
+        run.strike(Kind::FreezeGateway, "gateway-0", 10_150, 11_250, 1);
         assert!(is_unexplained(&run), "1.1 s of three");
         run.strike(Kind::FillDisk, "redis", 11_400, 12_500, 1);
         assert_eq!(run.violations(), []);
+        let mut run = ran_twice(("puller-0", 10_000), ("puller-1", 16_000), &[13_010, 15_510]);
+        run.strike(Kind::FreezeRedis, "redis", 10_050, 13_000, 1);
+        run.strike(Kind::KillRedis, "redis", 13_100, 15_500, 1);
+        assert!(is_unexplained(&run), "after outages of Redis its client has the time to report");
         let mut run = ran_twice(("worker-0", 10_000), ("worker-1", 16_000), &[16_010]);
         run.strike(Kind::FreezeRedis, "redis", 10_050, 15_990, 1);
         assert!(is_unexplained(&run), "a queue-worker keeps its jobs whatever becomes of Redis");
