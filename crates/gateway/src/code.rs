@@ -17,6 +17,7 @@ pub(crate) enum ErrorCode {
     PayloadTooLarge,
     UnsupportedMediaType,
     QueueFull,
+    BatchIncomplete,
     QueueClosed,
     QueueNotEmpty,
     ConfirmationRequired,
@@ -141,6 +142,13 @@ impl ErrorCode {
                 S::TOO_MANY_REQUESTS,
                 true,
                 "try again when workers have caught up",
+            ),
+            Self::BatchIncomplete => ErrorCodeRow(
+                "batch_incomplete",
+                "backpressure",
+                S::SERVICE_UNAVAILABLE,
+                true,
+                "send the same request with the same Idempotency-Key again: it stores the rest",
             ),
             Self::QueueClosed => ErrorCodeRow(
                 "queue_closed",

@@ -15,7 +15,11 @@ use model::{
     message::MessageError,
 };
 use serde_json::json;
-use store::{StoreError, channels::TooManyChannels, jobs::EnqueueRefusal};
+use store::{
+    StoreError,
+    channels::TooManyChannels,
+    jobs::{BatchRefusal, EnqueueRefusal},
+};
 
 pub(crate) use crate::code::ErrorCode;
 use crate::{
@@ -79,7 +83,9 @@ impl ApiError {
 
     /// Whether the request may have been carried out despite the error.
     pub(crate) fn is_ambiguous(&self) -> bool {
-        matches!(self.code, ErrorCode::BackendUnavailable | ErrorCode::BackendCannotSave | ErrorCode::Internal)
+        use ErrorCode as Code;
+        let code = self.code;
+        matches!(code, Code::BackendUnavailable | Code::BackendCannotSave | Code::BatchIncomplete | Code::Internal)
     }
 
     /// Whether the same request may succeed later.
@@ -254,6 +260,18 @@ impl From<RequestError> for ApiError {
 impl From<InvalidTransition> for ApiError {
     fn from(conflict: InvalidTransition) -> Self {
         Self::new(ErrorCode::Conflict, conflict.to_string())
+    }
+}
+
+impl From<BatchRefusal> for ApiError {
+    fn from(BatchRefusal { index, refusal, is_incomplete }: BatchRefusal) -> Self {
+        let passes = refusal.passes();
+        let mut refused = Self::from(refusal).with_subject(&format!("jobs[{index}]"));
+        if is_incomplete {
+            refused.message.push_str("; jobs of this batch that a request with its Idempotency-Key stored before stay");
+        }
+        // A request that is known to be refused frees its key, and this one had an effect
+        if is_incomplete && passes { Self::new(ErrorCode::BatchIncomplete, refused.message) } else { refused }
     }
 }
 

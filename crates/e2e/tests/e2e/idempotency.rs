@@ -260,3 +260,33 @@ async fn a_repetition_tries_again_what_may_go_better_and_makes_nothing_twice() {
     assert_eq!((waiting(&kit, "small").await, waiting(&kit, "default").await), (1, 1));
     assert!(repeat().await.0, "an answer without anything to try again is kept");
 }
+
+#[tokio::test]
+async fn an_interrupted_batch_that_meets_a_full_queue_is_answered_with_503_until_there_is_room() {
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__QUEUES__SMALL__MAX_DEPTH", "1")]).await;
+    let small = json!({ "type": "a", "args": [], "queue": "small" });
+    let batch = json!({ "jobs": [job_body("a", &json!([])), small] });
+    let ids = |answer: &Value| -> Vec<String> {
+        let jobs = answer["jobs"].as_array().expect("jobs").iter();
+        jobs.map(|job| job["id"].as_str().expect("an id").to_owned()).collect()
+    };
+    let stored = ids(&send(&kit, "/ojs/v1/jobs/batch", "k", &batch).await.json().await.expect("JSON"));
+    // As if it had broken off before it stored the second one
+    forget_answers(&kit).await;
+    for key in kit.redis_keys().await.iter().filter(|key| key.starts_with("galley:{small}:")) {
+        kit.redis_command(&["DEL", key]).await;
+    }
+    let in_the_way = kit.enqueue(&small).await;
+    for _ in 0..2 {
+        let refused = send(&kit, "/ojs/v1/jobs/batch", "k", &batch).await;
+        assert_eq!(refused.status(), 503);
+        assert!(refused.headers().contains_key("retry-after"));
+        let answer: Value = refused.json().await.expect("JSON");
+        assert_eq!(answer["error"]["code"], "batch_incomplete", "{answer}");
+    }
+    kit.cancel(&in_the_way).await;
+    let answer = send(&kit, "/ojs/v1/jobs/batch", "k", &batch).await;
+    assert_eq!(answer.status(), 201);
+    assert_eq!(ids(&answer.json().await.expect("JSON")), stored);
+    assert_eq!((waiting(&kit, "default").await, waiting(&kit, "small").await), (1, 1));
+}

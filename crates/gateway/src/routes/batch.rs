@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, http::StatusCode, web};
 use common::{json::Object, name::quoted, trace_context::TraceContext};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
-use store::jobs::{BatchRefusal, Jobs, RequestClock};
+use store::jobs::{Jobs, RequestClock};
 
 use super::{
     ApiResult,
@@ -90,9 +90,7 @@ async fn enqueue_atomic(
     } else {
         run_to_end(services, async move { all.enqueue_all(new, trace, now, &own_ids).await }).await??
     };
-    let stored = stored.map_err(|BatchRefusal { index, refusal: refused }| {
-        ApiError::from(refused).with_subject(&format!("jobs[{index}]"))
-    })?;
+    let stored = stored.map_err(ApiError::from)?;
     let mut answer = String::with_capacity(jobs.iter().map(|job| job.get().len() + 320).sum());
     answer.push_str("{\"jobs\":[");
     for (n, enqueued) in stored.iter().enumerate() {

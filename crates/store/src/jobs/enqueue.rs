@@ -62,6 +62,14 @@ pub enum EnqueueRefusal {
     },
 }
 
+impl EnqueueRefusal {
+    /// Whether the same request may be accepted later though nobody changes anything.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::QueueFull { .. })
+    }
+}
+
 /// Whether a job needs more than a stream entry.
 pub(super) fn needs_record(new: &NewJob) -> bool {
     new.id.is_some() || needs_other_keys(new)

@@ -1,7 +1,8 @@
 //! Enqueues many jobs, all or none.
 //!
 //! Ordinary jobs are added in a transaction for each queue. Others are created one by one after a check of each. If one is
-//! refused after all, because of a concurrent request or because Redis is full, the created ones are cancelled.
+//! refused after all, because of a concurrent request or because Redis is full, the created ones are cancelled, unless
+//! another call with the same ids may store the rest.
 
 use super::{
     EnqueueRefusal, EnqueuedJob, Jobs, LocatedJob,
@@ -16,19 +17,28 @@ use common::{
     time::Millis,
     trace_context::TraceContext,
 };
-use model::job::NewJob;
+use model::job::{JobState, NewJob};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// The entry of a job that was added to a stream, none if the stream does not exist, and the salt of its id.
 type AddedEntry = (Option<String>, u32);
 
-/// A batch that was refused because of one job; nothing was stored.
+/// A batch that was refused because of one job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchRefusal {
     /// The index of that job.
     pub index: usize,
     /// The reason.
     pub refusal: EnqueueRefusal,
+    /// Whether jobs of the batch with ids of its own are stored nevertheless: by an earlier call, or by this one if the
+    /// reason passes by itself. Another call with these ids stores the rest.
+    pub is_incomplete: bool,
+}
+
+impl BatchRefusal {
+    fn new(index: usize, refusal: EnqueueRefusal) -> Self {
+        Self { index, refusal, is_incomplete: false }
+    }
 }
 
 impl Jobs {
@@ -44,6 +54,22 @@ impl Jobs {
     /// # Errors
     /// After [`StoreError::Unavailable`] some may have been stored.
     pub async fn enqueue_all(
+        &self,
+        new: Vec<NewJob>,
+        trace: TraceContext,
+        now: Millis,
+        own_ids: &HashSet<JobId>,
+    ) -> StoreResult<Result<Vec<EnqueuedJob>, BatchRefusal>> {
+        // They are stored in their order: if any is, the first is
+        let first_own = new.iter().filter_map(|job| job.id).find(|id| own_ids.contains(id));
+        let stored = self.enqueue_checked(new, trace, now, own_ids).await?;
+        let Err(mut refused) = stored else { return Ok(stored) };
+        let first = self.find_own_job(first_own, own_ids).await?;
+        refused.is_incomplete = first.is_some_and(|located| located.state() != JobState::Cancelled);
+        Ok(Err(refused))
+    }
+
+    async fn enqueue_checked(
         &self,
         new: Vec<NewJob>,
         trace: TraceContext,
@@ -71,12 +97,12 @@ impl Jobs {
             }
             open_queue = None;
             if let Some(id) = job.id.filter(|id| !ids.insert(*id)) {
-                return Ok(Err(BatchRefusal { index, refusal: EnqueueRefusal::Duplicate(id) }));
+                return Ok(Err(BatchRefusal::new(index, EnqueueRefusal::Duplicate(id))));
             }
             if let Some(unique) = &job.unique
                 && !fingerprints.insert((job.queue.clone(), unique.fingerprint.clone()))
             {
-                return Ok(Err(BatchRefusal { index, refusal: EnqueueRefusal::DuplicateInBatch }));
+                return Ok(Err(BatchRefusal::new(index, EnqueueRefusal::DuplicateInBatch)));
             }
             let Err(refused) = self.check_new_job(job, &mut per_queue, own_ids).await? else {
                 open_queue = Some(&job.queue);
@@ -84,7 +110,7 @@ impl Jobs {
             };
             // Whatever blocks a job that an earlier call created, perhaps the job itself: it exists
             if self.find_own_job(job.id, own_ids).await?.is_none() {
-                return Ok(Err(BatchRefusal { index, refusal: refused }));
+                return Ok(Err(BatchRefusal::new(index, refused)));
             }
         }
         Ok(Ok(()))
@@ -157,8 +183,12 @@ impl Jobs {
                         stored.push(EnqueuedJob { job: new_job_record(id, copy), state });
                         continue;
                     }
+                    if refused.passes() {
+                        // A repetition with the same ids stores the rest: it would count a cancelled job as stored
+                        made.retain(|id| !own_ids.contains(id));
+                    }
                     self.roll_back(&made).await?;
-                    return Ok(Err(BatchRefusal { index, refusal: refused }));
+                    return Ok(Err(BatchRefusal::new(index, refused)));
                 }
                 Err(error) => {
                     let has_made = !made.is_empty();
@@ -235,7 +265,7 @@ impl Jobs {
     ) -> StoreResult<Result<(), BatchRefusal>> {
         let opened = self.open_stream(queue, priority).await?;
         let index = || new.iter().position(|job| job.queue == *queue).unwrap_or_default();
-        Ok(opened.map_err(|refusal| BatchRefusal { index: index(), refusal }))
+        Ok(opened.map_err(|refusal| BatchRefusal::new(index(), refusal)))
     }
 
     /// Adds each to its stream, the jobs of each queue in a transaction. Returns the entries, none where the stream does not

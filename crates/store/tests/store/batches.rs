@@ -42,7 +42,7 @@ async fn one_job_that_is_there_already_keeps_a_whole_batch_out() {
 async fn two_jobs_of_a_batch_that_are_the_same_keep_it_out() {
     let kit = StoreKit::start();
     let refused = enqueue_all(&kit, &[JOB_BODY, UNIQUE, UNIQUE]).await.expect_err("refused");
-    assert_eq!(refused, BatchRefusal { index: 2, refusal: EnqueueRefusal::DuplicateInBatch });
+    assert_eq!((refused.index, refused.refusal), (2, EnqueueRefusal::DuplicateInBatch));
     let refused = enqueue_all(&kit, &[CHOSEN, JOB_BODY, CHOSEN]).await.expect_err("refused");
     assert_eq!(refused.index, 2);
     assert!(kit.redis_keys().await.is_empty(), "{:?}", kit.redis_keys().await);
@@ -74,7 +74,8 @@ async fn a_batch_that_goes_beyond_the_depth_limit_is_refused_as_a_whole() {
     let kit = StoreKit::with_variables(&[("GALLEY__QUEUES__DEFAULT__MAX_DEPTH", "3")]);
     kit.enqueue(JOB_BODY).await;
     let refused = enqueue_all(&kit, &[JOB_BODY, JOB_BODY, JOB_BODY]).await.expect_err("refused");
-    assert_eq!(refused, BatchRefusal { index: 2, refusal: EnqueueRefusal::QueueFull { max_depth: 3 } });
+    assert_eq!((refused.index, &refused.refusal), (2, &EnqueueRefusal::QueueFull { max_depth: 3 }));
+    assert!(!refused.is_incomplete);
     assert_eq!(kit.jobs.queue_stats(&queue()).await.expect("redis runs").available, 1);
     enqueue_all(&kit, &[JOB_BODY, JOB_BODY]).await.expect("there is room for two");
 }
@@ -125,5 +126,40 @@ async fn a_batch_that_broke_off_and_is_repeated_with_its_key_has_no_cancelled_jo
     for queue in ["default", "other"] {
         let stats = kit.jobs.queue_stats(&queue.parse().expect("a name")).await.expect("redis runs");
         assert_eq!((stats.available, stats.cancelled), (2, 0), "{queue}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_broke_off_and_meets_a_full_queue_when_it_is_repeated_is_stored_once_there_is_room() {
+    let all = "~galley:queues ~galley:events ~galley:epoch ~galley:id:* ~galley:{statistics}:* ~galley:{default}:*";
+    let limited = format!("user limited on >limited {all} %R~galley:{{other}}:* &* +@all\n");
+    let server = RedisServer::start_with_acl(&limited);
+    let kit = StoreKit::with_server(server, &[("GALLEY__QUEUES__OTHER__MAX_DEPTH", "1")]);
+    kit.enqueue(JOB_BODY).await;
+    let in_the_way = kit.enqueue(r#"{"type":"a","args":[],"queue":"other"}"#).await;
+    let url = kit.server.url_of("limited", "limited");
+    let limited = StoreKit::with_variables(&[("GALLEY__REDIS__URL", &url)]);
+    let bodies = [
+        r#"{"type":"a","args":[],"id":"01a20358-99fa-7000-8000-3239590134f1"}"#,
+        r#"{"type":"a","args":[],"queue":"other","id":"01a20358-99fa-7000-8000-3239590134f2"}"#,
+    ];
+    let now = kit.jobs.now().await.expect("redis runs");
+    let parse = |body: &&str| NewJob::parse(&serde_json::from_str(body).expect("JSON"), now).expect("valid");
+    let new: Vec<NewJob> = bodies.iter().map(parse).collect();
+    let own_ids: HashSet<_> = new.iter().filter_map(|job| job.id).collect();
+    let trace = common::trace_context::TraceContext::default();
+    let repeat = || kit.jobs.enqueue_all(new.clone(), trace.clone(), now, &own_ids);
+
+    let refused = repeat().await.expect("redis runs").expect_err("refused");
+    assert!(!refused.is_incomplete, "nothing is stored: {refused:?}");
+    let broken = limited.jobs.enqueue_all(new.clone(), trace.clone(), now, &own_ids).await;
+    assert!(broken.is_err(), "{broken:?}");
+    let refused = repeat().await.expect("redis runs").expect_err("refused");
+    assert_eq!(refused.refusal, EnqueueRefusal::QueueFull { max_depth: 1 });
+    assert!(refused.is_incomplete, "{refused:?}");
+    kit.jobs.cancel(in_the_way).await.expect("redis runs").expect("cancelled");
+    assert_eq!(repeat().await.expect("redis runs").expect("stored").len(), 2);
+    for id in &own_ids {
+        assert_eq!(kit.state(*id).await, "available");
     }
 }
