@@ -19,12 +19,18 @@ use crate::{
     plan::{JobRunner, LEASE_MS},
 };
 
+/// [`LEASE_MS`] as a setting.
+const LEASE_TEXT: &str = "3000";
+const _: () = assert!(LEASE_MS == 3000, "LEASE_TEXT is the same");
+
 /// Gateways, queue-workers and pulling workers: two of each.
 const COPIES: usize = 2;
 /// Nobody listens there.
 const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9);
 /// So that what is lost is found soon, and no job runs out of workers that may be lost with it.
-const VARIABLES: [(&str, &str); 4] = [
+const VARIABLES: [(&str, &str); 5] = [
+    // Of gateways, too: a leader waits for half of it after an outage, and for all of it after a step of the clock
+    ("GALLEY__JOBS__LEASE_MS", LEASE_TEXT),
     ("GALLEY__WORKFLOWS__CHECK_MS", "1000"),
     ("GALLEY__MAINTENANCE__SWEEP_MS", "200"),
     ("GALLEY__MAINTENANCE__LEADER_LEASE_MS", "1000"),
@@ -132,7 +138,7 @@ impl JobsCluster {
         let worker = &self.workers[number];
         let queues = [JobRunner::Rust, JobRunner::Push, JobRunner::Command].map(JobRunner::queue).join(",");
         let rules = self.folder.join("rules.toml");
-        let (folder, lease) = (self.folder.to_string_lossy(), LEASE_MS.to_string());
+        let folder = self.folder.to_string_lossy();
         let mut variables: Vec<(&str, &str)> = self.settings.clone();
         variables.extend([
             ("GALLEY__QUEUE_WORKER__QUEUES", queues.as_str()),
@@ -140,7 +146,6 @@ impl JobsCluster {
             ("GALLEY__QUEUE_WORKER__NAME", worker.name.as_str()),
             ("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "500"),
             ("GALLEY__QUEUE_WORKER__STOP_GRACE_MS", "500"),
-            ("GALLEY__JOBS__LEASE_MS", lease.as_str()),
             ("GALLEY__BRIDGE__LIST", ""),
             ("JOBS_CHECK_FOLDER", &folder),
             ("JOBS_CHECK_NAME", worker.name.as_str()),

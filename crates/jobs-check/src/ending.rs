@@ -27,7 +27,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// How often jobs that nobody finds are looked for when there are no others.
 const MAX_MISSING_POLLS: u32 = 10;
 /// Requests at a time.
-const CONCURRENCY: usize = 8;
+const CONCURRENCY: usize = 16;
 
 /// Waits and asks; how long it took until all jobs had ended.
 pub(crate) async fn ask_for_every_job(
@@ -37,26 +37,24 @@ pub(crate) async fn ask_for_every_job(
 ) -> anyhow::Result<Duration> {
     let writer = HistoryWriter::open(folder, "asker")?;
     let (start, mut over) = (Instant::now(), BTreeMap::<String, CheckedJobView>::new());
+    let mut workflows = BTreeMap::<String, (String, Vec<String>)>::new();
     let mut polls_without_others = 0;
-    let (workflows, seen) = loop {
-        let (mut ids, workflow_ids) = known_ids(folder, plan)?;
-        let mut workflows = Vec::new();
-        for id in &workflow_ids {
-            let workflow = look_up_workflow(client, id).await?;
-            ids.extend(workflow.1.iter().cloned());
-            workflows.push((id.clone(), workflow));
-        }
+    let seen = loop {
+        let (mut ids, mut workflow_ids) = known_ids(folder, plan)?;
+        workflow_ids.retain(|id| workflows.get(id).is_none_or(|(state, _)| state == "running" || state == "missing"));
+        workflows.extend(ask_for_each(client, workflow_ids, look_up_workflow).await?);
+        ids.extend(workflows.values().flat_map(|(_, members)| members.iter().cloned()));
         ids.retain(|id| !over.contains_key(id));
-        let seen = look_up_all(client, ids).await?;
+        let seen = ask_for_each(client, ids, look_up_job).await?;
         let (ended, waiting): (Vec<_>, Vec<_>) = seen.into_iter().partition(CheckedJobView::is_over);
         over.extend(ended.into_iter().map(|view| (view.id.clone(), view)));
         // What nobody finds may yet appear, but not for long
         let is_missing = waiting.iter().all(|view| view.state == "missing");
         polls_without_others = if is_missing { polls_without_others + 1 } else { 0 };
         let is_found = waiting.is_empty() || polls_without_others > MAX_MISSING_POLLS;
-        let is_done = is_found && workflows.iter().all(|(_, (state, _))| state != "running");
+        let is_done = is_found && workflows.values().all(|(state, _)| state != "running");
         if is_done || start.elapsed() > MAX_DRAIN {
-            break (workflows, waiting);
+            break waiting;
         }
         sleep(POLL_INTERVAL).await;
     };
@@ -66,7 +64,7 @@ pub(crate) async fn ask_for_every_job(
     }
     // Once more, so that what changes after its end shows
     let ids = over.into_keys().chain(seen.into_iter().map(|view| view.id)).collect();
-    for job in look_up_all(client, ids).await? {
+    for job in ask_for_each(client, ids, look_up_job).await? {
         writer.append(HistoryEvent::Looked { job, is_final: true });
     }
     for queue in JobRunner::ALL.map(JobRunner::queue) {
@@ -94,17 +92,26 @@ fn known_ids(folder: &Path, plan: &JobsPlan) -> anyhow::Result<(BTreeSet<String>
     Ok((jobs, workflows))
 }
 
-async fn look_up_all(client: &Arc<CheckClient>, ids: BTreeSet<String>) -> anyhow::Result<Vec<CheckedJobView>> {
+/// Asks for each, some at a time.
+async fn ask_for_each<T, F>(
+    client: &Arc<CheckClient>,
+    ids: BTreeSet<String>,
+    ask: fn(Arc<CheckClient>, String) -> F,
+) -> anyhow::Result<Vec<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = anyhow::Result<T>> + Send + 'static,
+{
     let ids: Vec<String> = ids.into_iter().collect();
     let mut asking = JoinSet::new();
     for part in ids.chunks(ids.len().div_ceil(CONCURRENCY).max(1)) {
         let (client, part) = (client.clone(), part.to_vec());
         asking.spawn(async move {
-            let mut views = Vec::with_capacity(part.len());
+            let mut answers = Vec::with_capacity(part.len());
             for id in part {
-                views.push(client.look_up(&id).await?);
+                answers.push(ask(client.clone(), id).await?);
             }
-            anyhow::Ok(views)
+            anyhow::Ok(answers)
         });
     }
     let mut all = Vec::new();
@@ -114,11 +121,15 @@ async fn look_up_all(client: &Arc<CheckClient>, ids: BTreeSet<String>) -> anyhow
     Ok(all)
 }
 
-/// Its state and its jobs.
-async fn look_up_workflow(client: &CheckClient, id: &str) -> anyhow::Result<(String, Vec<String>)> {
+async fn look_up_job(client: Arc<CheckClient>, id: String) -> anyhow::Result<CheckedJobView> {
+    client.look_up(&id).await
+}
+
+/// Its id, and its state and its jobs.
+async fn look_up_workflow(client: Arc<CheckClient>, id: String) -> anyhow::Result<(String, (String, Vec<String>))> {
     let (status, body) = client.send_until_answered(Method::GET, &format!("/ojs/v1/workflows/{id}"), None).await?;
     if status != 200 {
-        return Ok(("missing".to_owned(), Vec::new()));
+        return Ok((id, ("missing".to_owned(), Vec::new())));
     }
     let workflow = &body["workflow"];
     let state = workflow["state"].as_str().context("a state")?.to_owned();
@@ -126,5 +137,5 @@ async fn look_up_workflow(client: &CheckClient, id: &str) -> anyhow::Result<(Str
         value.as_array().into_iter().flatten().filter_map(|member| Some(member["id"].as_str()?.to_owned())).collect()
     };
     let members = [ids(&workflow["members"]), ids(&workflow["callbacks"])].concat();
-    Ok((state, members))
+    Ok((id, (state, members)))
 }

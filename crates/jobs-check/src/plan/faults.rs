@@ -12,7 +12,7 @@ pub(super) const QUIET_MS: u64 = 1000;
 /// Before the first fault, in ms.
 const FIRST_MS: u64 = 2000;
 /// Between two faults, in ms.
-const PAUSE_MS: std::ops::Range<u64> = 300..900;
+const PAUSE_MS: std::ops::Range<u64> = 200..600;
 /// The same, where it is measured how soon everything is as it was.
 pub(super) const STEADY_PAUSE_MS: u64 = 9000;
 
