@@ -20,12 +20,14 @@ ALLOWED = {
     "e2e": {"testkit", "common", "model", "delivery"},
     "jobs-check": {"testkit", "worker"},
     "bench": {"testkit", "e2e", "jobs-check", "common", "model", "store", "worker"},
+    "galley-client": set(),
     "examples": {"worker"},
+    "rust-service": {"galley-client", "worker"},
     "fuzz": {"common", "model", "store"},
     "state-model": set(),
 }
 # Dependencies of tests, besides the normal ones and testkit.
-ALLOWED_IN_TESTS = {"e2e": {"delivery", "store", "worker"}}
+ALLOWED_IN_TESTS = {"e2e": {"delivery", "galley-client", "store", "worker"}}
 REDIS_CLIENTS = {"redis", "deadpool-redis"}
 KNOW_REDIS = {"store", "testkit"}
 # What a crate without IO must not bring along.

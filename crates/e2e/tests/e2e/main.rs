@@ -102,6 +102,7 @@ mod redis_tls;
 mod report_text;
 mod rolling_upgrade;
 mod running;
+mod rust_client;
 mod rust_handlers;
 mod schemathesis;
 mod sdk_requests;

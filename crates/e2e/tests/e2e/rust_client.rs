@@ -1,0 +1,148 @@
+//! `galley-client`, and the example that uses it.
+
+use std::{process::Stdio, time::Duration};
+
+use galley_client::{Client, Error, Event, JobState, NewJob};
+use serde_json::json;
+use testkit::{RedisServer, ServiceProcess, TEST_TIMEOUT, binary_path};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    net::TcpListener,
+    process::{Child, ChildStdout, Command},
+    time::timeout,
+};
+
+use crate::kit::GalleyKit;
+
+fn client(kit: &GalleyKit) -> Client {
+    Client::new(&kit.gateway.url("")).expect("a URL").patience(TEST_TIMEOUT)
+}
+
+fn job(args: impl serde::Serialize) -> NewJob {
+    NewJob::new("test.echo", args).expect("arguments")
+}
+
+#[tokio::test]
+async fn jobs_are_enqueued_waited_for_and_cancelled() {
+    let kit = GalleyKit::start().await;
+    let galley = client(&kit);
+    let parked = galley.enqueue(job([1]).queue("parked").meta("tenant", "t").priority(7)).await.expect("a job");
+    assert_eq!((parked.state, parked.queue.as_str(), parked.attempt), (JobState::Available, "parked", 0));
+    assert_eq!((&parked.others["meta"], &parked.others["priority"]), (&json!({ "tenant": "t" }), &json!(7)));
+    assert_eq!(galley.cancel(&parked.id).await.expect("cancelled").state, JobState::Cancelled);
+    let later = galley.enqueue(job([1]).delay(Duration::from_hours(1))).await.expect("a job");
+    assert_eq!(later.state, JobState::Scheduled);
+    let waited = galley.wait(&later.id, Duration::from_millis(1)).await.expect("a job");
+    assert_eq!(waited.state, JobState::Scheduled, "it is given as it is when the time is over");
+    assert_eq!(galley.job("nobody").await.expect_err("no such job").code(), Some("not_found"));
+    galley.enqueue(job([2]).queue("parked").unique()).await.expect("the first");
+    let twice = galley.enqueue(job([2]).queue("parked").unique()).await.expect_err("a duplicate");
+    assert!(matches!(twice, Error::Refused { status: 409, ref code, .. } if code == "duplicate"), "{twice}");
+    let once = galley.enqueue_once(job([3]).queue("parked"), "order-3").await.expect("a job");
+    assert_eq!(galley.enqueue_once(job([3]).queue("parked"), "order-3").await.expect("the same").id, once.id);
+    let all = galley.enqueue_all(&[job([4]), job(("five", 5))]).await.expect("two jobs");
+    let _worker = kit.start_worker(&[]).await;
+    let done = galley.wait(&all[1].id, TEST_TIMEOUT).await.expect("a job");
+    assert_eq!((done.state, done.result_as().ok()), (JobState::Completed, Some(("five".to_owned(), 5))));
+    assert_eq!(galley.cancel(&done.id).await.expect_err("it has ended").code(), Some("conflict"));
+    let queues = galley.request(http::Method::GET, "/ojs/v1/queues", None, None).await.expect("queues");
+    assert!(queues.to_string().contains("parked"), "{queues}");
+}
+
+#[tokio::test]
+async fn a_subscription_misses_nothing_when_the_gateway_comes_back_and_tells_gaps() {
+    let mut kit = GalleyKit::start().await;
+    let galley = client(&kit);
+    let message = async |news: &mut galley_client::Subscription| match timeout(TEST_TIMEOUT, news.next()).await {
+        Ok(Ok(Event::Message(message))) => message.data,
+        other => panic!("{other:?}"),
+    };
+    let mut news = galley.subscribe(["news"]);
+    news.open().await.expect("it opens");
+    galley.publish("news", &json!({ "n": 1 })).await.expect("published");
+    assert_eq!(message(&mut news).await, json!({ "n": 1 }));
+    let address = kit.gateway.address().to_string();
+    // A port cannot be taken again while the old one still has it
+    let elsewhere = ServiceProcess::start("gateway", &kit.redis, &[]).await;
+    std::mem::replace(&mut kit.gateway, elsewhere).kill();
+    client(&kit).publish_bytes("news", "text/plain", "while away").await.expect("published elsewhere");
+    let listen = [("GALLEY__GATEWAY__LISTEN", address.as_str())];
+    let _same_address = ServiceProcess::start("gateway", &kit.redis, &listen).await;
+    assert_eq!(message(&mut news).await, json!("while away"));
+    let last_id = news.last_id().expect("an id").to_owned();
+    galley.publish("news", &json!(3)).await.expect("published");
+    assert_eq!(message(&mut galley.subscribe(["news"]).after(last_id)).await, json!(3));
+    assert_eq!(message(&mut galley.subscribe(["ne*"]).since("-PT1H")).await, json!({ "n": 1 }));
+}
+
+#[tokio::test]
+async fn a_gateway_that_stays_away_and_a_wrong_key_are_told_apart() {
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__AUTH__FIRST_KEY", KEY)]).await;
+    let refused = client(&kit).enqueue(job([1])).await.expect_err("it has no key");
+    assert!(matches!(refused, Error::Refused { status: 401, .. }), "{refused}");
+    let refused = client(&kit).subscribe(["news"]).next().await.expect_err("it has no key");
+    assert!(matches!(refused, Error::Refused { status: 401, .. }), "{refused}");
+    client(&kit).key(KEY).expect("a key").enqueue(job([1])).await.expect("allowed");
+    // Hangs up on everybody
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    let galley = Client::new(&format!("http://{address}")).expect("a URL").patience(Duration::ZERO);
+    let away = galley.enqueue(job([1])).await.expect_err("it is away");
+    assert!(matches!(away, Error::Unavailable { .. }), "{away}");
+}
+
+const KEY: &str = "glk_rustclient_0123456789012345678901234567890123456789012";
+
+/// A program of the example, and what it prints.
+struct Program {
+    _process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Program {
+    fn start(name: &str, kit: &GalleyKit) -> Self {
+        let mut command = Command::new(binary_path(name));
+        command.env("GALLEY_URL", kit.gateway.url("")).env("LISTEN", "127.0.0.1:0").stdout(Stdio::piped());
+        let mut process = command.kill_on_drop(true).spawn().expect("it starts");
+        let lines = BufReader::new(process.stdout.take().expect("its output")).lines();
+        Self { _process: process, lines }
+    }
+
+    async fn line(&mut self) -> String {
+        let line = timeout(TEST_TIMEOUT, self.lines.next_line()).await.expect("a line in time");
+        line.expect("text").expect("it still runs")
+    }
+}
+
+#[tokio::test]
+async fn the_service_in_rust_does_what_its_readme_says() {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/rust-service/README.md");
+    let readme = std::fs::read_to_string(readme).expect("it is there");
+    let blocks: Vec<&str> =
+        readme.split("```sh\n").skip(1).map(|block| block.split_once("```").expect("an end").0).collect();
+    let [worker, web, news, good, bad] = blocks[..] else { panic!("{blocks:?}") };
+    assert_eq!(worker, "GALLEY__QUEUE_WORKER__QUEUES=reports cargo run --bin report_worker\n");
+    assert_eq!((web, news), ("cargo run --bin report_web\n", "cargo run --bin report_news\n"));
+    let kit = GalleyKit::start().await;
+    let url = kit.gateway.url("");
+    let variables = [("GALLEY_URL", url.as_str()), ("GALLEY__QUEUE_WORKER__QUEUES", "reports")];
+    let worker = ServiceProcess::start_worker("report_worker", &kit.redis, &variables).await;
+    worker.wait_until_ready().await;
+    let (mut web, mut news) = (Program::start("report_web", &kit), Program::start("report_news", &kit));
+    let address = web.line().await;
+    let shell = async |block: &str| {
+        let script = block.replace("http://127.0.0.1:3000/reports", &address);
+        let output = Command::new("bash").args(["-euo", "pipefail", "-c", &script]).kill_on_drop(true).output();
+        let output = timeout(TEST_TIMEOUT, output).await.expect("it ends in time").expect("bash runs");
+        assert!(output.status.success(), "{script}: {output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let report = shell(good).await;
+    assert!(report.len() > 10 && readme.contains(&format!("`{report}`")), "{report}");
+    let built = news.line().await;
+    assert!(built.starts_with("Sales is built: "), "{built}");
+    let failed = shell(bad).await;
+    assert!(failed.contains("a report has at most 100 pages"), "{failed}");
+    assert!(failed.contains("conflict"), "one that has ended cannot be cancelled: {failed}");
+}
