@@ -31,7 +31,8 @@ from ._outcome import Outcome, current_stack, failure, instead_of_refused, name_
 from ._trace import attempt_span
 from ._types import Job
 
-#: For so long after the end of its lease it is told how an attempt ended: somebody else has the job by then, if anybody can.
+#: For so long after the end of its lease it is told how an attempt ended: somebody else has the job by then, if anybody
+#: can.
 MAX_LATE_S = 3600.0
 #: Jobs fetched in one request.
 MAX_FETCHED = 100

@@ -123,8 +123,8 @@ pub(crate) async fn connect_times<F: Future<Output = anyhow::Result<HttpConnecti
     Ok(connections)
 }
 
-/// Sends each job when it is due, on the connection that is free next. `send` gets that connection and the moment at which the
-/// job was due, in microseconds, and gives the connection back once the job is answered.
+/// Sends each job when it is due, on the connection that is free next. `send` gets that connection and the moment at
+/// which the job was due, in microseconds, and gives the connection back once the job is answered.
 pub(crate) async fn send_at_pace<F: Future<Output = anyhow::Result<HttpConnection>> + Send + 'static>(
     connections: Vec<HttpConnection>,
     jobs: u32,

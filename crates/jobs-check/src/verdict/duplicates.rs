@@ -85,7 +85,8 @@ fn is_silence(kind: PlannedFaultKind) -> bool {
     )
 }
 
-/// Whether a worker that pulls can say nothing, because gateways or the way through them are away. Its lease ends meanwhile.
+/// Whether a worker that pulls can say nothing, because gateways or the way through them are away. Its lease ends
+/// meanwhile.
 fn is_on_the_way(kind: PlannedFaultKind) -> bool {
     matches!(
         kind,
@@ -96,8 +97,8 @@ fn is_on_the_way(kind: PlannedFaultKind) -> bool {
     )
 }
 
-/// Whether Redis is away. No lease ends meanwhile, nor for half a lease after it, and the client of a worker that pulls reports
-/// for longer. Just before or after a fault on the way it adds to the silence of that.
+/// Whether Redis is away. No lease ends meanwhile, nor for half a lease after it, and the client of a worker that pulls
+/// reports for longer. Just before or after a fault on the way it adds to the silence of that.
 fn is_outage(kind: PlannedFaultKind) -> bool {
     matches!(
         kind,
@@ -108,8 +109,8 @@ fn is_outage(kind: PlannedFaultKind) -> bool {
     )
 }
 
-/// A fault of several that together left a worker that pulls no way for most of a lease, and not by outages of Redis alone. A
-/// fault lasts until a request is acknowledged and a job ends again.
+/// A fault of several that together left a worker that pulls no way for most of a lease, and not by outages of Redis
+/// alone. A fault lasts until a request is acknowledged and a job ends again.
 fn silence_on_the_way(plan: &JobsPlan, facts: &RunFacts<'_>, from: u64, to: u64) -> Option<String> {
     let mut silences: Vec<(u64, u64, PlannedFaultKind)> = Vec::new();
     for struck in &facts.struck {

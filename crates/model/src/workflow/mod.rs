@@ -1,8 +1,9 @@
 //! Workflows: jobs that depend on each other. A chain runs its jobs in sequence, a group in parallel. A batch is a
 //! group with callbacks.
 //!
-//! Pure code: `request` checks a client's request, `steps` finds the kind of one that has steps with `depends_on`, `progress` decides which jobs must exist now and the state, `view`
-//! is what clients see. The store (`store::workflows`) applies it.
+//! Pure code: `request` checks a client's request, `steps` finds the kind of one that has steps with `depends_on`,
+//! `progress` decides which jobs must exist now and the state, `view` is what clients see. The store
+//! (`store::workflows`) applies it.
 //!
 //! A job of a workflow has an index: the members count from 0 in the order of the request, the callbacks come after
 //! them.

@@ -30,8 +30,8 @@ impl Redis {
         self.clock().estimate().unwrap_or_else(local_now)
     }
 
-    /// When a lease starts that is written now, by what this process knows of Redis's clock; 0 if it knows nothing. Scripts
-    /// take Redis's time if that is later.
+    /// When a lease starts that is written now, by what this process knows of Redis's clock; 0 if it knows nothing.
+    /// Scripts take Redis's time if that is later.
     pub(crate) fn lease_start(&self) -> Millis {
         self.clock().lease_start().unwrap_or(0)
     }

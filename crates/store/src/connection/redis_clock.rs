@@ -16,7 +16,8 @@ use common::time::Millis;
 
 /// Pause between two readings while nothing else asks for the time.
 pub(crate) const READING_INTERVAL: Duration = Duration::from_secs(5);
-/// How long after a step back leases still start by the clock as it was before: until the leader, too, has read the clock.
+/// How long after a step back leases still start by the clock as it was before: until the leader, too, has read the
+/// clock.
 pub(crate) const SET_BACK_MEMORY: Duration = Duration::from_secs(10);
 /// A difference between the clocks that is no step.
 const STEP_TOLERANCE_MS: Millis = 500;
@@ -138,8 +139,8 @@ impl RedisClock {
     }
 
     /// When a lease starts; none before the first reading. After a step back, the clock as it was before goes on for a
-    /// while: if it is set ahead again before the leader has noticed, no lease ends early. Leases are too long if it is not.
-    /// Then the leader shortens them, which harms nobody.
+    /// while: if it is set ahead again before the leader has noticed, no lease ends early. Leases are too long if it is
+    /// not. Then the leader shortens them, which harms nobody.
     pub(super) fn lease_start(&self) -> Option<Millis> {
         self.state().lease_readings().map(|reading| reading.now()).max()
     }

@@ -6,11 +6,12 @@
 --       10 max starts or 0 in each period of 11 ms, 12 max starts at once, 13 1 for a strict rate, else 0 (9 to 13 are
 --       settings; the fields of control override them), 14 longest attempt in ms of a job that sets none, and after a
 --       space that of any job, if the settings have one, 15 bytes after
---       which the answer gets no more jobs, 16 max jobs in one read, 17 when a lease starts by the caller's knowledge of
---       the clock, 18.. the priority of each stream, then for "pull" a token for each job
--- Returns {0} when the caller's list of streams is outdated, else {1, start of the attempts in ms, jobs, next claim, 1 when the bytes left no
--- room for more jobs, else 0}: each job is {number of its stream, entry, fields, token}; next claim is the ms to wait when
--- a limit allowed no job, -1 when the queue is paused, -2 when it has limits that allow more jobs, 0 when it has none.
+--       which the answer gets no more jobs, 16 max jobs in one read, 17 when a lease starts by the caller's knowledge
+--       of the clock, 18.. the priority of each stream, then for "pull" a token for each job
+-- Returns {0} when the caller's list of streams is outdated, else {1, start of the attempts in ms, jobs, next claim, 1
+-- when the bytes left no room for more jobs, else 0}: each job is {number of its stream, entry, fields, token}; next
+-- claim is the ms to wait when a limit allowed no job, -1 when the queue is paused, -2 when it has limits that allow
+-- more jobs, 0 when it has none.
 -- May run twice: each run claims other jobs. Jobs of a lost answer stay claimed: a queue-worker asks for its own again,
 -- pulled jobs are released by their tokens.
 local priorities, active, leases, control, starts = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]

@@ -5,8 +5,8 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- When a lease starts: now, or the caller's `expected` time (`Redis::lease_start`) if that is later. Redis's clock was set
--- back then, perhaps for a moment. Counted from now the lease would end early when the clock is set ahead again.
+-- When a lease starts: now, or the caller's `expected` time (`Redis::lease_start`) if that is later. Redis's clock was
+-- set back then, perhaps for a moment. Counted from now the lease would end early when the clock is set ahead again.
 local function lease_start(expected)
   return math.max(now_ms(), tonumber(expected))
 end
