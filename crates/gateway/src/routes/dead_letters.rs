@@ -101,20 +101,18 @@ async fn list_page(
 ) -> ApiResult {
     let ListDiscardedQuery { queue, job_type, error_type, since, until, limit, after, offset } = query;
     let limit = parse_bounded("limit", limit.as_deref(), 100, MAX_DEAD_LETTERS)?;
-    let mut passed_over = parse_offset(offset.as_deref())?;
-    let mut after = parse_cursor(after)?;
+    let passed_over = parse_offset(offset.as_deref())?;
+    let after = parse_cursor(after)?;
     let filter = DeadLetterFilterRequest { queue, job_type, error_type, since, until };
     let filter = filter.validate(caller, services, scope).await?;
-    while passed_over > 0 {
-        let some = passed_over.min(MAX_DEAD_LETTERS);
-        let page = services.jobs.list_discarded(list, &filter, after.as_ref(), some).await?;
-        passed_over -= page.jobs.len();
-        after = page.next;
-        if after.is_none() {
-            return Ok(ojs_response(StatusCode::OK, r#"{"jobs":[],"next":null}"#.to_owned()));
-        }
+    let page = services.jobs.list_discarded_from(list, &filter, after.as_ref(), passed_over, limit).await?;
+    // An empty page would look like the end of the list
+    if passed_over > 0 && page.ended_early() {
+        return Err(ApiError::invalid(format!(
+            "offset {passed_over} passes over more jobs than one request reads; further on use after, which is the next of \
+             an answer"
+        )));
     }
-    let page = services.jobs.list_discarded(list, &filter, after.as_ref(), limit).await?;
     let jobs: Vec<String> = page.jobs.into_iter().map(|(_, json)| json).collect();
     let next = json!(page.next.map(|next| next.to_string()));
     Ok(ojs_response(StatusCode::OK, format!("{{\"jobs\":[{}],\"next\":{next}}}", jobs.join(","))))

@@ -347,7 +347,7 @@ fn parse_flag(name: &str, given: Option<&str>) -> Result<Option<bool>, ApiError>
     }
 }
 
-/// The largest `offset`: what it passes over is read all the same.
+/// The largest `offset`: what it passes over is read all the same, and one request reads no more than that.
 const MAX_OFFSET: usize = 10_000;
 
 /// How much of a list to pass over, which clients of the Open Job Spec send instead of `after`.

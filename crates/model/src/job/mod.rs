@@ -3,6 +3,7 @@
 //! Pure code, without Redis and without a clock. The store (`store::jobs`) stores jobs and asks this module what
 //! happens next.
 
+mod canonical_json;
 pub mod envelope;
 pub mod filter;
 pub mod history;

@@ -7,9 +7,11 @@ use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use unicode_normalization::UnicodeNormalization;
 
-use super::JobState;
+use super::{
+    JobState,
+    canonical_json::{canonical, canonical_text, write_object},
+};
 use common::{
     json::Object,
     name::{JobType, quoted},
@@ -143,19 +145,23 @@ fn parse_key(policy: &Object, args: &RawValue) -> Result<(Vec<String>, Option<Ve
         return Err(format!("unique.key stands for keys and args_keys; give it without {other}"));
     }
     let names = parse_names(policy, "key")?.unwrap_or_default();
+    if names.is_empty() {
+        return Err("unique.key must name at least one of type, queue, args, meta or members of args; \
+                    [\"args\"] compares all arguments, [\"type\"] none"
+            .to_owned());
+    }
     let (mut dimensions, chosen): (Vec<String>, Vec<String>) =
         names.into_iter().partition(|name| DIMENSIONS.contains(&name.as_str()));
+    dimensions.sort_unstable();
+    dimensions.dedup();
     if dimensions.iter().any(|name| name == "args") {
         return match chosen.first() {
             None => Ok((dimensions, None)),
             Some(name) => Err(format!("unique.key must name args or members of it, not both, got {}", quoted(name))),
         };
     }
-    let list: Vec<&RawValue> = serde_json::from_str(args.get()).map_err(|error| format!("unique: args: {error}"))?;
-    let has_member = |name: &str| {
-        let objects = list.iter().filter_map(|argument| serde_json::from_str::<Object>(argument.get()).ok());
-        objects.into_iter().any(|object| object.get(name).is_some())
-    };
+    let (_, objects) = decode_args(args).map_err(|problem| format!("unique: {problem}"))?;
+    let has_member = |name: &str| objects.iter().any(|object| object.get(name).is_some());
     if let Some(both) = dimensions.iter().find(|name| has_member(name)) {
         return Err(format!(
             "unique.key: {both} is a dimension and a member of args; say which with keys and args_keys"
@@ -189,15 +195,21 @@ fn compute_fingerprint(policy: &Object, job: UniqueDimensions<'_>) -> Result<Str
     }))
 }
 
-/// All arguments, or the chosen ones: a position (`"0"`) or a member of an argument that is an object.
-fn canonical_args(args: &RawValue, chosen: Option<Vec<String>>) -> Result<String, String> {
-    let canonical = |raw| canonical(raw).map_err(|problem| format!("args cannot be compared: {problem}"));
-    let Some(chosen) = chosen else { return canonical(args) };
+/// The arguments, and those that are objects. What cannot be decoded cannot be compared.
+fn decode_args(args: &RawValue) -> Result<(Vec<&RawValue>, Vec<Object<'_>>), String> {
     let undecodable = |error: serde_json::Error| format!("args cannot be compared: {error}");
     let list: Vec<&RawValue> = serde_json::from_str(args.get()).map_err(undecodable)?;
     let objects = list.iter().filter(|argument| argument.get().starts_with('{'));
     let objects: Vec<Object> =
         objects.map(|object| serde_json::from_str(object.get()).map_err(undecodable)).collect::<Result<_, _>>()?;
+    Ok((list, objects))
+}
+
+/// All arguments, or the chosen ones: a position (`"0"`) or a member of an argument that is an object.
+fn canonical_args(args: &RawValue, chosen: Option<Vec<String>>) -> Result<String, String> {
+    let canonical = |raw| canonical(raw).map_err(|problem| format!("args cannot be compared: {problem}"));
+    let Some(chosen) = chosen else { return canonical(args) };
+    let (list, objects) = decode_args(args)?;
     let mut members = BTreeMap::new();
     for name in &chosen {
         let by_position = name.parse::<usize>().ok().and_then(|position| list.get(position).copied());
@@ -224,52 +236,6 @@ fn canonical_members(meta: Option<&RawValue>, chosen: &[String]) -> Result<Strin
         members.insert(name.as_str(), value.unwrap_or_else(|| "null".to_owned()));
     }
     Ok(write_object(members.iter().map(|(name, value)| (*name, value.as_str()))))
-}
-
-/// JSON in one spelling: members sorted, strings in NFC, numbers by value. Integers keep all their digits.
-fn canonical(raw: &RawValue) -> Result<String, String> {
-    let text = raw.get();
-    match text.as_bytes().first() {
-        Some(b'{') => {
-            let members: BTreeMap<String, &RawValue> = serde_json::from_str(text).map_err(|error| error.to_string())?;
-            let members: Result<BTreeMap<String, String>, String> =
-                members.into_iter().map(|(name, value)| Ok((name, canonical(value)?))).collect();
-            Ok(write_object(members?.iter().map(|(name, value)| (name.as_str(), value.as_str()))))
-        }
-        Some(b'[') => {
-            let items: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| error.to_string())?;
-            let items: Result<Vec<String>, String> = items.into_iter().map(canonical).collect();
-            Ok(format!("[{}]", items?.join(",")))
-        }
-        Some(b'"') => {
-            serde_json::from_str::<String>(text).map(|text| canonical_text(&text)).map_err(|error| error.to_string())
-        }
-        Some(b't' | b'f' | b'n') | None => Ok(text.to_owned()),
-        _ => Ok(canonical_number(text)),
-    }
-}
-
-fn canonical_number(text: &str) -> String {
-    let is_integer = !text.contains(['.', 'e', 'E']);
-    match text.parse::<f64>() {
-        _ if is_integer && text != "-0" => text.to_owned(),
-        // 1.0 and 1e0 are 1. Beyond 2^53 floats are not exact, so the text decides
-        Ok(number) if number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0 => {
-            format!("{number:.0}").replace("-0", "0")
-        }
-        Ok(number) if number.is_finite() => number.to_string(),
-        _ => text.to_owned(),
-    }
-}
-
-fn canonical_text(text: &str) -> String {
-    let normal: String = text.nfc().collect();
-    serde_json::to_string(&normal).unwrap_or_default()
-}
-
-fn write_object<'a>(members: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let members: Vec<String> = members.map(|(name, value)| format!("{}:{value}", canonical_text(name))).collect();
-    format!("{{{}}}", members.join(","))
 }
 
 #[cfg(test)]
@@ -323,13 +289,18 @@ mod tests {
             (r#"{"key":["to","template"]}"#, r#"{"keys":["args"],"args_keys":["to","template"]}"#),
             (r#"{"key":["type","queue","args"]}"#, r#"{"keys":["type","queue","args"]}"#),
             (r#"{"key":["queue","to"]}"#, r#"{"keys":["queue","args"],"args_keys":["to"]}"#),
-            (r#"{"key":[]}"#, r#"{"keys":[]}"#),
+            (r#"{"key":["queue","queue","to"]}"#, r#"{"keys":["queue","args"],"args_keys":["to"]}"#),
         ] {
             assert_eq!(fingerprint(key, args).expect(key), fingerprint(keys, args).expect(keys), "{key}");
         }
         assert!(!same(r#"{"key":["to"]}"#, r#"[{"to":"a"}]"#, r#"[{"to":"b"}]"#));
         let error = fingerprint(r#"{"key":["type"]}"#, args).expect_err("type could be both");
         assert_eq!(error, "unique.key: type is a dimension and a member of args; say which with keys and args_keys");
+        // An object with more members than can be searched may have that one
+        let members: Vec<String> = (0..256).map(|number| format!(r#""m{number}":1"#)).collect();
+        let error = fingerprint(r#"{"key":["type"]}"#, &format!(r#"[{{{},"type":"x"}}]"#, members.join(",")));
+        let error = error.expect_err("type could be both");
+        assert!(error.starts_with("unique: args cannot be compared: more than 256 members"), "{error}");
     }
 
     #[test]
@@ -362,6 +333,10 @@ mod tests {
             (r#"{"keys":["args"],"args_keys":["nobody"]}"#, "unique: args_keys must name"),
             (r#"{"key":"to"}"#, "unique.key must be an array"),
             (r#"{"key":["nobody"]}"#, "unique: args_keys must name"),
+            (
+                r#"{"key":[]}"#,
+                r#"unique.key must name at least one of type, queue, args, meta or members of args; ["args"]"#,
+            ),
             (r#"{"key":["meta"]}"#, "unique.meta_keys must name"),
             (r#"{"key":["args","to"]}"#, "unique.key must name args or members of it, not both"),
             (r#"{"key":["type"],"keys":["args"]}"#, "unique.key stands for keys and args_keys; give it without keys"),

@@ -11,6 +11,7 @@ use crate::job::{NewJob, RequestError};
 use common::{
     id::WorkflowId,
     json::{Object, ObjectWriter},
+    known_names,
     name::quoted,
     time::Millis,
 };
@@ -60,7 +61,7 @@ impl NewWorkflow {
         let callbacks_allowed = kind == WorkflowKind::Batch;
         let mut known = vec!["id", "type", "name", "meta", list];
         known.extend(callbacks_allowed.then_some("callbacks"));
-        body.check_names(&known).map_err(|unknown| invalid(format!("a {}: {unknown}", kind.as_str())))?;
+        check_names(body, &known).map_err(|unknown| invalid(format!("a {}: {unknown}", kind.as_str())))?;
         let id = parse_id(body)?;
         let members = parse_members(body, list, max_jobs, now)?;
         let callbacks = if callbacks_allowed { parse_callbacks(body, now)? } else { Vec::new() };
@@ -74,7 +75,7 @@ impl NewWorkflow {
     /// A request without `type`, whose steps say which others they depend on.
     fn parse_steps(body: &Object<'_>, max_jobs: usize, now: Millis) -> Result<Self, RequestError> {
         let known = ["id", "name", "meta", "steps", "options"];
-        body.check_names(&known).map_err(|unknown| invalid(format!("a workflow by steps: {unknown}")))?;
+        check_names(body, &known).map_err(|unknown| invalid(format!("a workflow by steps: {unknown}")))?;
         let id = parse_id(body)?;
         let given = steps::parse(body, max_jobs + BatchCallback::ALL.len())?;
         let StepOrder { kind, members, callbacks } = steps::find_order(&given)?;
@@ -131,6 +132,12 @@ impl NewWorkflowMember {
         let job = NewJob::parse(&body, now).map_err(inside)?;
         Ok(Self { json: raw.get().to_owned(), job })
     }
+}
+
+/// Refuses members of other names. Those that are null count as absent.
+fn check_names(body: &Object<'_>, known: &[&str]) -> Result<(), String> {
+    let stranger = body.iter().find(|(name, value)| value.get() != "null" && !known.contains(name));
+    stranger.map_or(Ok(()), |(name, _)| Err(known_names::unknown("member", name, known)))
 }
 
 fn parse_id(body: &Object<'_>) -> Result<Option<WorkflowId>, RequestError> {
@@ -241,6 +248,22 @@ mod tests {
         );
         let callbacks: Vec<_> = workflow.callbacks.iter().map(|(callback, _)| *callback).collect();
         assert_eq!(callbacks, [BatchCallback::Complete, BatchCallback::Failure]);
+    }
+
+    #[test]
+    fn times_are_noticed_in_every_job_and_beside_callback_type() {
+        for (json, expected) in [
+            (r#"{"type":"group","jobs":[{"type":"a","args":[],"delay_until":"PT1S"}]}"#, true),
+            (r#"{"type":"chain","steps":[{"type":"a","args":[],"options":{"expires_at":"PT1S"}}]}"#, true),
+            (r#"{"steps":[{"id":"a"}],"options":{"scheduled_at":"PT1S"}}"#, true),
+            (r#"{"steps":[{"id":"a","options":{"callback_type":"on_failure","delay_until":"PT1S"}}]}"#, true),
+            (r#"{"steps":[{"id":"a","options":{"callback_type":"on_failure","\u0064elay_until":"PT1S"}}]}"#, true),
+            (r#"{"steps":[{"id":"a","options":{"callback_type":"on_failure","delay_until":null}}]}"#, false),
+            (r#"{"steps":[{"id":"a","options":{"callback_type":"on_failure","tags":["delay_until"]}}]}"#, false),
+        ] {
+            let body = serde_json::from_str(json).expect("an object");
+            assert_eq!(NewWorkflow::mentions_time(&body), expected, "{json}");
+        }
     }
 
     #[test]

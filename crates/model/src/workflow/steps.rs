@@ -17,6 +17,8 @@ use common::{
 
 /// Longest id of a step, in bytes.
 const MAX_STEP_ID_BYTES: usize = 255;
+/// Largest `options` of a workflow by steps, in bytes: every step gets a copy.
+const MAX_SHARED_OPTIONS_BYTES: usize = 4096;
 
 /// A step of a request.
 #[derive(Debug)]
@@ -49,7 +51,7 @@ pub(super) fn parse(body: &Object<'_>, max_steps: usize) -> Result<Vec<Requested
     if !(1..=max_steps).contains(&list.len()) {
         return Err(invalid(format!("{wanted}, got {}", list.len())));
     }
-    let defaults = body.get("options").map(|raw| parse_object(raw, "options")).transpose()?;
+    let defaults = body.get("options").map(parse_shared_options).transpose()?;
     let mut bodies: Vec<(String, Object)> = Vec::with_capacity(list.len());
     let mut positions: BTreeMap<String, usize> = BTreeMap::new();
     for (position, raw) in list.iter().enumerate() {
@@ -71,6 +73,17 @@ pub(super) fn parse(body: &Object<'_>, max_steps: usize) -> Result<Vec<Requested
         parse_step(id, &step, &format!("steps[{position}]"), (&positions, position), defaults.as_ref())
     };
     bodies.into_iter().enumerate().map(parse_one).collect()
+}
+
+fn parse_shared_options(raw: &RawValue) -> Result<Object<'_>, RequestError> {
+    let bytes = raw.get().len();
+    if bytes > MAX_SHARED_OPTIONS_BYTES {
+        return Err(invalid(format!(
+            "options of a workflow by steps must have at most {MAX_SHARED_OPTIONS_BYTES} bytes, because every step gets \
+             them, got {bytes}; larger options can be set on the steps that need them"
+        )));
+    }
+    parse_object(raw, "options")
 }
 
 fn parse_step(
@@ -112,7 +125,8 @@ fn parse_callback(raw: &RawValue, place: &str) -> Result<BatchCallback, RequestE
     })
 }
 
-/// The job of a step: without what is about the order, and with the options of the workflow that it does not set itself.
+/// The job of a step: without what is about the order, and with the options of the workflow that it does not set
+/// itself. An option that is null is not set.
 fn write_job(step: &Object<'_>, options: Option<&Object<'_>>, defaults: Option<&Object<'_>>) -> String {
     let mut out = ObjectWriter::default();
     for (name, value) in step.iter().filter(|(name, _)| !["id", "depends_on", "options"].contains(name)) {
@@ -120,13 +134,15 @@ fn write_job(step: &Object<'_>, options: Option<&Object<'_>>, defaults: Option<&
     }
     let mut merged = ObjectWriter::default();
     for (name, value) in options.iter().flat_map(|options| options.iter()) {
-        if name != "callback_type" {
+        if name != "callback_type" && value.get() != "null" {
             merged.raw(name, value.get());
         }
     }
     let is_set = |name: &str| step.get(name).is_some() || options.is_some_and(|options| options.get(name).is_some());
-    for (name, value) in defaults.iter().flat_map(|defaults| defaults.iter()).filter(|(name, _)| !is_set(name)) {
-        merged.raw(name, value.get());
+    for (name, value) in defaults.iter().flat_map(|defaults| defaults.iter()) {
+        if !is_set(name) && value.get() != "null" {
+            merged.raw(name, value.get());
+        }
     }
     let merged = merged.finish();
     if merged != "{}" {
@@ -255,6 +271,35 @@ mod tests {
             .collect();
         assert_eq!(jobs, [("all", 7), ("own", 1)]);
         assert_eq!(workflow.members[0].json, r#"{"type":"a","args":["a"],"options":{"priority":7,"queue":"all"}}"#);
+    }
+
+    #[test]
+    fn null_is_as_if_it_were_absent() {
+        let own = r#","options":{"queue":null,"priority":null,"callback_type":null}"#;
+        let rest = r#","options":{"queue":"all","priority":null},"type":null,"jobs":null,"callbacks":null"#;
+        let workflow = parse(&[("a", "", own), ("b", "", r#","queue":null,"options":null"#)], rest).expect("a group");
+        for member in &workflow.members {
+            assert_eq!((member.job.queue.as_str(), member.job.priority.get()), ("all", 0), "{}", member.json);
+        }
+        assert_eq!(workflow.members[0].json, r#"{"type":"a","args":["a"],"options":{"queue":"all"}}"#);
+        let error = parse(&[("a", "", "")], r#","job":1"#).expect_err("unknown");
+        assert!(error.starts_with("a workflow by steps: unknown member \"job\""), "{error}");
+    }
+
+    #[test]
+    fn options_that_every_step_would_copy_are_refused_if_they_are_large() {
+        let of_length = |length: usize| {
+            let options = r#"{"metadata":{"k":""}}"#;
+            let padding = "x".repeat(length - options.len());
+            format!(r#","options":{{"metadata":{{"k":"{padding}"}}}}"#)
+        };
+        let largest = parse(&[("a", "", ""), ("b", "", "")], &of_length(4096)).expect("as large as allowed");
+        assert!(largest.members.iter().all(|member| member.json.len() > 4096), "each step has them");
+        let error = parse(&[("a", "", "")], &of_length(4097)).expect_err("too large");
+        assert!(error.contains("must have at most 4096 bytes, because every step gets them, got 4097"), "{error}");
+        let invalid = format!(r#","options":{{"{}":1}}"#, "x".repeat(5000));
+        let error = parse(&[("a", "", "")], &invalid).expect_err("too large and invalid");
+        assert!(error.contains("must have at most 4096 bytes"), "{error}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::{StoreResult, connection::clock::score_to_millis, keys::QueueKeys, se
 use common::{id::JobId, name::QueueName, time::Millis};
 use model::access::Access;
 
-/// Maximum number of discarded jobs scanned for one page.
+/// Maximum number of discarded jobs scanned for one page, those that an offset passes over among them.
 const MAX_SCANNED: usize = 10_000;
 /// Approximate maximum of their bytes.
 const MAX_SCANNED_BYTES: usize = 32 << 20;
@@ -59,6 +59,14 @@ pub struct DiscardedPage {
     pub jobs: Vec<(JobId, String)>,
     /// Where the next page starts, if there may be one.
     pub next: Option<DiscardedCursor>,
+}
+
+impl DiscardedPage {
+    /// Whether the scan ended before its first job, though there may be more jobs.
+    #[must_use]
+    pub fn ended_early(&self) -> bool {
+        self.jobs.is_empty() && self.next.is_some()
+    }
 }
 
 #[derive(Deserialize)]
@@ -131,6 +139,22 @@ impl Jobs {
         after: Option<&DiscardedCursor>,
         limit: usize,
     ) -> StoreResult<DiscardedPage> {
+        self.list_discarded_from(list, filter, after, 0, limit).await
+    }
+
+    /// As [`Self::list_discarded`], without the first `offset` jobs that match. Those count as scanned too, so one
+    /// request reads no more with an offset than without.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn list_discarded_from(
+        &self,
+        list: DiscardedList,
+        filter: &DiscardedFilter,
+        after: Option<&DiscardedCursor>,
+        offset: usize,
+        limit: usize,
+    ) -> StoreResult<DiscardedPage> {
         let mut queues = match &filter.queue {
             Some(queue) => vec![queue.clone()],
             None => self.list_queues().await?,
@@ -142,6 +166,7 @@ impl Jobs {
         let mut scan = DiscardedScan {
             list,
             filter,
+            offset,
             limit,
             sealer: self.sealer(),
             connection,
@@ -173,6 +198,8 @@ impl Jobs {
 struct DiscardedScan<'a> {
     list: DiscardedList,
     filter: &'a DiscardedFilter,
+    /// How many that match are still passed over.
+    offset: usize,
     limit: usize,
     sealer: &'a Sealer,
     connection: crate::connection::pool::PooledConnection,
@@ -244,6 +271,10 @@ impl DiscardedScan<'_> {
         self.scanned_bytes += text.len();
         let Some(json) = FinishedJob::json_of(self.sealer, text, id, queue)? else { return Ok(()) };
         if self.filter.matches(&json) {
+            if self.offset > 0 {
+                self.offset -= 1;
+                return Ok(());
+            }
             self.matched_bytes += json.len();
             self.page.jobs.push((id, json));
         }

@@ -218,3 +218,35 @@ async fn a_dead_letter_that_is_tried_again_keeps_its_limits_and_loses_the_times_
         assert_eq!(kit.complete(&worker, &again, "1").await, Settled::Done);
     }
 }
+
+#[tokio::test]
+async fn an_offset_passes_over_those_that_match_and_reads_no_more_than_a_page_may() {
+    let kit = StoreKit::start();
+    let mut ids = Vec::new();
+    for job_type in ["x", "y", "x", "x"] {
+        ids.push(die(&kit, "a", job_type, "E").await);
+    }
+    for (died_at, id) in (1_700_000_000_000_u64..).zip(&ids) {
+        kit.redis_command(&["ZADD", "galley:{a}:dead", "XX", &died_at.to_string(), &id.to_string()]).await;
+    }
+    let of_x = DiscardedFilter { job_type: Some("x".to_owned()), ..DiscardedFilter::default() };
+    let list = async |filter: &DiscardedFilter, offset: usize| {
+        kit.jobs.list_discarded_from(DiscardedList::DeadLetters, filter, None, offset, 10).await.expect("redis runs")
+    };
+    let page = list(&of_x, 2).await;
+    assert_eq!(page.jobs.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [ids[0]], "the newest first");
+    let page = list(&of_x, 3).await;
+    assert!(page.jobs.is_empty() && page.next.is_none() && !page.ended_early(), "the end of the list");
+    // Newer ones that are gone count as read
+    let queue = "a".parse().expect("a name");
+    let gone: Vec<String> = (0..10_000).map(|seed| JobId::derived(1, &queue, seed).to_string()).collect();
+    let mut command = vec!["ZADD", "galley:{a}:dead"];
+    for id in &gone {
+        command.extend(["1700000001000", id]);
+    }
+    kit.redis_command(&command).await;
+    let page = list(&of_x, 1).await;
+    assert!(page.ended_early(), "the scan ended at its bound: {:?}", page.jobs);
+    let next = page.next.expect("more").to_string();
+    assert!(gone.iter().any(|id| next.ends_with(id.as_str())), "{next}");
+}
