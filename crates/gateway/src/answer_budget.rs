@@ -1,6 +1,6 @@
 //! Memory for the answers that the process is sending: pages of histories, lists, fetched jobs, batches.
 //!
-//! An answer counts until its client has taken it, a piece at a time, so clients that ask for much and read slowly cannot
+//! An answer counts until its client has taken all but the last piece, so clients that ask for much and read slowly cannot
 //! take all memory. One that only reads is refused when the memory is used up, and so is a fetch before it claims jobs.
 //! Answers about what was done are always sent.
 
@@ -81,13 +81,16 @@ impl Drop for AnswerLease {
 pub(crate) struct CountedBody {
     body: BoxBody,
     piece: Bytes,
-    #[expect(dead_code, reason = "counts while the body is there")]
-    lease: AnswerLease,
+    /// Bytes that were not given to the connection.
+    left: u64,
+    /// Counts until the last piece was given.
+    lease: Option<AnswerLease>,
 }
 
 impl CountedBody {
     pub(crate) fn new(body: BoxBody, lease: AnswerLease) -> Self {
-        Self { body, piece: Bytes::new(), lease }
+        let left = if let BodySize::Sized(bytes) = body.size() { bytes } else { u64::MAX };
+        Self { body, piece: Bytes::new(), left, lease: Some(lease) }
     }
 }
 
@@ -106,6 +109,37 @@ impl MessageBody for CountedBody {
             }
         }
         let count = self.piece.len().min(PIECE_BYTES);
-        Poll::Ready(Some(Ok(self.piece.split_to(count))))
+        self.left = self.left.saturating_sub(count as u64);
+        if self.left > 0 {
+            return Poll::Ready(Some(Ok(self.piece.split_to(count))));
+        }
+        // A client that has the answer may ask for the next at once. A copy: the piece itself holds all of the answer
+        self.lease = None;
+        Poll::Ready(Some(Ok(Bytes::copy_from_slice(&std::mem::take(&mut self.piece)))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    const MAX_BYTES: usize = 100_000;
+
+    #[tokio::test]
+    async fn an_answer_counts_until_its_last_piece_is_given_to_the_connection() {
+        let budget = Arc::new(AnswerBudget::new(MAX_BYTES));
+        let bytes = Bytes::from(vec![b'x'; MAX_BYTES]);
+        let lease = budget.lease(BodySize::Sized(bytes.len() as u64), true).unwrap_or(None).expect("it is counted");
+        let mut body = CountedBody::new(BoxBody::new(bytes.clone()), lease);
+        let mut taken = Vec::new();
+        while taken.len() < MAX_BYTES {
+            assert!(budget.check_room().is_err(), "{} bytes were given", taken.len());
+            let piece = poll_fn(|context| Pin::new(&mut body).poll_next(context)).await;
+            taken.extend_from_slice(&piece.expect("more").unwrap_or_else(|error| panic!("{error}")));
+        }
+        assert!(budget.check_room().is_ok());
+        assert_eq!(taken, bytes);
     }
 }
