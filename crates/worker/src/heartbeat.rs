@@ -107,18 +107,26 @@ fn set_quiet(shared: &WorkerShared, wakeup: &Wakeup, is_quiet: bool, by: &str) {
     }
 }
 
-/// Handles SIGTSTP and SIGCONT until `stop` is cancelled.
-pub(crate) async fn listen_for_signals(shared: Arc<WorkerShared>, wakeup: Arc<Wakeup>, stop: CancellationToken) {
+/// Handles SIGTSTP and SIGCONT until `stop` is cancelled. From this call on, before the future is polled, SIGTSTP no longer
+/// stops the process.
+pub(crate) fn listen_for_signals(
+    shared: Arc<WorkerShared>,
+    wakeup: Arc<Wakeup>,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> {
     let kind = |signal: Signal| SignalKind::from_raw(signal as i32);
-    let (Ok(mut pause), Ok(mut resume)) = (signal(kind(Signal::SIGTSTP)), signal(kind(Signal::SIGCONT))) else {
-        tracing::warn!("SIGTSTP and SIGCONT cannot be handled");
-        return;
-    };
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = pause.recv() => set_quiet(&shared, &wakeup, true, "SIGTSTP"),
-            _ = resume.recv() => set_quiet(&shared, &wakeup, false, "SIGCONT"),
+    let signals = (signal(kind(Signal::SIGTSTP)), signal(kind(Signal::SIGCONT)));
+    async move {
+        let (Ok(mut pause), Ok(mut resume)) = signals else {
+            tracing::warn!("SIGTSTP and SIGCONT cannot be handled");
+            return;
+        };
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = pause.recv() => set_quiet(&shared, &wakeup, true, "SIGTSTP"),
+                _ = resume.recv() => set_quiet(&shared, &wakeup, false, "SIGCONT"),
+            }
         }
     }
 }

@@ -108,6 +108,10 @@ impl Worker {
         // A directive cancels only this token, so the next signal still counts as the first one
         let StopSignals { stop, end_grace } = signals.child();
         let worker = &shared.settings.queue_worker;
+        // Before the log line: from then on these signals must not end or stop the process
+        let wakeup = Arc::new(Wakeup::default());
+        let receiving_signals = heartbeat::listen_for_signals(shared.clone(), wakeup.clone(), stop.clone());
+        let reloading = rules::reload_on_sighup(self.dispatcher.clone(), stop.clone());
         let (server, address) = health::serve(worker.listen, self.health.clone(), self.metrics)
             .with_context(|| format!("queue_worker.listen: cannot listen on {}", worker.listen))?;
         let (health, serving) = (server.handle(), supervise("HTTP server", tokio::spawn(server), &stop));
@@ -122,16 +126,14 @@ impl Worker {
         let stop_renewing = CancellationToken::new();
         let renewing =
             supervise("lease renewal", tokio::spawn(lease_renewal::run(shared.clone(), stop_renewing.clone())));
-        let wakeup = Arc::new(Wakeup::default());
         let listening = tokio::spawn(wakeup.clone().listen(shared.clone(), stop.clone()));
-        let receiving_signals =
-            tokio::spawn(heartbeat::listen_for_signals(shared.clone(), wakeup.clone(), stop.clone()));
+        let receiving_signals = tokio::spawn(receiving_signals);
         let reporting = heartbeat::run(shared.clone(), wakeup.clone(), stop.clone(), stop_renewing.clone());
         let reporting = supervise("heartbeat", tokio::spawn(reporting));
         let maintaining = maintenance::run(shared.jobs.clone(), shared.settings.maintenance.clone(), stop.clone());
         let maintaining = supervise("maintenance", tokio::spawn(maintaining));
         let bridging = tokio::spawn(list_bridge::run(shared.clone(), stop.clone()));
-        let reloading = tokio::spawn(rules::reload_on_sighup(self.dispatcher.clone(), stop.clone()));
+        let reloading = tokio::spawn(reloading);
         let runner = AttemptRunner::new(shared.clone(), self.dispatcher.clone(), wakeup.clone(), completions);
         let claiming = supervise("claim", tokio::spawn(claim::run(shared.clone(), runner, wakeup, stop.clone())));
 

@@ -77,16 +77,19 @@ impl KeysFile {
     }
 }
 
-/// Follows the file until `stop` is cancelled.
-pub(super) async fn follow(keys: Arc<KeysFile>, mut file: FileWatch, stop: CancellationToken) {
+/// Follows the file until `stop` is cancelled. From this call on, before the future is polled, SIGHUP no longer ends the
+/// process.
+pub(super) fn follow(keys: Arc<KeysFile>, mut file: FileWatch, stop: CancellationToken) -> impl Future<Output = ()> {
     let on_signal = keys.clone();
     let signals = reloadable::on_sighup(stop.clone(), move || on_signal.reload());
-    let looks = async {
+    let looks = async move {
         while stop.run_until_cancelled(file.changed()).await.is_some() {
             keys.reload();
         }
     };
-    tokio::join!(signals, looks);
+    async move {
+        tokio::join!(signals, looks);
+    }
 }
 
 /// The number of keys in a file.

@@ -78,6 +78,8 @@ pub(crate) async fn run(
             claimer.back_off(&error, next_reconnect_delay(&mut delays)).await;
             continue;
         }
+        // A claim that failed was under way until here: its jobs may have been claimed
+        claimer.shared.heartbeat_state.end_claim();
         delays = reconnect_delays();
         if let Err(error) = claimer.claim_until_stopped().await {
             claimer.back_off(&error, next_reconnect_delay(&mut delays)).await;
@@ -195,7 +197,7 @@ impl Claimer {
                 // It ends when no queue has any
                 self.queues.ask_all();
             }
-            if self.shared.heartbeat_state.is_quiet() {
+            if !self.shared.heartbeat_state.begin_claim() {
                 drop(permits);
                 self.shared.heartbeat_state.wait_until_resumed(&self.stop).await;
                 continue;
@@ -203,6 +205,7 @@ impl Claimer {
             // Checked before the claim: a job that runs now may create jobs until it ends
             let was_idle = self.shared.in_flight.is_empty();
             let found = self.claim(&mut permits, is_ahead).await?;
+            self.shared.heartbeat_state.end_claim();
             if self.is_finished(found, was_idle).await? {
                 self.stop.cancel();
             }
@@ -214,7 +217,10 @@ impl Claimer {
                 };
                 // Other claims can use these permits
                 drop(permits);
-                self.wait_for_jobs(last).await?;
+                if self.shared.heartbeat_state.begin_claim() {
+                    self.wait_for_jobs(last).await?;
+                    self.shared.heartbeat_state.end_claim();
+                }
             }
         }
     }
