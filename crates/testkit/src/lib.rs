@@ -13,6 +13,7 @@ mod power_failure;
 mod process_mark;
 mod redis_proxy;
 mod redis_server;
+mod reserved_port;
 mod sentinel_set;
 mod service_process;
 mod skip;
@@ -35,8 +36,9 @@ pub use process_mark::ProcessMark;
 /// A plain Redis client, as other programs have: for tests that stand for one or look at what is stored.
 pub use redis;
 pub use redis_server::{RedisPersistence, RedisServer, patient_config};
+pub use reserved_port::ReservedPort;
 pub use sentinel_set::{SENTINEL_PASSWORD, SentinelProcesses, SentinelSet};
-pub use service_process::{ServiceProcess, binary_path};
+pub use service_process::{PATIENCE, ServiceProcess, binary_path};
 pub use skip::skip;
 pub use test_authority::{CertificateFiles, TestAuthority};
 pub use token_issuer::{TokenIssuer, hs256_token, signed};

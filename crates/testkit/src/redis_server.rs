@@ -2,7 +2,7 @@
 
 use std::{
     io::Read,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -15,7 +15,9 @@ use nix::{
 use redis::AsyncConnectionConfig;
 use tempfile::TempDir;
 
-use crate::{AdjustableClock, CertificateFiles, TEST_TIMEOUT, TestAuthority, WatchedDisk, watched_disk::preloaded};
+use crate::{
+    AdjustableClock, CertificateFiles, ReservedPort, TEST_TIMEOUT, TestAuthority, WatchedDisk, watched_disk::preloaded,
+};
 
 /// What an acknowledged write survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,10 +34,10 @@ pub enum RedisPersistence {
 pub struct RedisServer {
     pub(crate) process: Option<Child>,
     pub(crate) folder: TempDir,
-    port: u16,
+    port: ReservedPort,
     persistence: RedisPersistence,
     options: Vec<String>,
-    tls_port: Option<u16>,
+    tls_port: Option<ReservedPort>,
     /// `user:password@` of the test itself.
     credentials: &'static str,
     clock: Option<AdjustableClock>,
@@ -105,12 +107,12 @@ impl RedisServer {
     ) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder for redis");
         for _ in 0..10 {
-            let (port, tls_port) = (free_port(), free_port());
-            let tls = tls_options(tls_port, authority, certificate);
+            let (port, tls_port) = (ReservedPort::choose(), ReservedPort::choose());
+            let tls = tls_options(tls_port.number(), authority, certificate);
             let tls = tls.into_iter().flat_map(|(name, value)| [format!("--{name}"), value]);
             let options: Vec<String> = tls.chain(more.iter().map(|option| (*option).to_owned())).collect();
             let persistence = RedisPersistence::None;
-            if let Some(process) = spawn_redis(folder.path(), port, persistence, &options, &[]) {
+            if let Some(process) = spawn_redis(folder.path(), port.number(), persistence, &options, &[]) {
                 let (process, tls_port) = (Some(process), Some(tls_port));
                 return Some(Self {
                     process,
@@ -152,10 +154,10 @@ impl RedisServer {
     ) -> Self {
         let folder = tempfile::tempdir().expect("a folder for redis");
         let variables = preloaded(clock.as_ref(), disk.as_ref());
-        // The port is free until somebody else takes it in the moment between: then another one
+        // A program that is no test may take the port in the moment between: then another one
         for _ in 0..10 {
-            let port = free_port();
-            if let Some(process) = spawn_redis(folder.path(), port, persistence, &options, &variables) {
+            let port = ReservedPort::choose();
+            if let Some(process) = spawn_redis(folder.path(), port.number(), persistence, &options, &variables) {
                 let (process, tls_port, credentials) = (Some(process), None, "");
                 return Self { process, folder, port, persistence, options, tls_port, credentials, clock, disk };
             }
@@ -166,13 +168,13 @@ impl RedisServer {
     /// The URL of its database 5, as the original demo has it.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("redis://{}127.0.0.1:{}/5", self.credentials, self.port)
+        format!("redis://{}127.0.0.1:{}/5", self.credentials, self.port())
     }
 
     /// The URL of the same database for another user.
     #[must_use]
     pub fn url_of(&self, user: &str, password: &str) -> String {
-        format!("redis://{user}:{password}@127.0.0.1:{}/5", self.port)
+        format!("redis://{user}:{password}@127.0.0.1:{}/5", self.port())
     }
 
     /// The URL of the same database on its port with TLS.
@@ -181,7 +183,7 @@ impl RedisServer {
     /// It was not started with TLS.
     #[must_use]
     pub fn tls_url(&self, host: &str) -> String {
-        format!("rediss://{host}:{}/5", self.tls_port.expect("a port with TLS"))
+        format!("rediss://{host}:{}/5", self.tls_port().expect("a port with TLS"))
     }
 
     /// Everything in its files: the append-only file, dumps, its log.
@@ -207,13 +209,13 @@ impl RedisServer {
     /// Its port.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// Its port with TLS.
     #[must_use]
     pub fn tls_port(&self) -> Option<u16> {
-        self.tls_port
+        self.tls_port.as_ref().map(ReservedPort::number)
     }
 
     /// Its clock.
@@ -261,7 +263,7 @@ impl RedisServer {
     /// It does not start.
     pub fn restart(&mut self) {
         let variables = preloaded(self.clock.as_ref(), self.disk.as_ref());
-        self.process = spawn_redis(self.folder.path(), self.port, self.persistence, &self.options, &variables);
+        self.process = spawn_redis(self.folder.path(), self.port(), self.persistence, &self.options, &variables);
         assert!(self.process.is_some(), "redis-server does not start again");
     }
 
@@ -316,11 +318,6 @@ pub(crate) fn tls_options(
         ("tls-ca-cert-file", authority.ca_file()),
         ("tls-auth-clients", "yes".to_owned()),
     ]
-}
-
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
 }
 
 fn spawn_redis(

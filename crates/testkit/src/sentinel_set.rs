@@ -1,13 +1,13 @@
 //! A primary, its replica and three sentinels that watch them.
 
-use std::{collections::HashMap, fs, process::Child};
+use std::{collections::HashMap, fs, process::Child, time::Duration};
 
 use redis::{Client, RedisResult, aio::MultiplexedConnection};
 use tempfile::TempDir;
 
 use crate::{
-    CertificateFiles, RedisPersistence, RedisServer, TestAuthority, eventually, patient_config,
-    redis_server::{free_port, redis_command, spawn_until_it_answers, tls_options},
+    CertificateFiles, RedisPersistence, RedisServer, ReservedPort, TestAuthority, eventually, patient_config,
+    redis_server::{redis_command, spawn_until_it_answers, tls_options},
 };
 
 /// What the sentinels call the primary.
@@ -30,8 +30,8 @@ pub struct SentinelProcesses(Vec<Sentinel>);
 
 struct Sentinel {
     process: Child,
-    port: u16,
-    tls_port: Option<u16>,
+    port: ReservedPort,
+    tls_port: Option<ReservedPort>,
     _folder: TempDir,
 }
 
@@ -108,7 +108,8 @@ impl SentinelProcesses {
 
     fn url_with(&self, credentials: &str) -> String {
         let scheme = if self.0[0].tls_port.is_some() { "rediss+sentinel" } else { "redis+sentinel" };
-        let address = |sentinel: &Sentinel| format!("127.0.0.1:{}", sentinel.tls_port.unwrap_or(sentinel.port));
+        let port = |sentinel: &Sentinel| sentinel.tls_port.as_ref().unwrap_or(&sentinel.port).number();
+        let address = |sentinel: &Sentinel| format!("127.0.0.1:{}", port(sentinel));
         let addresses: Vec<String> = self.0.iter().map(address).collect();
         format!("{scheme}://{credentials}{}/{PRIMARY_NAME}/5", addresses.join(","))
     }
@@ -119,6 +120,19 @@ impl SentinelProcesses {
     /// No sentinel does it.
     pub async fn fail_over(&self) {
         eventually("a sentinel begins a failover", || async { self.0[0].ask::<()>("FAILOVER").await.ok() }).await;
+    }
+
+    /// Sets after how long without an answer the primary counts as down: one second at first.
+    ///
+    /// # Panics
+    /// A sentinel does not take it.
+    pub async fn set_down_after(&self, silence: Duration) {
+        for sentinel in &self.0 {
+            let mut command = redis::cmd("SENTINEL");
+            command.arg("SET").arg(PRIMARY_NAME).arg("down-after-milliseconds").arg(silence.as_millis().to_string());
+            let mut connection = sentinel.connection().await.expect("the sentinel runs");
+            command.exec_async(&mut connection).await.expect("it takes the setting");
+        }
     }
 
     /// Waits until every sentinel names this server as the primary.
@@ -140,11 +154,14 @@ impl Sentinel {
     fn start(primary_port: u16, tls: Tls<'_>) -> Self {
         for _ in 0..10 {
             let folder = tempfile::tempdir().expect("a folder for a sentinel");
-            let (port, tls_port) = (free_port(), tls.map(|_| free_port()));
-            let mut lines =
-                vec![format!("port {port}"), "bind 127.0.0.1".to_owned(), format!("dir {}", folder.path().display())];
-            if let (Some((authority, certificate)), Some(tls_port)) = (tls, tls_port) {
-                let tls = tls_options(tls_port, authority, certificate);
+            let (port, tls_port) = (ReservedPort::choose(), tls.map(|_| ReservedPort::choose()));
+            let mut lines = vec![
+                format!("port {}", port.number()),
+                "bind 127.0.0.1".to_owned(),
+                format!("dir {}", folder.path().display()),
+            ];
+            if let (Some((authority, certificate)), Some(tls_port)) = (tls, &tls_port) {
+                let tls = tls_options(tls_port.number(), authority, certificate);
                 lines.extend(tls.iter().map(|(name, value)| format!("{name} {value}")));
                 lines.push("tls-replication yes".to_owned());
                 lines.push(format!("requirepass {SENTINEL_PASSWORD}"));
@@ -157,7 +174,7 @@ impl Sentinel {
             fs::write(&path, lines.join("\n")).expect("a file");
             let mut command = redis_command();
             command.arg(&path).arg("--sentinel");
-            if let Some(process) = spawn_until_it_answers(command, port) {
+            if let Some(process) = spawn_until_it_answers(command, port.number()) {
                 return Self { process, port, tls_port, _folder: folder };
             }
         }
@@ -166,7 +183,7 @@ impl Sentinel {
 
     async fn connection(&self) -> RedisResult<MultiplexedConnection> {
         let credentials = if self.tls_port.is_some() { format!(":{SENTINEL_PASSWORD}@") } else { String::new() };
-        let client = Client::open(format!("redis://{credentials}127.0.0.1:{}", self.port))?;
+        let client = Client::open(format!("redis://{credentials}127.0.0.1:{}", self.port.number()))?;
         client.get_multiplexed_async_connection_with_config(&patient_config()).await
     }
 

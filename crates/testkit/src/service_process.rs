@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -23,11 +24,17 @@ use serde_json::Value;
 
 use crate::{RedisServer, TEST_TIMEOUT, eventually};
 
+/// Settings of a service whose Redis, if it does not answer for seconds, is on a slow machine: only behind a proxy or
+/// sentinels it may be gone.
+pub const PATIENCE: [(&str, &str); 2] =
+    [("GALLEY__REDIS__CONNECT_TIMEOUT_MS", "20000"), ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "20000")];
+
 /// A running process.
 pub struct ServiceProcess {
     name: &'static str,
     process: Child,
     log_lines: Arc<Mutex<Vec<String>>>,
+    log_reader: JoinHandle<()>,
     address: SocketAddr,
 }
 
@@ -58,10 +65,10 @@ impl ServiceProcess {
     /// # Panics
     /// It does not start.
     pub async fn start(name: &'static str, redis: &RedisServer, variables: &[(&str, &str)]) -> Self {
-        Self::start_with_redis_url(name, &redis.url(), variables).await
+        Self::start_without_waiting(name, redis, variables).wait_until_listening().await
     }
 
-    /// The same with a Redis URL.
+    /// The same with a Redis URL, and the timeouts of Redis that users have.
     ///
     /// # Panics
     /// It does not start.
@@ -74,10 +81,10 @@ impl ServiceProcess {
     /// # Panics
     /// It does not start.
     pub async fn start_worker(name: &'static str, redis: &RedisServer, variables: &[(&str, &str)]) -> Self {
-        Self::spawn(name, "QUEUE_WORKER", &redis.url(), variables).wait_until_listening().await
+        Self::spawn(name, "QUEUE_WORKER", &redis.url(), &patient(variables)).wait_until_listening().await
     }
 
-    /// The same with a Redis URL.
+    /// The same with a Redis URL, and the timeouts of Redis that users have.
     ///
     /// # Panics
     /// It does not start.
@@ -91,7 +98,7 @@ impl ServiceProcess {
     /// It does not start.
     #[must_use]
     pub fn start_without_waiting(name: &'static str, redis: &RedisServer, variables: &[(&str, &str)]) -> Self {
-        Self::spawn(name, &settings_section(name), &redis.url(), variables)
+        Self::spawn(name, &settings_section(name), &redis.url(), &patient(variables))
     }
 
     /// Waits until it listens.
@@ -121,7 +128,7 @@ impl ServiceProcess {
         variables: &[(&str, &str)],
     ) -> Self {
         let program = folder.join(name);
-        let process = Self::spawn_program(&program, name, &settings_section(name), &redis.url(), variables);
+        let process = Self::spawn_program(&program, name, &settings_section(name), &redis.url(), &patient(variables));
         process.wait_until_listening().await
     }
 
@@ -145,12 +152,12 @@ impl ServiceProcess {
         let log_lines: Arc<Mutex<Vec<String>>> = Arc::default();
         let output = process.stdout.take().expect("stdout is piped");
         let kept = log_lines.clone();
-        std::thread::spawn(move || {
+        let log_reader = std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 kept.lock().unwrap_or_else(PoisonError::into_inner).push(line);
             }
         });
-        Self { name, process, log_lines, address: SocketAddr::from(([127, 0, 0, 1], 0)) }
+        Self { name, process, log_lines, log_reader, address: SocketAddr::from(([127, 0, 0, 1], 0)) }
     }
 
     /// `http://127.0.0.1:<port><path>`.
@@ -291,17 +298,21 @@ impl ServiceProcess {
         self.wait_for_exit().await
     }
 
-    /// Waits until it exits.
+    /// Waits until it exits and its log is read to the end.
     ///
     /// # Panics
     /// It does not end.
     pub async fn wait_for_exit(&mut self) -> ExitStatus {
         let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
-            if let Some(status) = self.process.try_wait().expect("a process of ours") {
+            let is_late = Instant::now() >= deadline;
+            // A program that it has left behind may keep the log open
+            if let Some(status) = self.process.try_wait().expect("a process of ours")
+                && (self.log_reader.is_finished() || is_late)
+            {
                 return status;
             }
-            assert!(Instant::now() < deadline, "{} does not end", self.name);
+            assert!(!is_late, "{} does not end", self.name);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -351,6 +362,11 @@ impl<'de> Deserialize<'de> for LogLine {
         }
         deserializer.deserialize_map(Members)
     }
+}
+
+/// The variables of a service that waits long for Redis, unless they say otherwise.
+fn patient<'a>(variables: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    PATIENCE.iter().chain(variables).copied().collect()
 }
 
 /// The section of the settings that a service reads.
