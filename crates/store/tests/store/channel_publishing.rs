@@ -1,11 +1,11 @@
 //! Messages that follow the script without running it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use model::message::{NewMessage, Position, continuity::Continuity};
 use store::{Redis, channels::Channels, connection::notifier::SubscriberEvent};
-use testkit::eventually;
+use testkit::{TEST_TIMEOUT, eventually};
 
 use crate::{
     channels::{channel, publish},
@@ -146,7 +146,7 @@ async fn publishing_goes_on_at_once_when_redis_comes_back() {
     publish(&kit, &c, b"x").await;
     kit.server.kill();
     let message = NewMessage::plain(b"x");
-    tokio::time::timeout(Duration::from_secs(10), kit.channels.publish(&c, &message))
+    tokio::time::timeout(TEST_TIMEOUT, kit.channels.publish(&c, &message))
         .await
         .expect("answered at once")
         .expect_err("redis is away");
@@ -161,11 +161,16 @@ async fn of_many_messages_at_once_few_run_the_script() {
     let c = channel("c");
     publish(&kit, &c, b"first").await;
     let before = calls(&kit, "evalsha").await;
+    let (mut slow_rounds, mut last) = (0, Instant::now());
     for _ in 0..20 {
         futures_util::future::join_all((0..30).map(|_| publish(&kit, &c, b"x"))).await;
+        slow_rounds += u64::from(last.elapsed() >= Duration::from_millis(25));
+        last = Instant::now();
     }
     let scripts = calls(&kit, "evalsha").await - before;
-    assert!(scripts < 100, "{scripts} scripts for 600 messages");
+    // A script that takes 25 ms does not tell the time: those of its round and of the next one may all run it
+    let allowed = 100 + 60 * slow_rounds;
+    assert!(scripts < allowed, "{scripts} scripts for 600 messages, in {slow_rounds} slow rounds");
     let kept = kit.redis_command(&["XLEN", "galley:{ch:c}:m"]).await;
     assert_eq!(kept, redis::Value::Int(601));
 }

@@ -8,7 +8,7 @@ use crate::kit::StoreKit;
 
 /// A store on a Redis with a replica, which writes must reach within a minute.
 async fn start() -> (StoreKit, RedisServer, Confirmer) {
-    let redis = RedisServer::start();
+    let redis = RedisServer::start_with_options(RedisPersistence::None, &["--repl-diskless-sync-delay", "0"]);
     let of_redis = format!("127.0.0.1 {}", redis.port());
     let replica = RedisServer::start_with_options(RedisPersistence::None, &["--replicaof", &of_redis]);
     redis.wait_until_replicated().await;

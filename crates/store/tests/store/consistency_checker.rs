@@ -176,8 +176,12 @@ async fn a_pulled_job_that_lost_its_lease_or_attempt_is_available_again() {
         let member = format!("{}:{}", claimed.job.priority, claimed.entry);
         kit.redis_command(&[command, &key(set), &member]).await;
         is_mended(&kit, &[kind]).await;
-        maintenance::run_once(&kit.jobs, &queue()).await.expect("redis runs");
-        assert_eq!(kit.state(claimed.job.id).await, "available", "{kind}");
+        // More than once only if Redis was so slow that leases are spared
+        eventually(kind, || async {
+            maintenance::run_once(&kit.jobs, &queue()).await.expect("redis runs");
+            (kit.state(claimed.job.id).await == "available").then_some(())
+        })
+        .await;
     }
 }
 

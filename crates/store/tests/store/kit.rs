@@ -48,7 +48,13 @@ impl StoreKit {
     pub(crate) fn with_server(server: RedisServer, variables: &[(&str, &str)]) -> Self {
         let mut all: HashMap<String, String> =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        all.entry("GALLEY__REDIS__URL".to_owned()).or_insert_with(|| server.url());
+        let url = all.entry("GALLEY__REDIS__URL".to_owned()).or_insert_with(|| server.url());
+        // A server that does not answer for seconds is on a slow machine. Only one that sentinels replace really hangs
+        if !url.contains("sentinel") {
+            for name in ["GALLEY__REDIS__CONNECT_TIMEOUT_MS", "GALLEY__REDIS__RESPONSE_TIMEOUT_MS"] {
+                all.entry(name.to_owned()).or_insert_with(|| "30000".to_owned());
+            }
+        }
         let settings = Settings::from_sources(None, all).expect("allowed settings");
         let redis = Redis::new(&settings.redis).expect("a URL");
         let redis = redis.with_sealer(Sealer::from_settings(&settings.encryption).expect("keys"));

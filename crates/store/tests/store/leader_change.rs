@@ -19,6 +19,8 @@ async fn a_new_leader_heals_a_step_of_the_clock_that_came_while_nobody_led() {
         redis::from_redis_value::<Option<i64>>(answer).expect("a number")
     };
     let first = eventually("it leads", noted).await;
+    // Connected, so that it asks for the lease at once
+    next.redis.ping().await.expect("redis runs");
     let successor = next.start_maintenance();
     kit.enqueue(JOB_BODY).await;
     kit.pull(Some(Duration::from_mins(20))).await.expect("a job");

@@ -18,11 +18,20 @@ use crate::kit::{JOB_BODY, StoreKit, consumer, normal_priority, queue};
 const URL: &str = "GALLEY__REDIS__URL";
 const TOPIC: &str = "after-the-failover";
 const LONG: Duration = Duration::from_mins(1);
+/// Where no server hangs: a request that is slow is not sent twice, and no connection to a slow server counts as lost.
+const PATIENT: [(&str, &str); 2] =
+    [("GALLEY__REDIS__CONNECT_TIMEOUT_MS", "20000"), ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "20000")];
+/// After how long a server that stands still is down: the sentinels would fail over though the test did not ask for it.
+const NO_PAUSE_IS_SO_LONG: Duration = Duration::from_mins(5);
+/// The same when the test wants it to be down.
+const SOON: Duration = Duration::from_secs(1);
 
 /// A store that knows the sentinels only. The kit looks at the server that becomes the primary.
-async fn start() -> (Arc<StoreKit>, RedisServer, SentinelProcesses) {
+async fn start(patience: &[(&str, &str)]) -> (Arc<StoreKit>, RedisServer, SentinelProcesses) {
     let SentinelSet { primary, replica, sentinels } = SentinelSet::start().await;
-    let kit = StoreKit::with_server(replica, &[(URL, &sentinels.url())]);
+    sentinels.set_down_after(NO_PAUSE_IS_SO_LONG).await;
+    let url = sentinels.url();
+    let kit = StoreKit::with_server(replica, &[&[(URL, url.as_str())][..], patience].concat());
     (Arc::new(kit), primary, sentinels)
 }
 
@@ -60,7 +69,7 @@ async fn assert_all_lead_to(kit: &StoreKit, server: &RedisServer) {
 
 #[tokio::test]
 async fn after_the_primary_is_killed_everything_goes_on_at_the_replica_that_is_promoted() {
-    let (kit, mut primary, sentinels) = start().await;
+    let (kit, mut primary, sentinels) = start(&PATIENT).await;
     let (_topics, mut heard) = kit.subscribe(&[TOPIC]);
     assert_eq!(heard.recv().await, Some(SubscriberEvent::Subscribed(vec![TOPIC.to_owned()])));
     let before = kit.enqueue(r#"{"type":"a","args":[],"queue":"other"}"#).await;
@@ -76,6 +85,7 @@ async fn after_the_primary_is_killed_everything_goes_on_at_the_replica_that_is_p
     })
     .await;
     primary.wait_until_replicated().await;
+    sentinels.set_down_after(SOON).await;
     primary.kill();
     assert_eq!(blocked.await.expect("no panic"), None, "a read ends with its server");
     sentinels.wait_until_primary_is(&kit.server).await;
@@ -90,7 +100,7 @@ async fn after_the_primary_is_killed_everything_goes_on_at_the_replica_that_is_p
 
 #[tokio::test]
 async fn after_a_failover_nothing_leads_to_the_old_primary() {
-    let (kit, primary, sentinels) = start().await;
+    let (kit, primary, sentinels) = start(&PATIENT).await;
     assert_all_lead_to(&kit, &primary).await;
     let (_topics, mut heard) = kit.subscribe(&[TOPIC]);
     assert_eq!(heard.recv().await, Some(SubscriberEvent::Subscribed(vec![TOPIC.to_owned()])));
@@ -114,7 +124,9 @@ async fn a_replaced_primary_is_left_though_it_takes_writes_still() {
     // Nobody can make it a replica
     let SentinelSet { primary, replica, sentinels } =
         SentinelSet::start_with_options(&["--rename-command", "SLAVEOF", ""]).await;
-    let kit = StoreKit::with_server(replica, &[(URL, &sentinels.url())]);
+    sentinels.set_down_after(NO_PAUSE_IS_SO_LONG).await;
+    let url = sentinels.url();
+    let kit = StoreKit::with_server(replica, &[PATIENT.as_slice(), &[(URL, url.as_str())]].concat());
     assert_all_lead_to(&kit, &primary).await;
     primary.wait_until_replicated().await;
     sentinels.fail_over().await;
@@ -130,11 +142,12 @@ async fn a_replaced_primary_is_left_though_it_takes_writes_still() {
 
 #[tokio::test]
 async fn a_primary_that_hangs_is_left_with_every_connection_to_it() {
-    let (kit, primary, sentinels) = start().await;
+    let (kit, primary, sentinels) = start(&[("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "2000")]).await;
     let (_topics, mut heard) = kit.subscribe(&[TOPIC]);
     assert_eq!(heard.recv().await, Some(SubscriberEvent::Subscribed(vec![TOPIC.to_owned()])));
     let mut dedicated = kit.redis.open_dedicated(LONG).await.expect("redis runs");
     drop(kit.redis.pooled_connection().await.expect("redis runs"));
+    sentinels.set_down_after(SOON).await;
     primary.freeze();
     sentinels.wait_until_primary_is(&kit.server).await;
     assert_all_lead_to(&kit, &kit.server).await;
@@ -153,6 +166,7 @@ async fn the_way_to_sentinels_and_primary_is_encrypted_and_each_has_its_own_pass
     else {
         return skip("this redis-server was built without TLS");
     };
+    sentinels.set_down_after(NO_PAUSE_IS_SO_LONG).await;
     let mut user = redis::cmd("ACL");
     // Without ROLE the server says in INFO what it is
     user.arg("SETUSER").arg("galley").arg("on").arg(">at-primary").arg("~*").arg("&*").arg("+@all").arg("-role");
@@ -167,6 +181,8 @@ async fn the_way_to_sentinels_and_primary_is_encrypted_and_each_has_its_own_pass
         ("GALLEY__REDIS__TLS_CA_FILE", &ca),
         ("GALLEY__REDIS__TLS_CERT_FILE", &cert),
         ("GALLEY__REDIS__TLS_KEY_FILE", &key),
+        PATIENT[0],
+        PATIENT[1],
     ];
     let kit = StoreKit::with_server(replica, &variables);
     kit.redis.check_at_start(&[]).await.expect("it may");

@@ -1,8 +1,6 @@
 //! Consumer groups of subscriptions: which there are, also of channels that come when no worker runs, and which must go because
 //! nobody would ever move them.
 
-use std::time::Duration;
-
 use common::name::{ChannelName, SubscriptionName};
 use model::subscription::{Subscription, SubscriptionStart};
 use redis::Value;
@@ -173,10 +171,7 @@ async fn the_maintenance_destroys_groups_of_subscriptions_that_are_not_there() {
     desk.kit.redis_command(&["XGROUP", "CREATE", "galley:{ch:c}:m", "sub:damaged", "0"]).await;
     let maintenance = desk.kit.start_maintenance();
     let left = ["somebody".to_owned(), "sub:damaged".to_owned(), shared.group()];
-    testkit::eventually_for(Duration::from_secs(10), "what nobody has is gone", || async {
-        (groups(&desk, "c").await == left).then_some(())
-    })
-    .await;
+    testkit::eventually("what nobody has is gone", || async { (groups(&desk, "c").await == left).then_some(()) }).await;
     assert!(!exists(&desk, "galley:{ch:c}:sub:nobody").await);
     maintenance.stop().await;
     assert_eq!(bodies(&desk.read(&shared, &c, "w").await), ["0", "1"]);
@@ -195,7 +190,7 @@ async fn the_maintenance_destroys_no_groups_when_redis_has_lost_the_list() {
     let maintenance = desk.kit.start_maintenance();
     // Rounds go through the channels again and again: of the last one nothing is kept after some of them
     for _ in 0..3 {
-        testkit::eventually_for(Duration::from_secs(10), "a round is over", || async {
+        testkit::eventually("a round is over", || async {
             (desk.kit.redis_command(&["XLEN", "galley:{ch:z}:m"]).await == Value::Int(0)).then_some(())
         })
         .await;
