@@ -26,7 +26,7 @@ use testkit::http::HttpConnection;
 const DRAIN_TIMEOUT: Duration = Duration::from_mins(5);
 /// A worker that has a message may be silent so long: so short that messages change hands, and so long that a machine that is
 /// short of processors answers in time.
-const ACK_DEADLINE_MS: u64 = 2_000;
+const ACK_DEADLINE_MS: u64 = 5_000;
 /// One channel in that many goes to the broadcast: each of its messages is a request of every worker.
 const BROADCAST_CHANNEL_ONE_IN: usize = 4;
 /// Channels of the broadcast at most: as many as a subscription may name.
@@ -171,12 +171,13 @@ impl CheckedSubscriptions {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         for name in names {
             loop {
-                let progress = self.progress(name).await?;
-                if holds(&progress) {
+                // A gateway whose Redis is slow refuses, and is asked again
+                let progress = self.progress(name).await;
+                if progress.as_ref().is_ok_and(&holds) {
                     break;
                 }
                 if Instant::now() >= deadline {
-                    return Ok(Some(format!("{name} {progress:?}")));
+                    return Ok(Some(format!("{name} {:?}", progress?)));
                 }
                 sleep(POLL_INTERVAL).await;
             }

@@ -120,7 +120,7 @@ async fn a_failure_may_say_when_the_next_attempt_follows() {
         let nack = json!({ "job_id": held["id"], "token": held["token"], "error": error });
         assert_eq!(call(&kit, "nack", &nack).await.0, status, "{pause}");
     }
-    let body = json!({ "queues": ["default"], "wait_ms": 15_000 });
+    let body = json!({ "queues": ["default"], "wait_ms": 60_000 });
     let again = call(&kit, "fetch", &body).await.1["jobs"][0].clone();
     assert_eq!((&again["id"], &again["attempt"]), (&held["id"], &json!(2)));
     let error = json!({ "message": "later", "retry_after_ms": 0 });

@@ -2,6 +2,7 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use testkit::eventually;
 
 use crate::keyed::{KeyRing, KeyedKit};
 
@@ -36,7 +37,11 @@ async fn each_admin_action_is_in_the_audit_and_in_the_log_with_who_what_and_how_
     assert_eq!(shown, [token, delete, ("POST /ojs/v1/queues/{queue}/pause", pause, "done", 200)]);
     let admin_id = keyed.admin.split('_').nth(1).expect("an id");
     assert!(found.iter().all(|entry| entry["key"] == admin_id && entry["from"] == "127.0.0.1"));
-    let lines = keyed.kit.gateway.events("admin.action");
+    let lines = eventually("each is in the log", || async {
+        let lines = keyed.kit.gateway.events("admin.action");
+        (lines.len() >= 4).then_some(lines)
+    })
+    .await;
     let refused: Vec<_> = lines.iter().filter(|line| line["status"] == 403).collect();
     let reader_id = reader.split('_').nth(1).expect("an id");
     assert_eq!((lines.len(), refused.len(), &refused[0]["key"]), (4, 1, &json!(reader_id)));

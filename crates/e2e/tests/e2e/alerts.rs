@@ -1,10 +1,12 @@
 //! Every alert fires when the thing breaks that it is about: a real Prometheus with the real rules reads real services. Only the
 //! windows and pauses of the rules are shorter.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use serde_json::{Value, json};
-use testkit::{RedisPersistence, RedisServer, ServiceProcess, WebhookReceiver, WebhookReply, eventually, redis};
+use testkit::{
+    RedisPersistence, RedisServer, ServiceProcess, WebhookReceiver, WebhookReply, eventually, eventually_for, redis,
+};
 
 use crate::{
     kit::{GalleyKit, SHORT_LEASE, job_body},
@@ -94,12 +96,13 @@ async fn alone_alerts_of_jobs_fire_when_workers_are_missing_fail_or_die() {
     // Jobs fail for good
     let retry = json!({ "max_attempts": 1, "on_exhaustion": "dead_letter" });
     let failing = json!({ "type": "test.fail_always", "args": [], "retry": retry });
-    prometheus
-        .fires_while("GalleyDeadLettersGrowing", DEFAULT_QUEUE, || async {
-            kit.enqueue(&failing).await;
-        })
-        .await;
-    prometheus.fires("GalleyJobsDiscarded", DEFAULT_QUEUE).await;
+    for alert in ["GalleyDeadLettersGrowing", "GalleyJobsDiscarded"] {
+        prometheus
+            .fires_while(alert, DEFAULT_QUEUE, || async {
+                kit.enqueue(&failing).await;
+            })
+            .await;
+    }
     prometheus.ends("GalleyJobsDiscarded").await;
     prometheus.ends("GalleyDeadLettersGrowing").await;
     // A worker dies with a job in its hands
@@ -128,7 +131,8 @@ async fn alone_alerts_of_memory_fire_when_redis_gets_full() {
     let Some(prometheus) = Prometheus::start(&[("gateway", &kit.gateway)]).await else { return };
     // Jobs that nobody runs take their whole share of the memory
     let job = json!({ "type": "test.echo", "args": ["x".repeat(20_000)] });
-    eventually("jobs are refused", || async { (batch(&kit, &job, 8).await == 503).then_some(()) }).await;
+    let refused = || async { (batch(&kit, &job, 8).await == 503).then_some(()) };
+    eventually_for(Duration::from_mins(2), "jobs are refused", refused).await;
     prometheus.fires("GalleyRedisBudget", Some(("kind", "waiting_jobs"))).await;
     // And something else the rest
     let fill =

@@ -5,7 +5,6 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
 };
-use testkit::redis;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -62,9 +61,7 @@ async fn a_client_that_comes_back_to_another_gateway_gets_every_message_once_and
 async fn a_stream_begins_now_or_at_a_time_and_an_id_is_there_before_the_first_message() {
     let kit = GalleyKit::start().await;
     publish_all(&kit, 0..3).await;
-    let now = ChannelEventsClient::open(kit.gateway.url(STREAM), None).await;
-    let id = now.last_id.clone();
-    drop(now);
+    let id = ChannelEventsClient::open(kit.gateway.url(STREAM), None).await.last_id;
     publish_all(&kit, 3..5).await;
     let mut back = ChannelEventsClient::open(kit.gateway.url(STREAM), Some(&id)).await;
     assert_eq!(back.messages(2).await, ["3", "4"]);
@@ -103,8 +100,9 @@ async fn a_client_that_comes_back_while_redis_is_away_is_let_in_and_goes_on_wher
         let mut stream = ChannelEventsClient::open(kit.gateway.url(path), None).await;
         for channel in ["orders", "in.a"].into_iter().take(1 + ids.len()) {
             publish(&kit, channel, "seen").await;
-            while stream.expect("message").await["channel"] != channel {}
         }
+        // The second stream has what the first one has seen too; the order of two channels is anyone's
+        stream.messages(1 + 2 * ids.len()).await;
         ids.push(stream.last_id);
     }
     // The first stream has not seen the second one's
@@ -120,9 +118,12 @@ async fn a_client_that_comes_back_while_redis_is_away_is_let_in_and_goes_on_wher
     eventually("a message is taken again", || try_publish(&kit, &kit.gateway, "orders", "1")).await;
     eventually("a message is taken again", || try_publish(&kit, &kit.gateway, "in.a", "2")).await;
     assert_eq!(streams[0].messages(2).await, ["seen", "1"]);
-    let mut heard = streams[1].messages(2).await;
-    heard.sort();
-    assert_eq!(heard, ["1", "2"]);
+    // One that was stored though its answer was lost is published again
+    let mut heard = BTreeSet::new();
+    while heard.len() < 2 {
+        heard.extend(streams[1].messages(1).await);
+    }
+    assert_eq!(heard, BTreeSet::from(["1", "2"].map(str::to_owned)));
 }
 
 #[tokio::test]
@@ -158,14 +159,13 @@ async fn two_hundred_readers_of_a_channel_cost_one_subscription() {
     for stream in &mut streams {
         assert_eq!(stream.messages(1).await, ["7"]);
     }
-    let list: String =
-        redis::cmd("CLIENT").arg("LIST").query_async(&mut kit.redis.connection().await).await.expect("redis runs");
-    let subscribed = |line: &&str| line.split(' ').any(|word| word.starts_with("sub=") && word != "sub=0");
-    let clients: Vec<&str> = list.lines().filter(subscribed).filter(|line| line.contains("subscribe")).collect();
-    let counts = kit.redis_command(&["PUBSUB", "NUMSUB", "galley:5:{ch:orders}:live"]).await;
-    assert!(format!("{counts:?}").contains("int(1)"), "{counts:?} {clients:#?}");
-    let shown: Value = kit.get("/v1/channels/orders").await.json().await.expect("JSON");
-    assert_eq!(shown["channel"]["readers"], 200);
+    // Until it is there messages come out of the history
+    eventually("one subscription", || async {
+        let counts = kit.redis_command(&["PUBSUB", "NUMSUB", "galley:5:{ch:orders}:live"]).await;
+        format!("{counts:?}").contains("int(1)").then_some(())
+    })
+    .await;
+    kit.wait_for_readers("orders", 200).await;
     drop(streams);
     kit.wait_for_readers("orders", 0).await;
 }
@@ -230,7 +230,7 @@ async fn the_readers_of_all_gateways_are_counted_also_after_redis_has_lost_every
     let other = ServiceProcess::start("gateway", &kit.redis, &[]).await;
     let here = ChannelEventsClient::open(kit.gateway.url(STREAM), None).await;
     let there = [
-        ChannelEventsClient::open(other.url(STREAM), None).await,
+        ChannelEventsClient::open(other.wait_until_ready().await.url(STREAM), None).await,
         ChannelEventsClient::open(other.url(STREAM), None).await,
     ];
     let counted = async |readers: u64| {
@@ -259,7 +259,7 @@ async fn the_readers_of_all_gateways_are_counted_also_after_redis_has_lost_every
 async fn a_history_waits_for_the_next_message() {
     let kit = GalleyKit::start().await;
     let id = publish(&kit, "orders", "1").await;
-    let url = kit.gateway.url(&format!("/v1/channels/orders/messages?after={id}&wait_ms=20000"));
+    let url = kit.gateway.url(&format!("/v1/channels/orders/messages?after={id}&wait_ms=60000"));
     let waiting = tokio::spawn(kit.http.get(url).send());
     kit.wait_for_readers("orders", 1).await;
     publish(&kit, "orders", "2").await;
@@ -274,7 +274,8 @@ async fn a_history_waits_for_the_next_message() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_who_takes_nothing_holds_up_nobody_and_is_cut_off() {
-    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__CHANNELS__STALL_MS", "1000")]).await;
+    // Longer than a machine that is busy keeps the quick reader from reading
+    let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__CHANNELS__STALL_MS", "10000")]).await;
     let mut slow = TcpStream::connect(kit.gateway.address()).expect("it listens");
     slow.write_all(format!("GET {STREAM} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).expect("sent");
     slow.read_exact(&mut [0; 12]).expect("an answer begins");
@@ -291,8 +292,9 @@ async fn a_reader_who_takes_nothing_holds_up_nobody_and_is_cut_off() {
 
 #[tokio::test]
 async fn a_gateway_that_stops_ends_its_streams_and_says_when_to_come_back() {
-    let mut kit =
-        GalleyKit::start_with(RedisServer::start(), &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "600000")]).await;
+    let variables =
+        [("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "600000"), ("GALLEY__GATEWAY__EVENT_KEEP_ALIVE_MS", "600000")];
+    let mut kit = GalleyKit::start_with(RedisServer::start(), &variables).await;
     let mut streams = Vec::new();
     for _ in 0..10 {
         streams.push(ChannelEventsClient::open(kit.gateway.url(STREAM), None).await);
@@ -353,14 +355,14 @@ async fn a_gateway_that_hears_nothing_says_so_makes_its_subscription_anew_and_re
     let mut expected = publish_all(&kit, 0..3).await;
     assert_eq!(stream.messages(3).await, expected);
     way.drop_messages();
-    let reason = eventually("it says that it hears nothing", || async {
+    let (status, reason) = eventually("it says that it hears nothing", || async {
         let response = http_client::get(deaf.url("/health/ready")).await.ok()?;
-        // The jobs API works
-        assert_eq!(response.status(), 200);
-        response.json::<Value>().await.ok()?["reason"].as_str().map(ToOwned::to_owned)
+        let status = response.status();
+        let reason = response.json::<Value>().await.ok()?["reason"].as_str()?.to_owned();
+        reason.contains("channels are not heard").then_some((status, reason))
     })
     .await;
-    assert!(reason.contains("channels are not heard") && reason.contains("2000 ms"), "{reason}");
+    assert!(status == 200 && reason.contains("2000 ms"), "the jobs API works: {status} {reason}");
     expected = publish_all(&kit, 3..6).await;
     way.deliver_on_new_connections();
     crate::health::wait_until_well(&deaf).await;

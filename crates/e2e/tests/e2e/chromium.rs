@@ -1,13 +1,10 @@
 //! A headless Chromium for the tests of pages.
 
-use std::{
-    net::TcpListener,
-    process::{Child, Command, Stdio},
-};
+use std::process::{Child, Command, Stdio};
 
 use fantoccini::{Client, ClientBuilder, Locator, elements::Element};
 use serde_json::{Value, json};
-use testkit::eventually;
+use testkit::{ReservedPort, eventually};
 
 /// The folder of the pictures in the documents, relative to this crate.
 const IMAGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/images");
@@ -26,6 +23,7 @@ pub(crate) struct Browser {
     pub(crate) client: Client,
     base: String,
     _driver: DriverProcess,
+    _port: ReservedPort,
 }
 
 /// How a browser differs from a new one.
@@ -40,9 +38,9 @@ pub(crate) struct BrowserOptions {
 impl Browser {
     /// Starts a browser; none, with a word about it, where there is no chromedriver.
     pub(crate) async fn start(base: &str, options: BrowserOptions) -> Option<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let port = listener.expect("a free port").port();
-        let driver = Command::new("chromedriver").arg(format!("--port={port}")).stdout(Stdio::null()).spawn();
+        let port = ReservedPort::choose();
+        let driver =
+            Command::new("chromedriver").arg(format!("--port={}", port.number())).stdout(Stdio::null()).spawn();
         let Ok(driver) = driver else {
             testkit::skip("there is no chromedriver; `.ci/run` installs it");
             return None;
@@ -78,7 +76,7 @@ impl Browser {
             ("goog:chromeOptions".to_owned(), chrome),
             ("goog:loggingPrefs".to_owned(), json!({ "browser": "ALL", "performance": "ALL" })),
         ]);
-        let url = format!("http://127.0.0.1:{port}");
+        let url = format!("http://127.0.0.1:{}", port.number());
         let client = eventually("the browser starts", || async {
             ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
                 .capabilities(capabilities.clone())
@@ -87,7 +85,7 @@ impl Browser {
                 .ok()
         })
         .await;
-        Some(Self { client, base: base.trim_end_matches('/').to_owned(), _driver: driver })
+        Some(Self { client, base: base.trim_end_matches('/').to_owned(), _driver: driver, _port: port })
     }
 
     /// Opens a page of the gateway.
@@ -123,9 +121,13 @@ impl Browser {
     }
 
     pub(crate) async fn fill(&self, css: &str, text: &str) {
-        let field = self.find(css).await;
-        field.clear().await.expect("it can be emptied");
-        field.send_keys(text).await.expect("it can be filled");
+        // What moves may be replaced between the look and the keys
+        let fill = || async {
+            let field = self.client.find(Locator::Css(css)).await.ok()?;
+            field.clear().await.ok()?;
+            field.send_keys(text).await.ok()
+        };
+        eventually(&format!("{css} can be filled"), fill).await;
     }
 
     /// The text of the page that people see.
@@ -142,6 +144,14 @@ impl Browser {
     /// Runs a script as the developer tools do: the policy of the page does not apply.
     pub(crate) async fn run(&self, script: &str) -> Value {
         self.client.execute(script, Vec::new()).await.unwrap_or_default()
+    }
+
+    /// Keeps the open page from doing what it does by itself after a second or more, such as not to wait any longer for
+    /// somebody who undoes something: a test may be slower than people are.
+    pub(crate) async fn hold_timers(&self) {
+        let script = "const set = window.setTimeout;
+            window.setTimeout = (action, delay, ...more) => set(action, delay >= 1000 ? 3600000 : delay, ...more)";
+        self.client.execute(script, Vec::new()).await.expect("a page");
     }
 
     pub(crate) async fn path(&self) -> String {

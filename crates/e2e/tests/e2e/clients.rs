@@ -2,6 +2,7 @@
 //! language.
 
 use std::{
+    cell::RefCell,
     collections::HashSet,
     process::{Child, Command, ExitStatus, Stdio},
     time::Instant,
@@ -19,6 +20,7 @@ use crate::{
     client_packages::{ClientLanguage, clients, compile, unpack},
     kit::{GalleyKit, job_body},
     odd_workers::ODD_WORKER_PY,
+    pull::wait_for_waiters_of,
 };
 
 /// Leases and timeouts are looked at often, and it is noted when an attempt begins.
@@ -108,6 +110,10 @@ pub(crate) struct ClientWorkerProcess(Child);
 impl ClientWorkerProcess {
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.0.id()).expect("a pid")), signal).expect("a process of ours");
+    }
+
+    fn has_exited(&mut self) -> bool {
+        self.0.try_wait().expect("a process of ours").is_some()
     }
 
     async fn wait_for_exit(&mut self) -> ExitStatus {
@@ -257,7 +263,8 @@ async fn a_job_that_is_cancelled_while_it_runs_is_stopped(language: ClientLangua
 async fn a_worker_that_is_killed_in_mid_job_loses_nothing(language: ClientLanguage) {
     let Some(snippets) = ClientSnippets::of(language).await else { return };
     let mut doomed = snippets.worker();
-    let id = snippets.enqueue("report.build", json!([10, 0.2]), json!({})).await;
+    // Long enough that it is not done before the worker is killed
+    let id = snippets.enqueue("report.build", json!([10, 1]), json!({})).await;
     snippets.wait_for_progress(&id).await;
     doomed.signal(Signal::SIGKILL);
     assert!(!doomed.wait_for_exit().await.success());
@@ -270,15 +277,13 @@ async fn a_worker_that_is_killed_in_mid_job_loses_nothing(language: ClientLangua
 async fn a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_back_the_rest_unspent(language: ClientLanguage) {
     let Some(snippets) = ClientSnippets::of(language).await else { return };
     let mut worker = snippets.worker();
-    let short = snippets.enqueue("report.build", json!([10, 0.2]), json!({})).await;
+    // Much less than the five seconds of its grace
+    let short = snippets.enqueue("report.build", json!([5, 0.2]), json!({})).await;
     let long = snippets.running_report(json!({})).await;
+    wait_for_waiters_of(&snippets.kit, &snippets.kit.gateway, 1).await;
     worker.signal(Signal::SIGTERM);
     // The signal has arrived when the fetch that waits is given up
-    eventually("nobody waits", || async {
-        let metrics = snippets.kit.get("/metrics").await.text().await.ok()?;
-        metrics.lines().any(|line| line == "galley_waiters 0").then_some(())
-    })
-    .await;
+    wait_for_waiters_of(&snippets.kit, &snippets.kit.gateway, 0).await;
     let after = snippets.enqueue("email.send", json!(["ada@example.org", { "subject": "s" }]), json!({})).await;
     assert!(worker.wait_for_exit().await.success());
     assert_eq!(snippets.kit.job(&short).await["state"], "completed");
@@ -286,16 +291,19 @@ async fn a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_back_the_r
     let back = snippets.kit.job(&long).await;
     assert_eq!((&back["state"], &back["attempt"]), (&json!("available"), &json!(0)), "{back}");
     // Twice is at once
-    let mut worker = snippets.worker();
+    let worker = RefCell::new(snippets.worker());
     snippets.wait_for_progress(&long).await;
     assert_eq!(snippets.kit.job(&long).await["attempt"], 1);
-    worker.signal(Signal::SIGTERM);
-    eventually("it says that it ends", || async {
+    worker.borrow().signal(Signal::SIGTERM);
+    eventually("it says that it ends, unless its grace is over before", || async {
         let answer: Value = snippets.kit.get("/ojs/v1/workers").await.json().await.ok()?;
-        worker_state(&answer, "terminating")
+        (worker_state(&answer, "terminating").is_some() || worker.borrow_mut().has_exited()).then_some(())
     })
     .await;
-    worker.signal(Signal::SIGTERM);
+    let mut worker = worker.into_inner();
+    if !worker.has_exited() {
+        worker.signal(Signal::SIGTERM);
+    }
     assert!(worker.wait_for_exit().await.success());
     assert_eq!(snippets.kit.job(&long).await["state"], "available");
 }
@@ -336,11 +344,8 @@ async fn two_workers_share_the_work_and_nothing_is_lost_or_done_twice(language: 
     let Some(snippets) = ClientSnippets::of(language).await else { return };
     let _workers = [snippets.worker(), snippets.worker()];
     let kit = &snippets.kit;
-    eventually("both are there", || async {
-        let answer: Value = kit.get("/ojs/v1/workers").await.json().await.ok()?;
-        (answer["total"] == 2).then_some(())
-    })
-    .await;
+    // Both wait, so that each has its share when the jobs come
+    wait_for_waiters_of(kit, &kit.gateway, 2).await;
     let mail =
         |n: usize| json!({ "type": "email.send", "args": [format!("{n}@x"), { "subject": "s" }], "queue": "mail" });
     let jobs: Vec<Value> = (0..300).map(mail).collect();

@@ -59,19 +59,19 @@ async fn a_workers_jobs_and_the_leader_lease_are_taken_over_although_the_clock_w
     let kit = start_with(&SHORT_LEASE).await;
     let lost = kit.start_worker(&[WORK, SHORT_LEASE[0], SHORT_LEASE[1]]).await;
     let id = kit.enqueue(&slow(600_000)).await;
-    kit.wait_for_state(&id, "active").await;
+    let first = kit.wait_for_state(&id, "active").await["attempt"].as_u64();
     // Nobody is left, and what they left behind lasts an hour longer by the clock
     let leader_lease = ("GALLEY__MAINTENANCE__LEADER_LEASE_MS", "1500");
     kit.redis_command(&["SET", "galley:leader", "gone", "PX", "1500"]).await;
     lost.kill();
     kit.redis.clock().set_behind(HOUR);
     let _worker = kit.start_worker(&[WORK, SHORT_LEASE[0], SHORT_LEASE[1], leader_lease]).await;
-    let again = eventually("another worker has it", || async {
+    eventually("another worker has it", || async {
         let job = kit.job(&id).await;
-        (job["attempt"] == 2 && job["state"] == "active").then_some(job)
+        // A lease may be lost when the machine is busy, too
+        (job["attempt"].as_u64() > first && job["state"] == "active").then_some(())
     })
     .await;
-    assert_eq!(again["attempt"], 2);
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn retries_limits_and_cron_entries_go_on_after_the_clock_is_set_back() {
     kit.redis.clock().set_ahead(48 * HOUR);
     let before = run_count().await.expect("a number");
     eventually("it runs", || async { run_count().await.filter(|count| *count > before + 1) }).await;
-    let retried = json!({ "type": "test.fail_once", "args": [], "queue": "work", "retry": { "initial_interval": "PT3S", "jitter": false } });
+    let retried = json!({ "type": "test.fail_once", "args": [], "queue": "work", "retry": { "initial_interval": "PT10S", "jitter": false } });
     let retried = kit.enqueue(&retried).await;
     kit.wait_for_state(&retried, "retryable").await;
     let limited = json!({ "type": "test.noop", "args": [], "queue": "work", "rate_limit": { "key": "k", "rate": { "limit": 1, "period": "PT2S" } } });

@@ -10,6 +10,8 @@ use crate::kit::{GalleyKit, RULES_VARIABLE, SHORT_LEASE, TestFolder, job_body};
 
 /// Longer than any test takes.
 const NEVER: &str = "sleep 1001";
+/// A lease that is not lost though the machine is busy, and that a test can wait for.
+const PATIENT_LEASE: [(&str, &str); 2] = [("GALLEY__JOBS__LEASE_MS", "8000"), SHORT_LEASE[1]];
 
 /// Rules whose programs are all marked.
 struct MarkedPrograms {
@@ -156,14 +158,13 @@ async fn what_a_program_says_of_its_progress_is_seen_while_it_runs() {
 async fn a_program_that_takes_too_long_is_stopped_and_what_it_said_is_kept() {
     let kit = GalleyKit::start().await;
     let script = format!("echo about to sleep >&2; {NEVER}");
-    let programs = MarkedPrograms::new().shell("a.rule", &script, "timeout_ms = 300").shell("a.job", &script, "");
+    // Long enough for the program to say it, however busy the machine is
+    let programs = MarkedPrograms::new().shell("a.rule", &script, "timeout_ms = 12000").shell("a.job", &script, "");
     let worker = programs.worker(&kit, &[]).await;
-    for job_type in ["a.rule", "a.job"] {
-        let mut body = once(job_type);
-        if job_type == "a.job" {
-            body["timeout_ms"] = json!(300);
-        }
-        let id = kit.enqueue(&body).await;
+    let by_rule = kit.enqueue(&once("a.rule")).await;
+    let mut body = once("a.job");
+    body["timeout_ms"] = json!(12_000);
+    for (job_type, id) in [("a.rule", by_rule), ("a.job", kit.enqueue(&body).await)] {
         let late = kit.wait_for_state(&id, "discarded").await;
         assert_eq!((&late["error"]["code"], &late["attempt"]), (&json!("timeout"), &json!(1)), "{late}");
         assert_eq!(late["error"]["output"], "about to sleep\n", "{job_type}");
@@ -225,7 +226,7 @@ async fn a_worker_that_is_told_to_stop_lets_programs_finish_within_its_grace() {
 async fn programs_that_are_not_done_within_the_grace_are_stopped_and_their_jobs_handed_back_unspent() {
     let kit = GalleyKit::start().await;
     let script = "trap 'echo told > told; exit 1' TERM; touch up; sleep 1001 & wait";
-    let programs = MarkedPrograms::new().shell("a", script, "");
+    let programs = MarkedPrograms::new().shell("a", script, "stop_grace_ms = 60000");
     let worker = programs.worker(&kit, &[("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "300")]).await;
     let process_id = worker.process_id();
     let id = kit.enqueue(&job_body("a", &json!([]))).await;
@@ -241,9 +242,9 @@ async fn programs_that_are_not_done_within_the_grace_are_stopped_and_their_jobs_
 
 #[tokio::test]
 async fn a_worker_that_is_killed_takes_its_programs_along_and_their_jobs_run_elsewhere() {
-    let kit = GalleyKit::start_with(RedisServer::start(), &SHORT_LEASE).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &PATIENT_LEASE).await;
     let doomed_programs = MarkedPrograms::new().with("a", "sleep", &["1001"], "");
-    let doomed = doomed_programs.worker(&kit, &SHORT_LEASE).await;
+    let doomed = doomed_programs.worker(&kit, &PATIENT_LEASE).await;
     let mut ids = Vec::new();
     for _ in 0..3 {
         ids.push(kit.enqueue(&job_body("a", &json!([]))).await);
@@ -255,10 +256,12 @@ async fn a_worker_that_is_killed_takes_its_programs_along_and_their_jobs_run_els
     doomed.kill();
     mark.wait_until_all_exited(process_id).await;
     let heirs_programs = MarkedPrograms::new().shell("a", "echo '\"by the heir\"'", "");
-    let _heir = heirs_programs.worker(&kit, &SHORT_LEASE).await;
+    let _heir = heirs_programs.worker(&kit, &PATIENT_LEASE).await;
     for id in &ids {
         let done = kit.wait_for_state(id, "completed").await;
-        assert_eq!((&done["attempt"], &done["result"]), (&json!(2), &json!("by the heir")));
+        assert_eq!(done["result"], "by the heir");
+        // More than two if a lease ended before the kill, on a machine that stood still
+        assert!(done["attempt"].as_u64() >= Some(2), "the first attempt went with its worker: {done}");
     }
 }
 

@@ -8,15 +8,18 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use futures_util::StreamExt;
 use reqwest::{Client, StatusCode, redirect::Policy};
 use serde_json::{Value, json};
-use testkit::{binary_path, eventually, redis};
+use testkit::{binary_path, eventually_for, patient_config, redis};
 
 const SERVICES: [&str; 3] = ["gateway", "queue-worker", "pubsub-worker"];
 const BASE_IMAGES: [&str; 2] = ["redis:7.4-alpine", "gcr.io/distroless/cc-debian12:nonroot"];
+/// Containers start again, and the jobs of a worker that was killed wait for their leases of 30 s.
+const LIMIT: Duration = Duration::from_mins(3);
 /// The version of the images that are built here.
 const VERSION: &str = "smoke-test";
 
@@ -148,7 +151,7 @@ impl<'a> Api<'a> {
     /// Sends it again until it is accepted: while a container starts again nothing listens. The key of the request makes
     /// that safe.
     async fn post(&self, path: &str, body: &Value, key: &str) -> Value {
-        eventually(&format!("{path} is accepted"), || async {
+        eventually_for(LIMIT, &format!("{path} is accepted"), || async {
             let request = self.http.post(self.url(path)).bearer_auth(&self.key).header("idempotency-key", key);
             let request = request.header("content-type", "application/json").body(body.to_string());
             let response = request.send().await.ok().filter(|response| response.status().is_success())?;
@@ -179,12 +182,13 @@ async fn keys_are_demanded(api: &Api<'_>) {
 async fn plain_clients_take_part(api: &Api<'_>) {
     let address = api.stack.address("redis", "6379");
     let stranger = redis::Client::open(format!("redis://{address}")).expect("a URL");
-    let mut stranger = stranger.get_multiplexed_async_connection().await.expect("it connects");
+    let patient = patient_config();
+    let mut stranger = stranger.get_multiplexed_async_connection_with_config(&patient).await.expect("it connects");
     let refused: redis::RedisResult<Option<String>> = redis::cmd("GET").arg("x").query_async(&mut stranger).await;
     assert_eq!(refused.expect_err("a password is needed").code(), Some("NOAUTH"));
     let password = api.stack.compose(&["run", "--rm", "--no-TTY", "setup", "redis-password"]);
     let client = redis::Client::open(format!("redis://:{password}@{address}/5")).expect("a URL");
-    let mut admin = client.get_multiplexed_async_connection().await.expect("it connects");
+    let mut admin = client.get_multiplexed_async_connection_with_config(&patient).await.expect("it connects");
     let list: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut admin).await.expect("a list");
     for service in SERVICES {
         assert!(list.contains(&format!(" user={service} ")), "{service} has no user of its own: {list}");
@@ -261,14 +265,14 @@ async fn alone_the_compose_stack_loses_nothing() {
         api.address = stack.address("gateway", "8080");
     }
     for id in &accepted.jobs {
-        eventually(&format!("job {id} is completed"), || async {
+        eventually_for(LIMIT, &format!("job {id} is completed"), || async {
             let shown = api.get(&format!("/ojs/v1/jobs/{id}")).await?;
             (shown["job"]["state"] == "completed").then_some(())
         })
         .await;
     }
     let messages = accepted.messages;
-    eventually(&format!("{messages} messages are delivered"), || async {
+    eventually_for(LIMIT, &format!("{messages} messages are delivered"), || async {
         let shown = api.get("/ojs/v1/queues/demo").await?;
         (shown["queue"]["completed"].as_u64()? >= messages).then_some(())
     })

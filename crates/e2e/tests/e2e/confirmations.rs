@@ -19,7 +19,9 @@ struct ReplicatedKit {
 
 impl ReplicatedKit {
     async fn start() -> Self {
-        let redis = RedisServer::start();
+        // Otherwise it waits five seconds for more replicas
+        let at_once = ["--repl-diskless-sync-delay", "0"];
+        let redis = RedisServer::start_with_options(RedisPersistence::None, &at_once);
         let of_redis = format!("127.0.0.1 {}", redis.port());
         let replica = RedisServer::start_with_options(RedisPersistence::None, &["--replicaof", &of_redis]);
         redis.wait_until_replicated().await;

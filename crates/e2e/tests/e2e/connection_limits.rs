@@ -4,12 +4,12 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     process::Command,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
-use testkit::{RedisServer, ServiceProcess, TEST_TIMEOUT, eventually, skip};
+use testkit::{RedisServer, ServiceProcess, TEST_TIMEOUT, eventually, eventually_for, skip};
 
 use crate::{
     idle_cost::count_commands,
@@ -193,7 +193,7 @@ async fn publish(kit: &GalleyKit, length: usize) {
         .header("content-type", "application/json")
         .body(message);
     // Ten thousand readers can keep a small machine from reading the answer of Redis in time: 503 says to publish again
-    eventually("the message is accepted", || async {
+    eventually_for(Duration::from_mins(2), "the message is accepted", || async {
         let answer = request.try_clone().expect("a text").send().await.expect("an answer");
         assert!(answer.status().is_success() || answer.status() == 503, "{}", answer.status());
         answer.status().is_success().then_some(())

@@ -1,14 +1,20 @@
 //! Having what is stored looked over.
 
 use serde_json::{Value, json};
+use testkit::{eventually, redis};
 
 use crate::kit::{GalleyKit, job_body};
 
 #[tokio::test]
 async fn what_cannot_be_is_reported_and_mended_when_it_is_asked_for() {
     // The maintenance must not be faster
-    let redis = testkit::RedisServer::start();
-    let kit = GalleyKit::start_with(redis, &[("GALLEY__MAINTENANCE__SWEEP_MS", "600000")]).await;
+    let slow = [("GALLEY__MAINTENANCE__SWEEP_MS", "600000"), ("GALLEY__MAINTENANCE__LEADER_LEASE_MS", "600000")];
+    let kit = GalleyKit::start_with(testkit::RedisServer::start(), &slow).await;
+    // A leader sweeps when it begins, too
+    eventually("there is a leader", || async {
+        (kit.redis_command(&["EXISTS", "galley:leader"]).await == redis::Value::Int(1)).then_some(())
+    })
+    .await;
     kit.enqueue(&job_body("test.echo", &json!([]))).await;
     let mut scheduled = job_body("test.echo", &json!([]));
     scheduled["scheduled_at"] = "+PT1H".into();

@@ -1,5 +1,7 @@
 //! The dashboard over HTTP: who sees what, forms that are refused, what pages weigh and cost.
 
+use std::time::Instant;
+
 use reqwest::{Client, Method, Response, redirect::Policy};
 use serde_json::{Value, json};
 use testkit::{RedisServer, ServiceProcess, eventually};
@@ -22,7 +24,8 @@ pub(crate) struct Visitor {
 
 impl Visitor {
     pub(crate) fn new(gateway: &ServiceProcess) -> Self {
-        let client = Client::builder().redirect(Policy::none()).build().expect("a client");
+        // A connection each: the gateway may close an idle one while the next request is on its way
+        let client = Client::builder().redirect(Policy::none()).pool_max_idle_per_host(0).build().expect("a client");
         Self { client, base: gateway.url("").trim_end_matches('/').to_owned(), cookie: None }
     }
 
@@ -247,13 +250,15 @@ async fn alone_a_dashboard_with_many_viewers_and_a_thousand_queues_costs_at_most
     wait_for_seconds(&connection, COUNTED_SECONDS).await;
     let without = count_commands(&connection).await - before;
     // The first visit looks at some queues, the others at nothing
-    let before = count_commands(&connection).await;
+    let (before, began) = (count_commands(&connection).await, Instant::now());
     let mut visitor = Visitor::new(&kit.gateway);
     for _ in 0..20 {
         assert_eq!(visitor.page("/").await.0, 200);
     }
     let visits = count_commands(&connection).await - before;
-    assert!(visits < 700, "twenty visits cost {visits} commands");
+    // On a slow machine the services do more meanwhile, and the dashboard looks again
+    let meanwhile = began.elapsed().as_secs() * (without / COUNTED_SECONDS + MAX_COMMANDS);
+    assert!(visits < 700 + meanwhile, "twenty visits cost {visits} commands");
     let mut streams = Vec::new();
     for _ in 0..30 {
         let client = Client::new().get(kit.gateway.url("/ui/live?page=overview"));

@@ -1,5 +1,6 @@
 //! The dashboard in a real browser.
 
+use fantoccini::Locator;
 use serde_json::{Value, json};
 use testkit::eventually;
 
@@ -43,8 +44,11 @@ async fn somebody_enqueues_a_job_and_watches_its_result_appear() {
     browser.wait_for("available").await;
     let _worker = kit.start_worker(&[]).await;
     browser.wait_for("Result").await;
-    let result = browser.find("#result").await.text().await.expect("text");
-    assert!(result.contains("a result to see"), "{result}");
+    let shows = || async {
+        let result = browser.client.find(Locator::Css("#result")).await.ok()?.text().await.ok()?;
+        result.contains("a result to see").then_some(())
+    };
+    eventually("the result appears", shows).await;
     browser.picture("dashboard-job").await;
     assert_eq!(browser.complaints().await, Vec::<String>::new());
     browser.close().await;
@@ -63,6 +67,8 @@ async fn a_search_finds_failed_jobs_and_one_click_retries_all_of_them() {
     browser.open("/ui/jobs").await;
     browser.fill("[data-search]", "state:discarded queue:mails").await;
     browser.click_text("Search").await;
+    // The page before lists the same jobs, among others
+    eventually("the search is answered", || async { browser.path().await.contains("discarded").then_some(()) }).await;
     browser.wait_for("invoice.send").await;
     assert!(!browser.text().await.contains(&other), "another queue");
     browser.picture("dashboard-jobs").await;
@@ -94,6 +100,7 @@ async fn dead_letters_are_grouped_by_error_and_retried_together_or_deleted_after
     for id in [&first, &second] {
         assert_eq!(kit.job(id).await["state"], "available");
     }
+    browser.hold_timers().await;
     browser.click_text("Delete 1").await;
     browser.click("form[data-undo] button.danger").await;
     browser.click_text("Undo").await;
@@ -172,10 +179,14 @@ async fn languages_themes_and_keys_work() {
     browser.wait_for("Overview").await;
     assert_eq!(browser.run("return document.documentElement.lang").await, "en");
     browser.click_text("Dark").await;
-    browser.wait_for("Overview").await;
-    assert_eq!(browser.run("return document.documentElement.dataset.theme").await, "dark");
+    let is_dark = || async {
+        let theme = browser.run("return document.documentElement.dataset.theme").await;
+        (theme == "dark").then_some(())
+    };
+    eventually("the page is dark", is_dark).await;
     let light = browser.run("return getComputedStyle(document.documentElement).backgroundColor").await;
     assert_eq!(light, "rgb(22, 24, 27)");
+    browser.hold_timers().await;
     let body = browser.find("body").await;
     body.send_keys("gj").await.expect("keys");
     eventually("the page of jobs", || async { browser.path().await.starts_with("/ui/jobs").then_some(()) }).await;
@@ -247,9 +258,13 @@ async fn a_message_appears_on_the_page_of_its_channel_and_the_new_key_is_shown_o
     let Some(browser) = Browser::start(&kit.gateway.url(""), BrowserOptions::default()).await else { return };
     browser.open("/ui/channels/news").await;
     kit.enqueue(&json!({ "type": "a", "args": [] })).await;
-    let sent = kit.http.post(kit.gateway.url("/v1/channels/news/messages")).body("good <b>news</b>").send().await;
-    assert_eq!(sent.expect("an answer").status(), 201);
-    browser.wait_for("good <b>news</b>").await;
+    // The page follows the channel from some moment after it was opened
+    let appears = || async {
+        let sent = kit.http.post(kit.gateway.url("/v1/channels/news/messages")).body("good <b>news</b>").send().await;
+        assert_eq!(sent.expect("an answer").status(), 201);
+        browser.text().await.contains("good <b>news</b>").then_some(())
+    };
+    eventually("a message appears", appears).await;
     browser.open("/ui/keys").await;
     browser.fill("#name", "shop").await;
     browser.click("input[name=scope][value='jobs:write']").await;

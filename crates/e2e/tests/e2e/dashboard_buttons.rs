@@ -63,7 +63,8 @@ async fn a_cron_entry_runs_now_rests_and_goes() {
 #[tokio::test]
 async fn a_worker_says_what_it_does_becomes_quiet_and_stops() {
     let kit = GalleyKit::start().await;
-    let mut worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__HEARTBEAT_MS", "500")]).await;
+    // It is listed for three of its heartbeats, five seconds each
+    let mut worker = kit.start_worker(&[]).await;
     let id = kit.enqueue(&job_body("test.slow", &json!([600_000]))).await;
     let mut visitor = Visitor::new(&kit.gateway);
     let page = eventually("the worker reports its job", || async {

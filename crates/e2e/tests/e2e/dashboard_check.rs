@@ -1,6 +1,7 @@
 //! The page of the dashboard that checks stored data.
 
 use serde_json::json;
+use testkit::{eventually, redis};
 
 use crate::{dashboard::Visitor, keyed_gateway::KeyedGateway, kit::GalleyKit};
 
@@ -11,6 +12,10 @@ async fn what_cannot_be_is_said_in_words_and_repaired_from_the_page() {
     // The maintenance must not be faster
     let slow = [("GALLEY__MAINTENANCE__SWEEP_MS", "600000")];
     let kit = GalleyKit::start_with(testkit::RedisServer::start(), &slow).await;
+    // A leader sweeps when it begins
+    let leads =
+        || async { (kit.redis_command(&["EXISTS", "galley:leader"]).await == redis::Value::Int(1)).then_some(()) };
+    eventually("there is a leader", leads).await;
     let mut visitor = Visitor::new(&kit.gateway);
     let job = |queue: &str| json!({ "type": "a", "args": [], "queue": queue, "scheduled_at": "+PT1H" });
     let id = kit.enqueue(&job("mails")).await;
@@ -27,7 +32,7 @@ async fn what_cannot_be_is_said_in_words_and_repaired_from_the_page() {
             "{page}"
         );
     }
-    assert_eq!(kit.redis_command(&["ZSCORE", "galley:{mails}:due", &id]).await, testkit::redis::Value::Nil);
+    assert_eq!(kit.redis_command(&["ZSCORE", "galley:{mails}:due", &id]).await, redis::Value::Nil);
     let repaired = visitor.form("/ui/check/repair", "queue=&all=1").await;
     assert_eq!(repaired.status(), 200);
     let repaired = repaired.text().await.expect("text");

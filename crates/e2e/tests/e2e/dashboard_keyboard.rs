@@ -67,6 +67,7 @@ async fn the_main_paths_need_no_mouse_and_the_focus_is_always_seen() {
     browser.wait_for("The job was cancelled").await;
 
     // What can be undone has the focus on Undo
+    browser.hold_timers().await;
     tab_to(&browser, "Delete").await;
     press(&browser, Key::Enter).await;
     tab_to(&browser, "Delete").await;

@@ -1,9 +1,9 @@
 //! The shell snippets of each document, pasted one after another into one shell.
 
-use std::{fs, path::Path, process::Stdio};
+use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use serde_json::Value;
-use testkit::{RedisServer, TEST_TIMEOUT};
+use testkit::RedisServer;
 
 use crate::{keyed::TOKEN_SECRET, kit::GalleyKit};
 
@@ -12,19 +12,28 @@ const DOCUMENTED_ADDRESS: &str = "127.0.0.1:8080";
 /// The key of the reader, in `GALLEY_KEY`.
 const KEY: &str = "glk_documents_0123456789012345678901234567890123456789012";
 
-/// Prepares the shell. A request has to succeed. One that never ends (`-N`) has to give something before its time is
-/// over. What a test has no machine for (containers, whole builds) has to name things that exist.
+/// How long all snippets of a document may take: many programs one after another.
+const SHELL_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// Prepares the shell. A request has to succeed. One that never ends (`-N` without a body) has to give a line. What a
+/// test has no machine for (containers, whole builds) has to name things that exist.
 const PRELUDE: &str = r#"
 set -euo pipefail
 curl() {
-    local argument streams= out status=0
+    local argument never_ends= stream line
     for argument in "$@"; do
-        case $argument in -*N*) streams=yes ;; esac
+        case $argument in
+            --data*) never_ends= && break ;;
+            -*N*) never_ends=yes ;;
+        esac
     done
-    if [ -n "$streams" ]; then
-        out=$(command curl --fail-with-body --max-time 3 "$@") || status=$?
-        printf '%s\n' "$out"
-        [ -n "$out" ] && { [ "$status" = 0 ] || [ "$status" = 28 ]; }
+    if [ -n "$never_ends" ]; then
+        exec {stream}< <(exec curl --fail --max-time 60 "$@")
+        IFS= read -r line <&"$stream"
+        kill "$!" || true
+        exec {stream}<&-
+        printf '%s\n' "$line"
+        [ -n "$line" ]
     else
         command curl --fail-with-body --max-time 60 "$@"
     fi
@@ -87,7 +96,7 @@ async fn run_document(path: &str) -> GalleyKit {
         .env("GALLEY_URL", kit.gateway.url(""))
         .env("PATH", path_with_galley());
     shell.stdin(Stdio::null());
-    let output = tokio::time::timeout(TEST_TIMEOUT, shell.kill_on_drop(true).output()).await;
+    let output = tokio::time::timeout(SHELL_TIMEOUT, shell.kill_on_drop(true).output()).await;
     let output = output.expect("it ends in time").expect("bash runs");
     assert!(
         output.status.success(),

@@ -50,10 +50,12 @@ impl JobEventsClient {
 
     /// Waits for a keep-alive, behind which no event ends.
     async fn keep_alive(&mut self) {
-        while self.text != ": keep-alive\n" {
+        while !self.text.contains(sse::KEEP_ALIVE) {
             let chunk = tokio::time::timeout(TEST_TIMEOUT, self.response.chunk()).await.expect("in time");
             self.text += std::str::from_utf8(&chunk.expect("no broken connection").expect("it goes on")).expect("text");
         }
+        // Several may have come, and the beginning of one
+        assert!(sse::KEEP_ALIVE.starts_with(&self.text.replace(sse::KEEP_ALIVE, "")), "{:?}", self.text);
     }
 
     /// The next event after the beginning; none at the end.
@@ -243,7 +245,8 @@ async fn a_stream_goes_on_after_redis_was_killed_and_started_again() {
             if message.data["data"]["job_id"] == json!(id) {
                 break;
             }
-            assert_eq!(message.event, "gap");
+            // A job whose request was not answered in time may have been stored
+            assert!(["gap", "job.enqueued"].contains(&message.event.as_str()), "{message:?}");
         }
     }
 }
@@ -273,8 +276,10 @@ async fn the_stream_of_a_job_tells_everything_of_it_and_ends_with_it() {
     kit.enqueue(&job_body("test.noop", &json!([]))).await;
     let path = format!("/ojs/v1/jobs/{id}/events");
     let mut stream = JobEventsClient::open(kit.gateway.url(&path), None).await;
+    // Each process writes its events a moment after they happened
+    let mut live = vec![stream.expect("job.enqueued").await];
     let _worker = kit.start_worker(&[("GALLEY__JOBS__STARTED_EVENTS", "true")]).await;
-    let live = stream.rest().await;
+    live.extend(stream.rest().await);
     let kinds: Vec<_> = live.iter().map(|message| message.event.as_str()).collect();
     assert_eq!(kinds, ["job.enqueued", "job.started", "job.failed", "job.started", "job.completed"]);
     assert!(live.iter().all(|message| message.data["data"]["job_id"] == json!(id)));

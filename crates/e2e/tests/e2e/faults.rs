@@ -5,28 +5,37 @@ use testkit::redis;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use testkit::{RedisServer, ServiceProcess, eventually, eventually_for};
+use testkit::{RedisServer, ServiceProcess, eventually};
 
 use crate::{
     http_client::CheckedClient,
-    kit::{GalleyKit, SHORT_LEASE, job_body},
+    kit::{GalleyKit, RULES_VARIABLE, SHORT_LEASE, TestFolder, job_body},
+    worker_life::gated,
 };
 
-/// How soon everything works again by itself after a fault is over.
-const SOON: Duration = Duration::from_secs(5);
+/// Enqueues a job as soon as one is taken and gives its id.
+async fn enqueue_soon(kit: &GalleyKit, body: &Value) -> String {
+    eventually("a job is taken", || async {
+        let response = kit.post("/ojs/v1/jobs", body).await;
+        let answer: Value = (response.status() == 201).then_some(response)?.json().await.ok()?;
+        answer["job"]["id"].as_str().map(ToOwned::to_owned)
+    })
+    .await
+}
 
+/// Waits until everything works again by itself.
 async fn works(kit: &GalleyKit) {
-    eventually_for(SOON, "a job goes through", || async {
-        let request = kit.http.post(kit.gateway.url("/ojs/v1/jobs")).header("content-type", "application/json");
-        let response = request.body(job_body("test.noop", &json!([])).to_string()).send().await.ok()?;
-        (response.status() == 201).then_some(response)?.json::<Value>().await.ok()
-    })
-    .await;
-    let id = kit.enqueue(&job_body("test.noop", &json!([]))).await;
-    eventually_for(SOON, "a new job is completed", || async {
-        (kit.job(&id).await["state"] == "completed").then_some(())
-    })
-    .await;
+    let id = enqueue_soon(kit, &job_body("test.noop", &json!([]))).await;
+    kit.wait_for_state(&id, "completed").await;
+}
+
+/// A worker that does at once what takes others long.
+async fn start_heir(kit: &GalleyKit, job_type: &str) -> (ServiceProcess, TestFolder) {
+    let rules =
+        TestFolder::with_rules(&format!("[[rule]]\ntype = \"{job_type}\"\n[rule.command]\nprogram = \"true\"\n"));
+    let file = rules.path_text("rules.toml");
+    let without_demo = ("GALLEY__QUEUE_WORKER__DEMO_HANDLERS", "false");
+    (kit.start_worker(&[(RULES_VARIABLE, file.as_str()), without_demo]).await, rules)
 }
 
 #[tokio::test]
@@ -35,29 +44,34 @@ async fn a_worker_that_is_killed_in_mid_job_loses_nothing() {
     let doomed = kit.start_worker(&SHORT_LEASE).await;
     let mut ids = Vec::new();
     for _ in 0..20 {
-        ids.push(kit.enqueue(&job_body("test.slow", &json!([5000]))).await);
+        ids.push(kit.enqueue(&job_body("test.timeout", &json!([]))).await);
     }
     for id in &ids {
         kit.wait_for_state(id, "active").await;
     }
     doomed.kill();
-    let _heir = kit.start_worker(&SHORT_LEASE).await;
+    let _heir = start_heir(&kit, "test.timeout").await;
     for id in &ids {
         let done = kit.wait_for_state(id, "completed").await;
-        assert_eq!(done["attempt"], 2, "the first attempt went with its worker");
+        // More than two if a lease ended before the kill, on a machine that is busy
+        assert!(done["attempt"].as_u64() >= Some(2), "the first attempt went with its worker: {done}");
     }
 }
 
 #[tokio::test]
 async fn a_worker_that_stopped_for_three_leases_cannot_record_what_another_has_done_since() {
     let kit = GalleyKit::start_with(RedisServer::start(), &SHORT_LEASE).await;
-    let zombie = kit.start_worker(&SHORT_LEASE).await;
-    let id = kit.enqueue(&job_body("test.slow", &json!([3000]))).await;
+    let folder = TestFolder::new();
+    folder.write_rules(&gated("held", &folder));
+    let rules = folder.path_text("rules.toml");
+    let zombie = kit.start_worker(&[SHORT_LEASE[0], SHORT_LEASE[1], (RULES_VARIABLE, rules.as_str())]).await;
+    let id = kit.enqueue(&job_body("held", &json!([]))).await;
     kit.wait_for_state(&id, "active").await;
     zombie.signal(Signal::SIGSTOP);
-    let _heir = kit.start_worker(&SHORT_LEASE).await;
+    let _heir = start_heir(&kit, "held").await;
     let done = kit.wait_for_state(&id, "completed").await;
-    assert_eq!(done["attempt"], 2);
+    assert!(done["attempt"].as_u64() >= Some(2), "{done}");
+    folder.touch("gate");
     zombie.signal(Signal::SIGCONT);
     // It finds out one way or the other: when it renews or when it records
     eventually("the zombie notices", || async {
@@ -94,10 +108,10 @@ async fn what_was_acknowledged_survives_a_kill_of_redis_and_both_workers_carry_o
         assert_eq!(refused.status(), 503);
         kit.redis.restart();
         works(&kit).await;
-        let received = listener.tasks().len();
-        eventually_for(SOON, "the pubsub-worker receives messages again", || async {
-            kit.redis_command(&["PUBLISH", "task:pubsub:channel", "again"]).await;
-            (listener.tasks().len() > received).then_some(())
+        let again = format!("again {round}");
+        eventually("the pubsub-worker receives messages again", || async {
+            kit.redis_command(&["PUBLISH", "task:pubsub:channel", &again]).await;
+            listener.tasks().contains(&again).then_some(())
         })
         .await;
     }
@@ -130,15 +144,18 @@ async fn cut_connections_and_forgotten_scripts_are_survived() {
             kit.redis_command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]).await;
         }
         kit.redis_command(&["SCRIPT", "FLUSH"]).await;
+        // Until it is connected again it refuses all at once, however many that are
+        ids.push(enqueue_soon(&kit, &job_body("test.slow", &json!([100]))).await);
     }
     works(&kit).await;
     for id in &ids {
         let done = kit.wait_for_state(id, "completed").await;
         assert_eq!(done["attempt"], 1, "no lease ran out, so nothing ran twice");
     }
-    assert!(ids.len() >= 40, "most were acknowledged: {} in {:?}", ids.len(), started.elapsed());
+    // One of each round was certain to be
+    assert!(ids.len() >= 60, "most were acknowledged: {} in {:?}", ids.len(), started.elapsed());
     assert!(worker.events("claim.recovered").len() <= ids.len());
-    eventually_for(SOON, "the listener hears", || async {
+    eventually("the listener hears", || async {
         kit.redis_command(&["PUBLISH", "task:pubsub:channel", "still there"]).await;
         listener.tasks().contains(&"still there".to_owned()).then_some(())
     })
@@ -261,7 +278,8 @@ async fn freeze(response_timeout_ms: &str) {
     let variables = [SHORT_LEASE[0], SHORT_LEASE[1], ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", response_timeout_ms)];
     let kit = GalleyKit::start_with(RedisServer::start(), &variables).await;
     let worker = kit.start_worker(&variables).await;
-    let id = kit.enqueue(&job_body("test.slow", &json!([9000]))).await;
+    // An answer may take longer than this gateway waits
+    let id = enqueue_soon(&kit, &job_body("test.slow", &json!([9000]))).await;
     kit.wait_for_state(&id, "active").await;
     kit.redis.freeze();
     let thawed = Instant::now() + Duration::from_millis(6500);
@@ -275,12 +293,19 @@ async fn freeze(response_timeout_ms: &str) {
 #[tokio::test]
 async fn a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_back_the_rest_unspent() {
     let kit = GalleyKit::start().await;
-    let worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "5000")]).await;
-    let short = kit.enqueue(&job_body("test.slow", &json!([300]))).await;
+    let folder = TestFolder::new();
+    folder.write_rules(&gated("short", &folder));
+    // A machine that pauses for ten seconds meanwhile does not use it up
+    let grace = ("GALLEY__QUEUE_WORKER__SHUTDOWN_GRACE_MS", "12000");
+    let mut worker = kit.start_worker(&[grace, (RULES_VARIABLE, &folder.path_text("rules.toml"))]).await;
+    let short = kit.enqueue(&job_body("short", &json!([]))).await;
     let long = kit.enqueue(&job_body("test.slow", &json!([600_000]))).await;
-    kit.wait_for_state(&short, "active").await;
+    // By then the short one, which came before, was claimed
     kit.wait_for_state(&long, "active").await;
-    assert!(worker.terminate().await.success());
+    worker.signal(Signal::SIGTERM);
+    worker.wait_for_event("process.stopping").await;
+    folder.touch("gate");
+    assert!(worker.wait_for_exit().await.success());
     assert_eq!(kit.job(&short).await["state"], "completed");
     let back = kit.job(&long).await;
     assert_eq!((&back["state"], &back["attempt"]), (&json!("available"), &json!(0)));
@@ -290,16 +315,18 @@ async fn a_worker_that_is_told_to_stop_finishes_what_it_can_and_hands_back_the_r
 #[tokio::test]
 async fn an_idle_worker_stops_at_once_and_takes_nothing_along() {
     let kit = GalleyKit::start().await;
+    let mut shortest = Duration::MAX;
     for _ in 0..3 {
         let worker = kit.start_worker(&[]).await;
         let listener = kit.start_pubsub_worker().await;
         let started = Instant::now();
         assert!(worker.terminate().await.success() && listener.terminate().await.success());
-        // Far below the five seconds that its blocking reads would take to end by themselves
-        assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+        shortest = shortest.min(started.elapsed());
         kit.get("/prodcons").await;
         kit.enqueue(&job_body("test.noop", &json!([]))).await;
     }
+    // Far below the five seconds that its blocking reads would take to end by themselves. A busy machine may pause once
+    assert!(shortest < Duration::from_secs(4), "{shortest:?}");
     let _worker = kit.start_worker(&[]).await;
     for (queue, jobs) in [("default", 3), ("prodcons", 3)] {
         eventually("all are completed", || async {
@@ -323,7 +350,8 @@ async fn a_gateway_that_is_told_to_stop_loses_no_acknowledged_job() {
                     let request = http.post(&url).header("content-type", "application/json");
                     let Ok(response) = request.body(r#"{"type":"a","args":[]}"#).send().await else { return ids };
                     let Ok(answer) = response.json::<Value>().await else { return ids };
-                    ids.push(answer["job"]["id"].as_str().expect("acknowledged").to_owned());
+                    // What was refused, as on a busy machine, was not acknowledged
+                    ids.extend(answer["job"]["id"].as_str().map(ToOwned::to_owned));
                 }
             })
         })
@@ -339,7 +367,7 @@ async fn a_gateway_that_is_told_to_stop_loses_no_acknowledged_job() {
     let kit = GalleyKit::start_with(redis, &[]).await;
     drop(http);
     for client in clients {
-        for id in client.await.expect("no refusal was taken for an acknowledgement") {
+        for id in client.await.expect("no panic") {
             assert_eq!(kit.job(&id).await["state"], "available", "{id}");
         }
     }

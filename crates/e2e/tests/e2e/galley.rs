@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use testkit::{TEST_TIMEOUT, binary_path};
+use testkit::{TEST_TIMEOUT, binary_path, eventually};
 
 use crate::kit::GalleyKit;
 
@@ -200,7 +200,11 @@ async fn dead_letters_are_grouped_by_error_and_retried() {
 async fn workers_cron_entries_workflows_and_keys_are_steered() {
     let galley = GalleyProgram::start().await;
     let mut worker = galley.kit.start_worker(&[]).await;
-    let id = galley.json(&["workers", "list"]).await["items"][0]["id"].as_str().expect("a worker").to_owned();
+    // It may be ready before it has reported for the first time
+    let id = eventually("the worker is listed", || async {
+        galley.json(&["workers", "list"]).await["items"][0]["id"].as_str().map(str::to_owned)
+    })
+    .await;
     galley.run(&["workers", "quiet", &id]).await.done();
     galley.run(&["workers", "resume", &id]).await.done();
     assert!(galley.run(&["workers", "show", &id]).await.done().contains(&id));

@@ -7,9 +7,9 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use testkit::{TEST_TIMEOUT, binary_path, eventually};
+use testkit::{RedisServer, ReservedPort, TEST_TIMEOUT, binary_path, eventually};
 
-use crate::galley::GalleyProgram;
+use crate::{galley::GalleyProgram, kit::GalleyKit};
 
 /// A command that goes on, and the lines that it prints.
 struct FollowingGalley {
@@ -46,14 +46,15 @@ impl Drop for FollowingGalley {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subscriber_goes_on_where_it_was_when_the_gateway_comes_back() {
-    let mut galley = GalleyProgram::start().await;
-    let address = galley.kit.gateway.address().to_string();
+    let port = ReservedPort::choose();
+    let address = format!("127.0.0.1:{}", port.number());
+    let listen = [("GALLEY__GATEWAY__LISTEN", address.as_str())];
+    let mut galley = GalleyProgram { kit: GalleyKit::start_with(RedisServer::start(), &listen).await };
     let url = galley.kit.gateway.url("");
     galley.run(&["publish", "news", "before"]).await.done();
     let subscriber = FollowingGalley::start(&url, &["subscribe", "news", "--since", "-PT1H", "--json"]);
     let data = |line: String| serde_json::from_str::<Value>(&line).expect("JSON")["data"].clone();
     assert_eq!(data(subscriber.line()), "before");
-    let listen = [("GALLEY__GATEWAY__LISTEN", address.as_str())];
     let again = testkit::ServiceProcess::start("gateway", &galley.kit.redis, &[]).await;
     let first = std::mem::replace(&mut galley.kit.gateway, again);
     first.kill();

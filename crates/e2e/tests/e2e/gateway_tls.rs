@@ -147,7 +147,7 @@ async fn a_certificate_that_changes_is_used_at_once_and_a_broken_pair_changes_no
     })
     .await;
     assert_answers(&mut open).await;
-    assert!(!tls.gateway.events("files.reloaded").is_empty());
+    tls.gateway.wait_for_event("files.reloaded").await;
     let key = std::fs::read(&tls.certificate.key).expect("a file");
     let refused = tls.gateway.events("files.reload_failed").len();
     std::fs::write(&tls.certificate.key, "no key").expect("a file");

@@ -13,6 +13,14 @@ use crate::{
     pull::{LONG_MS, wait_for_waiters_of},
 };
 
+/// A gateway that waits for answers as long as they are held, whatever takes a test so long.
+async fn start_behind(way: &AnswerHoldProxy) -> ServiceProcess {
+    let patient = ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "60000");
+    let behind = ServiceProcess::start_with_redis_url("gateway", &way.url(), &[patient]).await;
+    behind.wait_until_ready().await;
+    behind
+}
+
 /// Sends a request over a connection of its own.
 fn send_raw(gateway: &ServiceProcess, path: &str, body: &Value) -> TcpStream {
     let body = body.to_string();
@@ -36,8 +44,7 @@ async fn hang_up(mut client: TcpStream) {
 async fn a_fetch_hands_back_what_it_claimed_for_a_client_that_hangs_up_before_the_answer_of_the_claim() {
     let kit = GalleyKit::start().await;
     let way = AnswerHoldProxy::start(&kit.redis).await;
-    let behind = ServiceProcess::start("gateway", &kit.redis, &[("GALLEY__REDIS__URL", &way.url())]).await;
-    behind.wait_until_ready().await;
+    let behind = start_behind(&way).await;
     let fetch = |wait_ms: u64| {
         send_raw(&behind, "/ojs/v1/workers/fetch", &json!({ "queues": ["default"], "count": 3, "wait_ms": wait_ms }))
     };
@@ -75,8 +82,7 @@ async fn a_fetch_hands_back_what_it_claimed_for_a_client_that_hangs_up_before_th
 async fn an_atomic_batch_whose_client_hangs_up_in_the_middle_is_stored_whole() {
     let kit = GalleyKit::start().await;
     let way = AnswerHoldProxy::start(&kit.redis).await;
-    let behind = ServiceProcess::start("gateway", &kit.redis, &[("GALLEY__REDIS__URL", &way.url())]).await;
-    behind.wait_until_ready().await;
+    let behind = start_behind(&way).await;
     let jobs: Vec<Value> = (0..5).map(|n| json!({ "type": format!("a.t{n}"), "args": [], "unique": {} })).collect();
     way.hold_from(b"created");
     let client = send_raw(&behind, "/ojs/v1/jobs/batch", &json!({ "jobs": jobs }));

@@ -1,5 +1,7 @@
 //! Live, ready and started: what breaks shows as the reason, and what does not matter does not.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 use testkit::{AnswerHoldProxy, MessageDropProxy, RedisServer, ServiceProcess, eventually};
 
@@ -24,8 +26,13 @@ async fn wait_for_reason(service: &ServiceProcess, status: u16, part: &str, word
     .await
 }
 
-pub(crate) async fn wait_until_well(service: &ServiceProcess) {
-    eventually("all is well", || async { (ready(service).await.1["status"] == "ok").then_some(()) }).await;
+/// Waits until every part of a service works and gives its answer.
+pub(crate) async fn wait_until_well(service: &ServiceProcess) -> Value {
+    eventually("all is well", || async {
+        let (status, answer) = ready(service).await;
+        (status == 200 && answer["status"] == "ok").then_some(answer)
+    })
+    .await
 }
 
 struct AllServices {
@@ -55,9 +62,8 @@ impl AllServices {
 async fn every_service_is_live_started_and_ready_with_all_parts() {
     let services = AllServices::start().await;
     for (service, part) in services.all() {
-        wait_until_well(service).await;
-        let (status, answer) = ready(service).await;
-        assert_eq!((status, &answer["parts"][part]["status"]), (200, &json!("ok")), "{answer}");
+        let answer = wait_until_well(service).await;
+        assert_eq!(answer["parts"][part]["status"], "ok", "{answer}");
         for path in ["/health/live", "/health/startup"] {
             let answer = crate::http_client::get(service.url(path)).await.expect("an answer");
             assert_eq!(answer.status(), 200, "{path}");
@@ -104,13 +110,15 @@ async fn what_breaks_in_redis_is_the_reason_in_every_service() {
     // Nothing answers, and connections stay open
     services.kit.redis.freeze();
     for (service, part) in services.all() {
-        // The check itself ends first, or a command of somebody else, which closes the shared connection
-        let answer = wait_for_reason(service, 503, part, "").await;
-        let reason = answer["reason"].as_str().expect("a reason");
-        assert!(
-            ["has not answered within 1500 ms", "timed out"].iter().any(|words| reason.contains(words)),
-            "{answer}"
-        );
+        // The check itself ends first, or a command of somebody else, which closes the shared connection. Other parts of a
+        // service find out too after a while
+        let says_so = || async {
+            let (status, answer) = ready(service).await;
+            let reason = answer["parts"][part]["reason"].as_str()?;
+            let is_late = ["has not answered within 1500 ms", "timed out"].iter().any(|words| reason.contains(words));
+            (status == 503 && is_late).then_some(())
+        };
+        eventually("the reason is that redis does not answer", says_so).await;
     }
     services.kit.redis.thaw();
     for (service, _) in services.all() {
@@ -161,17 +169,23 @@ async fn neither_a_full_pool_nor_slow_answers_elsewhere_make_a_gateway_unready()
     // The first one has the only connection of the pool, the second one waits for it; many wait on shared connections
     let mut held = vec![listing("/ojs/v1/workers".to_owned()), listing("/ojs/v1/workers".to_owned())];
     held.extend((0..8).map(|_| listing(format!("/ojs/v1/jobs/{id}"))));
-    eventually("the pool is full", || async {
-        let text = kit.get("/metrics").await.text().await.ok()?;
-        text.lines().any(|line| line == "galley_redis_pool_waiters 1").then_some(())
-    })
-    .await;
+    // Maintenance, which needs a connection now and then, may wait too
+    let is_full = async || {
+        let text = kit.get("/metrics").await.text().await.expect("text");
+        let waiters =
+            text.lines().find_map(|line| line.strip_prefix("galley_redis_pool_waiters ")?.parse::<u64>().ok());
+        waiters > Some(0)
+    };
+    eventually("the pool is full", || async { is_full().await.then_some(()) }).await;
     for _ in 0..3 {
-        let (status, answer) = ready(&kit.gateway).await;
-        assert_eq!((status, &answer["status"]), (200, &json!("ok")), "{answer}");
+        // One look may find a busy machine; if it waited behind what is held, every look would
+        eventually("it is ready", || async {
+            let (status, answer) = ready(&kit.gateway).await;
+            (status == 200 && answer["status"] == "ok").then_some(())
+        })
+        .await;
         // Its result is old by then
-        let before = kit.get("/metrics").await.text().await.expect("text");
-        assert!(before.contains("galley_redis_pool_waiters 1"), "the pool is full all the time");
+        assert!(is_full().await, "the pool is full all the time");
         crate::idle_cost::wait_for_seconds(&kit.redis.connection().await, 2).await;
     }
     assert!(held.iter().all(|request| !request.is_finished()));
@@ -222,7 +236,7 @@ async fn any_number_of_probes_costs_one_round_trip_a_second() {
             let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_config|get:calls=")).unwrap_or("0,");
             calls.split_once(',').expect("more follows").0.parse::<u64>().expect("a number")
         };
-        let before = checks().await;
+        let (before, began) = (checks().await, Instant::now());
         let url = service.url("/health/ready");
         let probing = tokio::spawn(async move {
             let mut answered = 0_u64;
@@ -241,8 +255,9 @@ async fn any_number_of_probes_costs_one_round_trip_a_second() {
         crate::idle_cost::wait_for_seconds(&connection, 5).await;
         let checked = checks().await - before;
         probing.abort();
-        // The clock that counts has whole seconds
-        assert!((1..=7).contains(&checked), "{checked} checks in five seconds");
+        // One at each end, and one for the part of a second that is left
+        let seconds = began.elapsed().as_secs();
+        assert!((1..=seconds + 2).contains(&checked), "{checked} checks in {seconds} seconds");
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use testkit::{RedisServer, ServiceProcess, eventually};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 use crate::{
@@ -54,13 +54,17 @@ async fn text_from_outside_turns_no_log_line_around_and_names_no_member_twice() 
     listener.wait_for_task("\"a\\u{202e}b\\u{2028}c\"").await;
     assert!(!listener.raw_log().contains(['\u{202e}', '\u{2028}']));
     // A delivery that fails logs the endpoint's problem; reading the log refuses members that are there twice
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    // Nobody listens there, and nobody else can
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+    let closed = socket.local_addr().expect("an address");
     let subscription = json!({ "channels": ["orders"], "deliver": { "http": { "url": format!("http://{closed}/") } } });
     let url = kit.gateway.url("/v1/subscriptions/billing");
     let put = kit.http.put(url).header("content-type", "application/json").body(subscription.to_string());
     assert!(put.send().await.expect("the gateway answers").status().is_success());
     kit.post("/v1/channels/orders/messages", &json!("paid")).await;
     listener.wait_for_event("message.not_delivered").await;
+    drop(socket);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::json;
-use testkit::{RedisServer, ServiceProcess, eventually};
+use testkit::{RedisServer, ServiceProcess, TEST_TIMEOUT, eventually, eventually_for};
 
 use crate::kit::GalleyKit;
 
@@ -17,6 +17,9 @@ pub(crate) const OFTEN: [(&str, &str); 3] = [
     ("GALLEY__STATISTICS__FLUSH_MS", "100"),
     ("GALLEY__MAINTENANCE__HISTORY_TRIM_MS", "100"),
 ];
+
+/// A leader that stands still for a while stays the leader: then another process would show what only the leader does.
+const PATIENT: (&str, &str) = ("GALLEY__MAINTENANCE__LEADER_LEASE_MS", "60000");
 
 async fn text_of(service: &ServiceProcess) -> String {
     let answer = crate::http_client::get(service.url("/metrics")).await.expect("the service answers");
@@ -46,7 +49,7 @@ fn names_in(text: &str) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn promtool_has_no_complaint_about_the_metrics_of_any_service() {
-    let kit = GalleyKit::start_with(RedisServer::start(), &OFTEN).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[&OFTEN[..], &[PATIENT]].concat()).await;
     let (worker, listener) = (kit.start_worker(&OFTEN).await, kit.start_pubsub_worker().await);
     let id = kit.enqueue(&json!({ "type": "test.echo", "args": [] })).await;
     kit.wait_for_state(&id, "completed").await;
@@ -87,7 +90,8 @@ fn promtool(arguments: &[&str], input: &str) -> Option<(bool, String)> {
 
 #[tokio::test]
 async fn only_the_leader_shows_queues_and_the_next_one_goes_on() {
-    let kit = GalleyKit::start_with(RedisServer::start(), &OFTEN).await;
+    let lease = ("GALLEY__MAINTENANCE__LEADER_LEASE_MS", "6000");
+    let kit = GalleyKit::start_with(RedisServer::start(), &[&OFTEN[..], &[lease]].concat()).await;
     let second = ServiceProcess::start("gateway", &kit.redis, &OFTEN).await;
     second.wait_until_ready().await;
     for _ in 0..3 {
@@ -108,7 +112,7 @@ async fn only_the_leader_shows_queues_and_the_next_one_goes_on() {
 
 #[tokio::test]
 async fn queues_have_series_by_state_and_a_paused_one_says_so() {
-    let kit = GalleyKit::start_with(RedisServer::start(), &OFTEN).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[&OFTEN[..], &[PATIENT]].concat()).await;
     let worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__CONCURRENCY", "1")]).await;
     for _ in 0..3 {
         kit.enqueue(&json!({ "type": "test.timeout", "args": [] })).await;
@@ -158,7 +162,8 @@ async fn attempts_of_clients_that_fetch_are_counted_at_their_gateway() {
 
 #[tokio::test]
 async fn queues_without_room_are_counted_together_and_idle_series_make_room() {
-    let few = [("GALLEY__METRICS__MAX_LABEL_VALUES", "2"), ("GALLEY__METRICS__IDLE_TIMEOUT_MS", "2000")];
+    // Long enough to read a series before it is dropped
+    let few = [("GALLEY__METRICS__MAX_LABEL_VALUES", "2"), ("GALLEY__METRICS__IDLE_TIMEOUT_MS", "10000")];
     let kit = GalleyKit::start_with(RedisServer::start(), &[&OFTEN[..], &few].concat()).await;
     for queue in ["a", "b", "c", "d"] {
         kit.enqueue(&json!({ "type": "test.echo", "args": [], "queue": queue })).await;
@@ -169,7 +174,7 @@ async fn queues_without_room_are_counted_together_and_idle_series_make_room() {
     let text = text_of(&kit.gateway).await;
     assert!(text.contains(&enqueued("a")) && !text.contains(r#"queue="c""#), "{text}");
     value_of(&kit.gateway, "galley_series_overflowed_total", |values| values >= 2.0).await;
-    eventually("idle series are gone, and counters without labels stay", || async {
+    eventually_for(TEST_TIMEOUT * 2, "idle series are gone, and counters without labels stay", || async {
         let text = text_of(&kit.gateway).await;
         let stays = text.contains("galley_redis_connect_failures_total 0");
         (!text.contains(&enqueued("a")) && stays).then_some(())
@@ -182,7 +187,7 @@ async fn queues_without_room_are_counted_together_and_idle_series_make_room() {
 
 #[tokio::test]
 async fn the_lag_of_a_subscription_is_shown_by_the_leader() {
-    let kit = GalleyKit::start_with(RedisServer::start(), &OFTEN).await;
+    let kit = GalleyKit::start_with(RedisServer::start(), &[&OFTEN[..], &[PATIENT]].concat()).await;
     let deliver = json!({ "queue": { "queue": "from-news", "type": "test.echo" } });
     let subscription = json!({ "channels": ["news"], "deliver": deliver });
     let created = kit.http.put(kit.gateway.url("/v1/subscriptions/late")).header("content-type", "application/json");

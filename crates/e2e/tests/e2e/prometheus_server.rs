@@ -1,7 +1,6 @@
 //! A Prometheus of a test: it reads the metrics of services and evaluates the rules of `deploy/observability`.
 
 use std::{
-    net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -9,7 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::{ServiceProcess, eventually_for, skip};
+use testkit::{ReservedPort, ServiceProcess, eventually_for, skip};
 
 /// What a minute of the rules is here. Windows and pauses are shorter; what they ask is the same.
 const MINUTE_MS: u64 = 1000;
@@ -20,7 +19,7 @@ const LIMIT: Duration = Duration::from_mins(2);
 
 pub(crate) struct Prometheus {
     process: Child,
-    port: u16,
+    port: ReservedPort,
     folder: TempDir,
 }
 
@@ -39,12 +38,12 @@ impl Prometheus {
              scrape_configs:\n  - job_name: galley\n    file_sd_configs: [{{ files: [targets.json], refresh_interval: 1s }}]\n"
         );
         std::fs::write(folder.path().join("prometheus.yml"), config).expect("a file");
-        let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+        let port = ReservedPort::choose();
         write_targets(folder.path(), services);
         let started = Command::new("prometheus")
             .arg(format!("--config.file={}", folder.path().join("prometheus.yml").display()))
             .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+            .arg(format!("--web.listen-address=127.0.0.1:{}", port.number()))
             .arg("--log.level=error")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -69,7 +68,8 @@ impl Prometheus {
     }
 
     async fn get(&self, path: &str) -> Option<Value> {
-        let answer = reqwest::get(format!("http://127.0.0.1:{}/api/v1/{path}", self.port)).await.ok()?;
+        let url = format!("http://127.0.0.1:{}/api/v1/{path}", self.port.number());
+        let answer = reqwest::get(url).await.ok()?;
         answer.json().await.ok()
     }
 

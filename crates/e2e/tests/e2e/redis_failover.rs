@@ -1,7 +1,7 @@
 //! What Redis refuses for a while: a primary that became a replica, a long script, credentials that are being changed.
 
 use serde_json::{Value, json};
-use testkit::{FailoverProxy, RedisServer, ServiceProcess, eventually, redis};
+use testkit::{FailoverProxy, RedisServer, ServiceProcess, eventually, patient_config, redis};
 
 use crate::{
     http_client::CheckedClient,
@@ -44,6 +44,7 @@ async fn a_primary_that_became_a_replica_is_left_by_all_services_for_the_new_one
     .await;
     for service in [&kit.gateway, &worker, &listener] {
         service.wait_until_ready().await;
+        service.wait_for_event("redis.disconnected").await;
         let left = service.events("redis.disconnected");
         assert_eq!(left.len(), 1, "said once: {left:?}");
         // A blocked read may be the first to hear of it
@@ -115,7 +116,7 @@ async fn what_ended_while_a_long_script_refused_connections_is_recorded_and_does
     // Database 0 needs no SELECT, which a busy server refuses
     let client = redis::Client::open(format!("redis://127.0.0.1:{}", kit.redis.port())).expect("a URL");
     let mut killer = eventually("redis says that it is busy", || async {
-        let mut connection = client.get_multiplexed_async_connection().await.ok()?;
+        let mut connection = client.get_multiplexed_async_connection_with_config(&patient_config()).await.ok()?;
         let refused = redis::cmd("PING").exec_async(&mut connection).await.err()?;
         (refused.code() == Some("BUSY")).then_some(connection)
     })

@@ -1,7 +1,7 @@
 //! What Galley needs of a Redis, what it does when the server does not say, and how it says what can never work.
 
 use serde_json::{Value, json};
-use testkit::{RedisPersistence, RedisServer, ServiceProcess, TEST_TIMEOUT, binary_path, eventually, redis};
+use testkit::{PATIENCE, RedisPersistence, RedisServer, ServiceProcess, TEST_TIMEOUT, binary_path, eventually, redis};
 
 use crate::{
     http_client::CheckedClient,
@@ -49,7 +49,7 @@ async fn assert_served(rules: &[String]) {
 /// Runs what Galley mainly does, with the services connected by URLs of their own: gateway, queue-worker, pubsub-worker.
 /// Redis refuses nothing but what is optional.
 pub(crate) async fn assert_core_works(redis: RedisServer, urls: [&str; 3], durability: &str) {
-    let start = async |name, url| ServiceProcess::start_with_redis_url(name, url, &[]).await;
+    let start = async |name, url| ServiceProcess::start_with_redis_url(name, url, &PATIENCE).await;
     let gateway = start("gateway", urls[0]).await;
     let (worker, listener) = (start("queue-worker", urls[1]).await, start("pubsub-worker", urls[2]).await);
     for service in [&gateway, &worker, &listener] {
@@ -123,6 +123,8 @@ async fn refusal(service: &str, redis_url: &str) -> String {
     let mut command = tokio::process::Command::new(binary_path(service));
     command.env("GALLEY__REDIS__URL", redis_url).env(format!("GALLEY__{section}__LISTEN"), "127.0.0.1:0");
     command.env("GALLEY__LOG__FORMAT", "json").env("RUST_BACKTRACE", "full").env("RUST_LIB_BACKTRACE", "1");
+    // A service whose Redis is slow starts without it
+    command.envs(PATIENCE);
     let output = tokio::time::timeout(TEST_TIMEOUT, command.kill_on_drop(true).output()).await;
     let output = output.expect("it stops by itself").expect("a binary of ours starts");
     assert_eq!(output.status.code(), Some(1), "{service} {redis_url}");

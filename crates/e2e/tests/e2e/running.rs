@@ -23,11 +23,11 @@ async fn healthcheck_says_whether_the_service_on_this_machine_is_ready() {
         let mut command = Command::new(testkit::binary_path("gateway"));
         command.arg("healthcheck").env("GALLEY__GATEWAY__LISTEN", listen).output().expect("it runs").status.success()
     };
-    assert!(check(&listen));
-    assert!(
-        check(&listen.replace("127.0.0.1", "0.0.0.0")),
-        "an address that listens everywhere is asked through loopback"
-    );
+    // It waits two seconds for an answer
+    eventually("it is ready", || async { check(&listen).then_some(()) }).await;
+    let everywhere = listen.replace("127.0.0.1", "0.0.0.0");
+    let what = "an address that listens everywhere is asked through loopback";
+    eventually(what, || async { check(&everywhere).then_some(()) }).await;
     drop(kit);
     assert!(!check(&listen));
 }

@@ -1,8 +1,10 @@
 //! Jobs that handlers in Rust run: the worker of `examples/src/bin/email_worker.rs`, as its readers would start it.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use testkit::{RedisServer, ServiceProcess, eventually};
+use testkit::{RedisServer, ServiceProcess, eventually, eventually_for};
 
 use crate::kit::{GalleyKit, SHORT_LEASE, TestFolder, job_body};
 
@@ -11,7 +13,8 @@ const NEVER: u64 = 600_000;
 
 async fn email_worker(kit: &GalleyKit, outbox: &TestFolder, more: &[(&str, &str)]) -> ServiceProcess {
     let folder = outbox.path_text("");
-    let mut variables = vec![("OUTBOX", folder.as_str())];
+    // A handler that tidies up has its time on a busy machine too
+    let mut variables = vec![("OUTBOX", folder.as_str()), ("GALLEY__QUEUE_WORKER__STOP_GRACE_MS", "10000")];
     variables.extend(more);
     let worker = ServiceProcess::start_worker("email_worker", &kit.redis, &variables).await;
     worker.wait_until_ready().await;
@@ -21,6 +24,15 @@ async fn email_worker(kit: &GalleyKit, outbox: &TestFolder, more: &[(&str, &str)
 /// A mail to somebody.
 fn mail(to: &str) -> Value {
     job_body("email.send", &json!([to, { "subject": "Hello", "body": "How are you?" }]))
+}
+
+/// Waits until an attempt of a newsletter has a draft, and gives its number: a lease that expired before its time makes
+/// one more.
+async fn drafting(outbox: &TestFolder, id: &str) -> u64 {
+    eventually("an attempt has begun", || async {
+        (1..10).find(|attempt| outbox.read(&format!("{id}.{attempt}.draft")).contains("a@b.example"))
+    })
+    .await
 }
 
 /// A newsletter that stops after the first mail.
@@ -42,10 +54,13 @@ async fn the_commands_of_the_readme_do_what_it_says() {
     let _worker = email_worker(&kit, &outbox, &[("GALLEY__QUEUE_WORKER__QUEUES", &queues)]).await;
     let (path, body) = (between("http://127.0.0.1:8080", " "), between("-d '", "'\n"));
     let request = kit.http.post(kit.gateway.url(&path)).header("content-type", "application/json");
-    let response = request.header("prefer", between("'Prefer: ", "'")).body(body).send().await.expect("an answer");
+    let wait = between("'Prefer: ", "'");
+    let response = request.header("prefer", &wait).body(body).send().await.expect("an answer");
+    assert_eq!(response.headers()["preference-applied"], wait.as_str());
     let answer: Value = response.json().await.expect("JSON");
-    assert_eq!((&answer["job"]["state"], &answer["job"]["result"]["attempt"]), (&json!("completed"), &json!(1)));
     let id = answer["job"]["id"].as_str().expect("an id");
+    // A busy machine may need more time than the answer has
+    assert_eq!(kit.wait_for_state(id, "completed").await["result"]["attempt"], 1);
     assert!(outbox.read(&format!("{id}.mail")).contains("How are you?"));
 }
 
@@ -110,10 +125,12 @@ async fn any_error_is_a_failure_with_its_type_and_the_next_attempt_may_succeed()
     let outbox = TestFolder::new();
     let _worker = email_worker(&kit, &outbox, &[]).await;
     let mut body = job_body("email.from_template", &json!([outbox.path("template"), "Ann"]));
-    body["retry"] = json!({ "initial_interval": "PT0.05S", "max_attempts": 100, "max_interval": "PT0.1S" });
+    body["retry"] = json!({ "initial_interval": "PT0.05S", "max_attempts": 1000, "max_interval": "PT0.1S" });
     let id = kit.enqueue(&body).await;
     eventually("it has failed", || async { (kit.job(&id).await["errors"][0]).is_object().then_some(()) }).await;
-    outbox.write("template", "Dear {name}");
+    // As a whole, so that no attempt reads half of it
+    outbox.write("template.new", "Dear {name}");
+    std::fs::rename(outbox.path("template.new"), outbox.path("template")).expect("renamed");
     let done = kit.wait_for_state(&id, "completed").await;
     assert_eq!(done["result"], "Dear Ann");
     let error = &done["errors"][0];
@@ -166,6 +183,7 @@ async fn a_handler_tells_how_far_it_is_and_tidies_up_when_its_job_is_cancelled_o
 
     let mut late = endless();
     (late["timeout_ms"], late["retry"]) = (json!(300), json!({ "max_attempts": 1 }));
+    worker.wait_for_event("attempt.lost").await;
     let id = kit.enqueue(&late).await;
     assert_eq!(kit.wait_for_state(&id, "discarded").await["error"]["code"], "timeout");
     assert!(!outbox.path(&format!("{id}.1.draft")).exists(), "it has tidied up before that was recorded");
@@ -194,7 +212,7 @@ async fn a_handler_that_ends_within_the_grace_ends_its_job() {
     let kit = GalleyKit::start().await;
     let outbox = TestFolder::new();
     let worker = email_worker(&kit, &outbox, &[]).await;
-    let id = kit.enqueue(&job_body("email.newsletter", &json!([["a@b.example", "c@d.example"], 1000]))).await;
+    let id = kit.enqueue(&job_body("email.newsletter", &json!([["a@b.example", "c@d.example"], 4000]))).await;
     outbox.wait_for_text(&format!("{id}.1.draft"), "a@b.example").await;
     assert!(worker.terminate().await.success());
     let done = kit.job(&id).await;
@@ -207,20 +225,24 @@ async fn a_worker_that_was_killed_or_frozen_has_its_jobs_done_by_another_and_doe
     let outbox = TestFolder::new();
     let doomed = email_worker(&kit, &outbox, &SHORT_LEASE).await;
     let zombie_outbox = TestFolder::new();
-    let letter = job_body("email.newsletter", &json!([["a@b.example", "c@d.example"], 3000]));
+    let letter = job_body("email.newsletter", &json!([["a@b.example", "c@d.example"], 5000]));
     let id = kit.enqueue(&letter).await;
-    outbox.wait_for_text(&format!("{id}.1.draft"), "a@b.example").await;
+    drafting(&outbox, &id).await;
     doomed.kill();
     let zombie = email_worker(&kit, &zombie_outbox, &SHORT_LEASE).await;
-    zombie_outbox.wait_for_text(&format!("{id}.2.draft"), "a@b.example").await;
+    let attempt = drafting(&zombie_outbox, &id).await;
     zombie.signal(Signal::SIGSTOP);
     let _heir = email_worker(&kit, &outbox, &SHORT_LEASE).await;
-    let done = kit.wait_for_state(&id, "completed").await;
-    assert_eq!(done["attempt"], 3);
+    // Longer than a lease and two pauses
+    let done = eventually_for(Duration::from_mins(1), "the heir has done it", || async {
+        Some(kit.job(&id).await).filter(|job| job["state"] == "completed")
+    })
+    .await;
+    assert!(attempt > 1 && done["attempt"].as_u64() > Some(attempt), "after attempt {attempt}: {done}");
     // Its pause is over: the heir began later and has made the same pause. It wakes up with the next mail to send
     zombie.signal(Signal::SIGCONT);
-    let draft = zombie_outbox.path(&format!("{id}.2.draft"));
-    eventually("the zombie tidies up", || async { (!draft.exists()).then_some(()) }).await;
+    let has_draft = || (1..10).any(|attempt| zombie_outbox.path(&format!("{id}.{attempt}.draft")).exists());
+    eventually("the zombie tidies up", || async { (!has_draft()).then_some(()) }).await;
     assert!(!zombie_outbox.path(&format!("{id}.newsletter")).exists(), "it has not sent the rest");
     assert_eq!(kit.job(&id).await, done, "nothing changed");
 }

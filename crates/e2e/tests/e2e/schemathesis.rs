@@ -54,7 +54,7 @@ async fn run(python: &str, kit: &GalleyKit, options: &[&str]) {
     command.args(["-m", "schemathesis.cli", "--config-file"]).arg(config);
     command.args(["run", &kit.gateway.url("/openapi.json"), "--no-color", "--seed", "1"]);
     command.args(options).args(["--exclude-path-regex", STREAMS]);
-    command.args(["--continue-on-failure", "--request-timeout", "10"]);
+    command.args(["--continue-on-failure", "--request-timeout", "60"]);
     // It leaves files where it runs
     let folder = tempfile::tempdir().expect("a folder");
     let output = command.current_dir(&folder).stdin(Stdio::null()).kill_on_drop(true).output().await.expect("it runs");

@@ -6,6 +6,8 @@ use testkit::TEST_TIMEOUT;
 
 use crate::http_client::CheckedClient;
 
+pub(crate) const KEEP_ALIVE: &str = ": keep-alive\n";
+
 pub(crate) struct ChannelEventsClient {
     response: Response,
     text: String,
@@ -33,9 +35,11 @@ impl ChannelEventsClient {
 
     /// Waits for a keep-alive, behind which no event ends.
     pub(crate) async fn keep_alive(&mut self) {
-        while self.text != ": keep-alive\n" {
+        while !self.text.contains(KEEP_ALIVE) {
             assert!(self.read().await, "it ends: {:?}", self.text);
         }
+        // Several may have come, and the beginning of one
+        assert!(KEEP_ALIVE.starts_with(&self.text.replace(KEEP_ALIVE, "")), "{:?}", self.text);
     }
 
     /// Everything until the end.

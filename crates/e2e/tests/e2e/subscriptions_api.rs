@@ -235,6 +235,7 @@ async fn secrets_are_shown_to_a_client_that_has_them_made_and_nowhere_else() {
 async fn two_gateways_that_change_one_at_once_leave_it_whole() {
     let kit = GalleyKit::start().await;
     let other = ServiceProcess::start("gateway", &kit.redis, &[]).await;
+    other.wait_until_ready().await;
     put(&kit, "s", &log_of(&["a"])).await;
     let send = async |url: String, method: Method, body: String| {
         let request = kit.http.request(method, url).header("content-type", "application/json").body(body);

@@ -116,6 +116,7 @@ async fn private_addresses_are_refused_unless_they_are_allowed() {
     let redis = RedisServer::start();
     let kit = GalleyKit::start_with(redis, &[]).await;
     let allowing = ServiceProcess::start("gateway", &kit.redis, &[PRIVATE]).await;
+    allowing.wait_until_ready().await;
     for host in ["127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "[::1]", "[fd00::1]", "0.0.0.0"] {
         let body = json!({ "channels": ["c"], "deliver": { "http": { "url": format!("http://{host}:9000/x") } } });
         let (status, problem) = put(&kit, "s", &body).await;

@@ -40,7 +40,7 @@ async fn a_job_expires_on_time_wherever_it_waits_although_nobody_asks_for_it() {
         json!({ "scheduled_at": "+PT1H" }),
         json!({ "rate_limit": { "key": "k", "concurrency": 0 } }),
     ] {
-        let mut body = json!({ "type": "a", "args": [], "expires_at": "+PT1S" });
+        let mut body = json!({ "type": "a", "args": [], "expires_at": "+PT3S" });
         body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
         ids.push(kit.enqueue(&body).await);
     }
@@ -57,7 +57,7 @@ async fn a_job_expires_on_time_wherever_it_waits_although_nobody_asks_for_it() {
 async fn a_job_whose_whole_time_is_over_is_stopped_and_its_worker_told() {
     let kit = GalleyKit::start().await;
     let worker = kit.start_worker(&[("GALLEY__QUEUE_WORKER__CONCURRENCY", "1")]).await;
-    let id = kit.enqueue(&json!({ "type": "test.slow", "args": [600_000], "total_timeout_ms": 5000 })).await;
+    let id = kit.enqueue(&json!({ "type": "test.slow", "args": [600_000], "total_timeout_ms": 12_000 })).await;
     kit.wait_for_state(&id, "active").await;
     let job = kit.wait_for_state(&id, "discarded").await;
     assert_eq!((&job["error"]["code"], &job["attempt"]), (&json!("total_timeout"), &json!(1)), "{job}");
@@ -73,11 +73,11 @@ async fn no_attempt_follows_that_would_begin_after_the_whole_time() {
     let kit = GalleyKit::start().await;
     let _worker = kit.start_worker(&[]).await;
     // With jitter the delays are random, and so is the number of attempts
-    for (interval, attempts) in [("PT0.2S", 2..=26), ("PT1M", 1..=1)] {
+    for (interval, total_ms, attempts) in [("PT0.4S", 13_000, 2..=33), ("PT1M", 30_000, 1..=1)] {
         let retry = json!({
             "max_attempts": 1000, "initial_interval": interval, "backoff_strategy": "constant", "jitter": false,
         });
-        let body = json!({ "type": "test.fail_always", "args": [], "retry": retry, "total_timeout_ms": 5000 });
+        let body = json!({ "type": "test.fail_always", "args": [], "retry": retry, "total_timeout_ms": total_ms });
         let id = kit.enqueue(&body).await;
         let job = kit.wait_for_state(&id, "discarded").await;
         assert!(job["attempt"].as_u64().is_some_and(|attempt| attempts.contains(&attempt)), "{job}");
@@ -87,7 +87,7 @@ async fn no_attempt_follows_that_would_begin_after_the_whole_time() {
 #[tokio::test]
 async fn a_program_whose_jobs_time_is_over_cannot_end_it_any_more() {
     let kit = GalleyKit::start().await;
-    let id = kit.enqueue(&json!({ "type": "a", "args": [], "total_timeout_ms": 3000 })).await;
+    let id = kit.enqueue(&json!({ "type": "a", "args": [], "total_timeout_ms": 12_000 })).await;
     let fetched = kit.fetch("default").await.expect("a job");
     let beat = json!({ "worker_id": "puller", "active_jobs": [id], "tokens": { (id.clone()): fetched["token"] } });
     eventually("it is told with a heartbeat", || async {

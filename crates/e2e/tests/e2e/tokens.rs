@@ -1,8 +1,11 @@
 //! Tokens of an issuer and of the gateway, against forgers.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    fmt::Debug,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use reqwest::Method;
 use serde_json::{Value, json};
 use testkit::{
@@ -164,13 +167,12 @@ async fn keys_of_the_issuer_are_fetched_over_tls_from_a_server_that_is_trusted_a
     assert_eq!(publish(&trusting, &new.rsa_token(&claims(&json!({})))).await, 201);
 
     receiver.reply_with(keys(&old));
+    drop(trusting);
     let before = receiver.requests().len();
     let distrusting = start(&TestAuthority::new().ca_file()).await;
-    let refused = publish(&distrusting, &old_token).await;
-    assert!(refused == 401 || refused == 503, "{refused}");
-    drop(trusting);
-    assert!(!distrusting.kit.gateway.events("token_keys.unavailable").is_empty());
-    assert!(receiver.requests().len() - before < 10, "only the other gateway asked");
+    assert!([401, 503].contains(&publish(&distrusting, &old_token).await), "it trusts a stranger");
+    distrusting.kit.gateway.wait_for_event("token_keys.unavailable").await;
+    assert!(receiver.requests().len() - before <= 1, "at most the last request of the other gateway");
 }
 
 #[tokio::test]
@@ -212,7 +214,7 @@ async fn stream_to_its_end(keyed: &KeyedKit, path: &str) -> String {
 #[tokio::test]
 async fn a_stream_ends_with_a_reason_when_its_token_expires_also_while_messages_flow() {
     let keyed = KeyedKit::start(&[("GALLEY__AUTH__JWT__LEEWAY_MS", "0")]).await;
-    let asked = json!({ "scopes": ["channels:subscribe", "jobs:read"], "lifetime_ms": 2000 });
+    let asked = json!({ "scopes": ["channels:subscribe", "jobs:read"], "lifetime_ms": 12_000 });
     let token = async || {
         let made = keyed.post(&keyed.admin, "/v1/tokens", &asked).await;
         assert_eq!(made.status(), 201);
@@ -248,8 +250,7 @@ async fn a_stream_ends_with_a_reason_when_its_token_expires_also_while_messages_
 }
 
 /// The last frame that says something, and the code of the close.
-async fn socket_to_its_end(url: String) -> (Value, u16) {
-    let (mut socket, _) = connect_async(url).await.expect("a websocket");
+async fn socket_to_its_end<E: Debug>(mut socket: impl Stream<Item = Result<Message, E>> + Unpin) -> (Value, u16) {
     let (mut last, mut code) = (Value::Null, 0);
     let reading = async {
         while let Some(frame) = socket.next().await {
@@ -275,12 +276,13 @@ async fn a_websocket_ends_with_a_reason_when_its_token_expires_or_the_key_that_m
         made["token"].as_str().expect("a token").to_owned()
     };
     let url = |token: &str| keyed.kit.gateway.url(&format!("/v1/ws?token={token}")).replacen("http", "ws", 1);
-    let (frame, code) = socket_to_its_end(url(&token(&keyed, 1500).await)).await;
+    let (open, _) = connect_async(url(&token(&keyed, 12_000).await)).await.expect("a websocket");
+    let (frame, code) = socket_to_its_end(open).await;
     assert_eq!((&frame["type"], &frame["reason"], code), (&json!("access_ended"), &json!("expired"), 1008));
     let long = token(&keyed, 600_000).await;
-    let open = tokio::spawn(socket_to_its_end(url(&long)));
+    let (open, _) = connect_async(url(&long)).await.expect("a websocket");
     keyed.revoke(&maker);
-    let (frame, code) = open.await.expect("no panic");
+    let (frame, code) = socket_to_its_end(open).await;
     assert_eq!((&frame["type"], &frame["reason"], code), (&json!("access_ended"), &json!("revoked"), 1008));
     let stream = keyed.kit.http.get(keyed.kit.gateway.url(&format!("/v1/channels/orders.eu/stream?token={long}")));
     assert_eq!(outcome(stream.send().await.expect("an answer")).await, (401, "invalid_token".to_owned()));
@@ -369,7 +371,7 @@ async fn a_token_in_an_address_is_accepted_for_streams_alone_and_is_never_shown(
 async fn a_replayed_token_gives_no_more_than_it_did_and_nothing_after_its_end() {
     let issuer = TokenIssuer::new("id");
     let (keyed, _folder) = start_with_issuer(&issuer).await;
-    let token = issuer.ed_token(&claims(&json!({ "exp": now() + 2, "jti": "1" })));
+    let token = issuer.ed_token(&claims(&json!({ "exp": now() + 13, "jti": "1" })));
     let publish = async || {
         let sent = keyed.post(&token, "/v1/channels/orders.eu/messages", &json!({})).await;
         outcome(sent).await

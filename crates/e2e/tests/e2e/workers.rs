@@ -2,13 +2,17 @@
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use testkit::{ServiceProcess, eventually};
+use testkit::{ServiceProcess, eventually, redis};
 
-use crate::kit::{GalleyKit, job_body};
+use crate::{
+    kit::{GalleyKit, RULES_VARIABLE, TestFolder, job_body},
+    worker_life::gated,
+};
 
 /// The next beat is out of reach: what happens sooner happens because of a call.
 const SLOW: (&str, &str) = ("GALLEY__QUEUE_WORKER__HEARTBEAT_MS", "600000");
-const QUICK: (&str, &str) = ("GALLEY__QUEUE_WORKER__HEARTBEAT_MS", "100");
+/// Soon enough to wait for. A worker is taken for lost after three of them, which a busy machine does not miss.
+const QUICK: (&str, &str) = ("GALLEY__QUEUE_WORKER__HEARTBEAT_MS", "2000");
 
 async fn workers(kit: &GalleyKit) -> Vec<Value> {
     let answer: Value = kit.get("/ojs/v1/workers").await.json().await.expect("JSON");
@@ -69,15 +73,23 @@ async fn the_list_tells_who_is_there_and_what_they_run() {
 #[tokio::test]
 async fn a_quiet_worker_finishes_what_it_has_and_takes_nothing_new_until_it_is_resumed() {
     let kit = GalleyKit::start().await;
-    let lease = ("GALLEY__JOBS__LEASE_MS", "2000");
-    let _eater = named(&kit, "eater", &[SLOW, lease]).await;
-    let running = kit.enqueue(&job_body("test.slow", &json!([5000]))).await;
+    let folder = TestFolder::new();
+    folder.write_rules(&gated("slow", &folder));
+    // Renewed after half of it at the latest: in time also on a machine that stands still for ten seconds
+    let lease = ("GALLEY__JOBS__LEASE_MS", "24000");
+    let _eater = named(&kit, "eater", &[SLOW, lease, (RULES_VARIABLE, &folder.path_text("rules.toml"))]).await;
+    let running = kit.enqueue(&job_body("slow", &json!([]))).await;
     kit.wait_for_state(&running, "active").await;
     direct(&kit, "eater", "quiet").await;
     is(&kit, "eater", "quiet").await;
     let waiting = kit.enqueue(&job_body("test.noop", &json!([]))).await;
+    eventually("its lease is renewed, which notes who runs it", || async {
+        (kit.redis_command(&["HLEN", "galley:{default}:active"]).await == redis::Value::Int(1)).then_some(())
+    })
+    .await;
+    folder.touch("gate");
     let done = kit.wait_for_state(&running, "completed").await;
-    assert_eq!(done["attempt"], 1, "its lease was renewed all the time");
+    assert_eq!(done["attempt"], 1);
     assert_eq!(kit.job(&waiting).await["state"], "available");
     direct(&kit, "eater", "resume").await;
     kit.wait_for_state(&waiting, "completed").await;
@@ -87,13 +99,17 @@ async fn a_quiet_worker_finishes_what_it_has_and_takes_nothing_new_until_it_is_r
 #[tokio::test]
 async fn a_worker_that_is_told_to_terminate_finishes_what_it_has_and_ends() {
     let kit = GalleyKit::start().await;
-    let mut eater = named(&kit, "eater", &[SLOW]).await;
-    let id = kit.enqueue(&job_body("test.slow", &json!([1000]))).await;
+    let folder = TestFolder::new();
+    folder.write_rules(&gated("slow", &folder));
+    let mut eater = named(&kit, "eater", &[SLOW, (RULES_VARIABLE, &folder.path_text("rules.toml"))]).await;
+    let id = kit.enqueue(&job_body("slow", &json!([]))).await;
     kit.wait_for_state(&id, "active").await;
     direct(&kit, "eater", "terminate").await;
     is(&kit, "eater", "terminating").await;
     // The first signal after that is still the first: it may finish
     eater.signal(Signal::SIGTERM);
+    eater.wait_for_event("process.stopping").await;
+    folder.touch("gate");
     assert!(eater.wait_for_exit().await.success());
     assert_eq!(kit.job(&id).await["state"], "completed");
     assert!(workers(&kit).await.is_empty(), "who says goodbye is not on the list any more");

@@ -142,7 +142,7 @@ async fn workflows_survive_a_worker_that_is_killed_in_the_middle() {
     let doomed = kit.start_worker(&brisk).await;
     let steps = [
         job_body("test.echo", &json!([1])),
-        job_body("test.slow", &json!([2000])),
+        job_body("test.slow", &json!([4000])),
         job_body("test.gather", &json!([])),
     ];
     let group: Vec<Value> = (0..20).map(|_| job_body("test.slow", &json!([300]))).collect();
