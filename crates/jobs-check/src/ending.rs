@@ -21,8 +21,8 @@ use crate::{
     plan::{JobRunner, JobsPlan},
 };
 
-/// A job that has not ended by then is stuck: the last lease is long over.
-const MAX_DRAIN: Duration = Duration::from_mins(1);
+/// A job that has not ended by then is stuck: the last lease is long over, on a slow machine too.
+const MAX_DRAIN: Duration = Duration::from_mins(3);
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// How often jobs that nobody finds are looked for when there are no others.
 const MAX_MISSING_POLLS: u32 = 10;

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use delivery::http::{Network, fetch::Fetcher};
-use testkit::{WebhookReceiver, WebhookReply};
+use testkit::{TEST_TIMEOUT, WebhookReceiver, WebhookReply};
 
 const MAX_BYTES: usize = 1000;
 
 async fn fetch(reply: WebhookReply) -> Result<Vec<u8>, String> {
+    let is_slow = matches!(reply, WebhookReply::Trickle(_) | WebhookReply::Hang);
+    let timeout = if is_slow { Duration::from_secs(1) } else { TEST_TIMEOUT };
     let receiver = WebhookReceiver::start([reply]).await;
-    let fetcher = Fetcher::new(&Network::system().expect("TLS"), Duration::from_secs(5));
-    fetcher.get(&receiver.url("/keys"), MAX_BYTES, Duration::from_secs(1)).await
+    let fetcher = Fetcher::new(&Network::system().expect("TLS"), TEST_TIMEOUT);
+    fetcher.get(&receiver.url("/keys"), MAX_BYTES, timeout).await
 }
 
 #[tokio::test]

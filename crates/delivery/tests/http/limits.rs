@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use delivery::http::{BreakerSettings, Endpoint, EndpointSettings, PushRetry};
 use futures_util::future::join_all;
+use testkit::TEST_TIMEOUT;
 use tokio::sync::Semaphore;
 
 use crate::kit::{Server, WebhookReply, post, post_error, settings, system_network};
@@ -40,7 +41,6 @@ async fn who_finds_no_place_in_time_is_not_sent_and_says_nothing_of_the_receiver
     let server = Server::start([WebhookReply::Hang, WebhookReply::ok("1")]).await;
     let endpoint = endpoint(&server, |settings| {
         settings.concurrency = 1;
-        settings.timeout = Duration::from_secs(2);
         settings.breaker.failures = 1;
     });
     {
@@ -50,7 +50,10 @@ async fn who_finds_no_place_in_time_is_not_sent_and_says_nothing_of_the_receiver
             _ = &mut first => panic!("nobody answers"),
             () = server.wait_for_requests(1) => {}
         }
+        // Nothing else is to be done, so its time passes at once
+        tokio::time::pause();
         let error = post_error(&endpoint).await;
+        tokio::time::resume();
         assert_eq!((error.code, error.retry), ("push_no_place", PushRetry::ByPolicy));
         assert_eq!(server.requests().len(), 1);
     }
@@ -121,7 +124,13 @@ async fn dropping_a_push_closes_its_connection_and_frees_its_place() {
             let endpoint = endpoint.clone();
             async move { post(&endpoint).await }
         });
-        server.wait_for_requests(1).await;
+        // Without a pause, in which it might read to its limit
+        let sent = async {
+            while server.requests().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(TEST_TIMEOUT, sent).await.expect("a request");
         push.abort();
         assert!(push.await.is_err_and(|error| error.is_cancelled()));
         testkit::eventually("a closed connection", || async { (server.closed_connections() == 1).then_some(()) }).await;

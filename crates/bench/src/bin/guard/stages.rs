@@ -82,8 +82,14 @@ pub(crate) struct Stages {
 
 impl Stages {
     pub(crate) async fn open(url: &str) -> anyhow::Result<Self> {
-        let settings =
-            Settings::from_sources(None, HashMap::from([("GALLEY__REDIS__URL".to_owned(), url.to_owned())]))?;
+        // Below callgrind everything is slow, connecting too
+        let variables = [
+            ("GALLEY__REDIS__URL", url),
+            ("GALLEY__REDIS__CONNECT_TIMEOUT_MS", "60000"),
+            ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "60000"),
+        ];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings = Settings::from_sources(None, HashMap::from(variables))?;
         let stop = CancellationToken::new();
         let redis = Redis::new(&settings.redis)?;
         let notifier = Notifier::start(&redis, settings.channels.probe_interval, stop.clone());
