@@ -62,6 +62,9 @@ class Gateway:
             "GALLEY__GATEWAY__LISTEN": self.address,
             "GALLEY__LOG__FORMAT": "json",
             "GALLEY__MAINTENANCE__SWEEP_MS": "100",
+            # A Redis that stands still for a moment is not away
+            "GALLEY__REDIS__CONNECT_TIMEOUT_MS": "20000",
+            "GALLEY__REDIS__RESPONSE_TIMEOUT_MS": "20000",
         }
         environment = {**os.environ, **variables}
         self._process = subprocess.Popen([self._program], env=environment, stdout=subprocess.PIPE, text=True)
@@ -89,18 +92,20 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     program = os.environ.get("GALLEY_TEST_REDIS_SERVER") or shutil.which("redis-server")
     if program is None:
         missing("there is no redis-server")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path_factory.mktemp("redis"))]
-    process = subprocess.Popen([str(program), *options], stdout=subprocess.DEVNULL)
-
-    def answers() -> bool | None:
-        try:
-            return socket.create_connection(("127.0.0.1", port)).close() is None
-        except OSError:
-            return None
-
-    eventually("Redis listens", answers)
+    folder = str(tmp_path_factory.mktemp("redis"))
+    # The port is free until somebody else takes it in the moment between: then another one
+    for _ in range(10):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+        options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
+        process = subprocess.Popen([str(program), *options], stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        if any("Ready to accept connections" in line for line in process.stdout):
+            break
+        process.wait()
+    else:
+        pytest.fail("Redis does not start")
+    threading.Thread(target=process.stdout.read, daemon=True).start()
     yield f"redis://127.0.0.1:{port}"
     process.kill()
     process.wait()

@@ -198,7 +198,7 @@ def test_jobs_of_celery_move(
     def send(to: str, subject: str = "hello", at: Any = None) -> None:
         raise KeyError("no such person")
 
-    with start_worker(old, perform_ping_check=False, pool="solo", loglevel="CRITICAL"):
+    with start_worker(old, perform_ping_check=False, pool="solo", loglevel="CRITICAL", shutdown_timeout=LIMIT_S):
         dead = send.delay("nobody")
         held = send.apply_async(("carol",), countdown=3600)
         eventually("the failure", lambda: True if dead.state == "FAILURE" else None)
@@ -266,7 +266,7 @@ def test_jobs_of_bullmq_move(
     (tmp_path / "node_modules").symlink_to(pathlib.Path(str(folder)) / "node_modules")
     (tmp_path / "jobs.mjs").write_text(BULLMQ)
     command = ["node", "jobs.mjs", migration.url, name]
-    due = int(subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=LIMIT_S).stdout)
+    due = int(subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=4 * LIMIT_S).stdout)
 
     before = migration.snapshot()
     code, out, err = migration.run("bullmq", name, "--dry-run")

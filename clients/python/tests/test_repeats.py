@@ -104,7 +104,8 @@ def test_a_job_is_made_once_however_often_its_request_arrives(
     proxy.plan = ["lose", "busy", "hang_up", "lose", "pass"]
     # The gateway of the tests needs no key, and refuses none
     job = client.enqueue("a", queue=name)
-    assert len(proxy.requests) == 5
+    # More if the machine is so slow that a request takes too long
+    assert proxy.plan == [] and len(proxy.requests) >= 5
     assert len({request["Idempotency-Key"] for request in proxy.requests}) == 1
     assert {request["Authorization"] for request in proxy.requests} == {"Bearer glk_1_x"}
     assert client.get(job["id"])["state"] == "available"

@@ -11,7 +11,8 @@ import { galley, installed, uniqueName } from "./kit.mjs";
 import { GatewayProcess, kill, removeFolder } from "./processes.mjs";
 
 const BROWSERS = ["chromium", "chromium-browser", "google-chrome"];
-const LIMIT_MS = 20_000;
+/** A browser that starts on a busy machine takes its time. */
+const LIMIT_MS = 120_000;
 const FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"];
 
 const PAGE = `<!doctype html><script type="module">

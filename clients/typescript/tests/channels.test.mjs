@@ -9,7 +9,7 @@ const client = new Client();
 
 /** A subscription that ends after a while: a test that waits for what never comes fails. */
 function follow(channels, options = {}, of = client) {
-  return of.subscribe(channels, { signal: AbortSignal.timeout(20_000), ...options });
+  return of.subscribe(channels, { signal: AbortSignal.timeout(120_000), ...options });
 }
 
 async function take(messages, count) {

@@ -34,16 +34,27 @@ async function firstOf(child, wanted) {
 
 /** Starts a Redis server. */
 export async function startRedis() {
-  const [folder, port] = [mkdtempSync(join(tmpdir(), "galley-redis-")), await freePort()];
-  const options = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", folder];
+  const folder = mkdtempSync(join(tmpdir(), "galley-redis-"));
   const program = process.env.GALLEY_TEST_REDIS_SERVER ?? "redis-server";
-  const child = spawn(program, options.map(String), { stdio: ["ignore", "pipe", "inherit"] });
-  await firstOf(child, (line) => (line.includes("Ready to accept connections") ? true : undefined));
-  const stop = async () => {
-    await kill(child);
-    await removeFolder(folder);
-  };
-  return { url: `redis://127.0.0.1:${port}`, stop };
+  for (let tries = 1; ; tries++) {
+    const port = await freePort();
+    const options = ["--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", folder];
+    const child = spawn(program, options.map(String), { stdio: ["ignore", "pipe", "inherit"] });
+    try {
+      await firstOf(child, (line) => (line.includes("Ready to accept connections") ? true : undefined));
+    } catch (error) {
+      await kill(child);
+      // The port is free until somebody else takes it in the moment between: then another one
+      if (tries < 10) continue;
+      await removeFolder(folder);
+      throw error;
+    }
+    const stop = async () => {
+      await kill(child);
+      await removeFolder(folder);
+    };
+    return { url: `redis://127.0.0.1:${port}`, stop };
+  }
 }
 
 /** A gateway, which may be killed and started again at the same address. */
@@ -61,6 +72,9 @@ export class GatewayProcess {
       GALLEY__GATEWAY__LISTEN: this.address,
       GALLEY__LOG__FORMAT: "json",
       GALLEY__MAINTENANCE__SWEEP_MS: "100",
+      // A Redis that stands still for a moment is not away
+      GALLEY__REDIS__CONNECT_TIMEOUT_MS: "20000",
+      GALLEY__REDIS__RESPONSE_TIMEOUT_MS: "20000",
       ...this.settings,
     };
     const options = { env: { ...process.env, ...variables }, stdio: ["ignore", "pipe", "inherit"] };

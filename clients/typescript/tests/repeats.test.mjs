@@ -53,7 +53,8 @@ test("a job is made once, however often its request arrives", () =>
     proxy.plan = ["lose", "busy", "hang_up", "lose", "pass"];
     // The gateway of the tests needs no key, and refuses none
     const job = await client.enqueue("a", [], { queue });
-    assert.equal(proxy.requests.length, 5);
+    // More if the machine is so slow that a request takes too long
+    assert.ok(proxy.plan.length === 0 && proxy.requests.length >= 5);
     assert.equal(new Set(proxy.requests.map((headers) => headers["idempotency-key"])).size, 1);
     assert.deepEqual([...new Set(proxy.requests.map(({ authorization }) => authorization))], ["Bearer glk_1_x"]);
     assert.equal((await client.get(job)).state, "available");
