@@ -14,7 +14,7 @@ source_mode="--strict"
 
 # tool NAME VERSION: from crates.io, without optimising it: it runs for a second
 tool() {
-    command -v "$1" >/dev/null || cargo install --quiet --locked --debug --root "$folder/tools" "$1" --version "$2"
+    command -v "$1" >/dev/null || with_retries cargo install --quiet --locked --debug --root "$folder/tools" "$1" --version "$2"
 }
 export PATH=$folder/tools/bin:$PATH
 

@@ -21,7 +21,7 @@ build_previous() {
         return
     fi
     # A shallow clone, as CI makes it, can fetch the one commit that it lacks
-    if ! git cat-file -e "$commit^{commit}" 2>/dev/null && ! git fetch --quiet --depth 1 origin "$commit"; then
+    if ! git cat-file -e "$commit^{commit}" 2>/dev/null && ! with_retries git fetch --quiet --depth 1 origin "$commit"; then
         echo "commit $commit is not in this clone and cannot be fetched from its origin (git fetch --unshallow)" >&2
         return 1
     fi

@@ -40,6 +40,19 @@ skip() {
     fi
 }
 
+# with_retries COMMAND...: runs what needs a registry or another host. Those are not ours, and fail now and then: in CI it
+# runs again after a pause. Elsewhere the machine may be offline, and what can be left out is left out at once. False if it
+# fails each time.
+with_retries() {
+    local pause
+    for pause in 5 15 0; do
+        if "$@"; then return; fi
+        if [ "${CI:-}" != true ] || [ "$pause" = 0 ]; then return 1; fi
+        echo "failed, and tried again in $pause seconds: $*" >&2
+        sleep "$pause"
+    done
+}
+
 # Installs packages from PyPI into a folder of the build's own; false where that cannot be done.
 install_python_packages() {
     command -v python3 >/dev/null || return 1
@@ -48,7 +61,7 @@ install_python_packages() {
         rm -rf "$folder/python"
         python3 -m venv "$folder/python" || { rm -rf "$folder/python"; return 1; }
     fi
-    "$folder/python/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
+    with_retries "$folder/python/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
 }
 
 # install_node_packages NAME PACKAGE_JSON: installs what a package.json names into $folder/NAME, unless it is there. False
@@ -62,7 +75,7 @@ install_node_packages() {
     fi
     # npm writes it last, so a half-made folder is made again
     [ -f "$folder/$1/node_modules/.package-lock.json" ] ||
-        (cd "$folder/$1" && npm install --silent --no-audit --no-fund --no-package-lock)
+        (cd "$folder/$1" && with_retries npm install --silent --no-audit --no-fund --no-package-lock)
 }
 
 # Installs the compiler that clients/typescript names; sets TSC to it.

@@ -36,7 +36,7 @@ drive() {
 python() {
     python3 -m venv "$work/$1"
     # It imports cryptography, and does not say that it needs it
-    "$work/$1/bin/python" -m pip install --quiet "$2" cryptography
+    with_retries "$work/$1/bin/python" -m pip install --quiet "$2" cryptography
     drive "$1" "$work/$1/bin/python" deploy/dev/sdks/python.py
     # These do not understand the answers
     case $1 in *-0.4.*) drive "$1-with-hook" "$work/$1/bin/python" deploy/dev/sdks/python.py --hook ;; esac
