@@ -19,6 +19,8 @@ pub(crate) const READING_INTERVAL: Duration = Duration::from_secs(5);
 /// How long after a step back leases still start by the clock as it was before: until the leader, too, has read the
 /// clock.
 pub(crate) const SET_BACK_MEMORY: Duration = Duration::from_secs(10);
+/// How old a reading may be that a lease counts from.
+const MAX_READING_AGE: Duration = Duration::from_secs(2 * READING_INTERVAL.as_secs());
 /// A difference between the clocks that is no step.
 const STEP_TOLERANCE_MS: Millis = 500;
 /// Clocks that are being corrected run faster or slower by less than one part in this many.
@@ -64,11 +66,13 @@ impl ClockSteps {
 }
 
 impl KnownClock {
-    /// What a lease may count from: the last reading, and the one before a step back that was seen lately.
+    /// What a lease may count from: the last reading, and the one before a step back that was seen lately. A process that
+    /// stood still for long knows nothing: the clock may have been set meanwhile.
     fn lease_readings(&self) -> impl Iterator<Item = ClockReading> {
         let is_recent = |seen: &Instant| seen.elapsed() < SET_BACK_MEMORY;
         let before = self.before_set_back.filter(|(_, seen)| is_recent(seen)).map(|(reading, _)| reading);
-        self.reading.into_iter().chain(before)
+        let latest = self.reading.filter(|reading| reading.answered.elapsed() < MAX_READING_AGE);
+        latest.into_iter().chain(before)
     }
 }
 

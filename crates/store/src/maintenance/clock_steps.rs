@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use redis::aio::ConnectionLike;
 
 use crate::{
-    StoreResult,
+    StoreError, StoreResult,
     connection::{
         clock::{MoveDue, score_to_millis},
         redis_clock::{ClockSteps, READING_INTERVAL, SET_BACK_MEMORY},
@@ -39,15 +39,17 @@ pub(super) struct HealedSteps {
 }
 
 impl HealedSteps {
-    /// What a new leader takes for healed. The leader before it may have had leases to heal again.
+    /// What a new leader takes for healed. If the leader before it had leases to heal again, they last until their time by
+    /// the clock as it was, which delays only the jobs of workers that vanished.
     pub(super) fn new(steps: ClockSteps) -> Self {
-        Self { steps, again_at: Some(Instant::now() + HEAL_AGAIN_AFTER) }
+        Self { steps, again_at: None }
     }
 
     /// Notes that all steps so far are being healed; returns by how many ms the clock was set since the last call.
     pub(super) fn advance(&mut self, steps: ClockSteps) -> Millis {
-        let before = std::mem::replace(self, Self::new(steps));
-        steps.total_ms - before.steps.total_ms
+        let by_ms = steps.total_ms - self.steps.total_ms;
+        *self = Self { steps, again_at: Some(Instant::now() + HEAL_AGAIN_AFTER) };
+        by_ms
     }
 
     /// Heals leases again when it is time.
@@ -67,14 +69,25 @@ pub(super) async fn heal_leases(jobs: &Jobs, by_ms: Millis) -> StoreResult<()> {
 
 async fn move_leases(jobs: &Jobs, by_ms: Millis) -> StoreResult<()> {
     for queue in jobs.list_queues().await? {
-        let keys = QueueKeys::new(&queue);
-        let mut redis = jobs.store.redis.clone();
-        let names: Vec<String> = redis::cmd("ZRANGE").arg(keys.leases()).arg(0).arg(-1).query_async(&mut redis).await?;
-        for names in names.chunks(PAGE) {
-            let mut call = script::HEAL_LEASES.prepare_invoke();
-            call.key(keys.leases()).key(keys.active()).arg(by_ms);
-            let _: i64 = call.arg(names).invoke_async(&mut redis).await?;
+        match move_leases_of(jobs, &queue, by_ms).await {
+            // A key of a wrong type must not keep the other queues from it
+            Err(error) if !matches!(error, StoreError::Unavailable(_)) => {
+                tracing::debug!(%queue, %error, "leases of a queue are not healed");
+            }
+            healed => healed?,
         }
+    }
+    Ok(())
+}
+
+async fn move_leases_of(jobs: &Jobs, queue: &QueueName, by_ms: Millis) -> StoreResult<()> {
+    let keys = QueueKeys::new(queue);
+    let mut redis = jobs.store.redis.clone();
+    let names: Vec<String> = redis::cmd("ZRANGE").arg(keys.leases()).arg(0).arg(-1).query_async(&mut redis).await?;
+    for names in names.chunks(PAGE) {
+        let mut call = script::HEAL_LEASES.prepare_invoke();
+        call.key(keys.leases()).key(keys.active()).arg(by_ms);
+        let _: i64 = call.arg(names).invoke_async(&mut redis).await?;
     }
     Ok(())
 }
