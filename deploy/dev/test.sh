@@ -39,6 +39,9 @@ fi
 # The black-box tests run the binaries, so those come first
 cargo build --locked --workspace --bins
 cargo test --locked --workspace --doc --quiet
+if [ "$#" = 0 ]; then
+    deploy/dev/server-matrix.sh sample
+fi
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --locked --workspace "$@"
 else
