@@ -121,7 +121,8 @@ impl ServerAddress {
 
 fn connection_info(url: &str, settings: &RedisSettings) -> anyhow::Result<ConnectionInfo> {
     let info = url.into_connection_info()?;
-    let mut redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    // The name of the library needs CLIENT SETINFO, which an ACL for Redis 7.0 cannot name: newer servers would note a denial
+    let mut redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
     if let Some(username) = &settings.username {
         redis = redis.set_username(username);
     }
