@@ -33,6 +33,8 @@ class Unique(TypedDict, total=False):
     """Which jobs of a queue are the same, and what happens to the second one."""
 
     keys: list[Literal["type", "queue", "args", "meta"]]
+    #: Instead of ``keys`` and ``args_keys``: dimensions as in ``keys``, or members of the arguments.
+    key: list[str]
     args_keys: list[str]
     meta_keys: list[str]
     period: str

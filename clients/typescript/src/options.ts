@@ -21,6 +21,8 @@ export interface RetryPolicy {
 /** Which jobs of a queue are the same, and what happens to the second one. */
 export interface Unique {
   keys?: ("type" | "queue" | "args" | "meta")[];
+  /** Instead of `keys` and `args_keys`: dimensions as in `keys`, or members of the arguments. */
+  key?: string[];
   args_keys?: string[];
   meta_keys?: string[];
   period?: string;

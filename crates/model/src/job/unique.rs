@@ -135,7 +135,10 @@ fn parse_dimensions(policy: &Object, args: &RawValue) -> Result<(Vec<String>, Op
     if let Some(unknown) = dimensions.iter().find(|name| !DIMENSIONS.contains(&name.as_str())) {
         return Err(format!("unique.keys must name type, queue, args or meta, got {}", quoted(unknown)));
     }
-    Ok((dimensions, parse_names(policy, "args_keys")?))
+    // Where the arguments do not count, nobody looks at which of them would
+    let has_args = dimensions.iter().any(|name| name == "args");
+    let chosen = if has_args { parse_names(policy, "args_keys")? } else { None };
+    Ok((dimensions, chosen))
 }
 
 /// `key` names members of args in the specification, and dimensions in its SDKs. What could mean both is refused: a job
@@ -279,6 +282,8 @@ mod tests {
         assert!(same(r#"{"keys":["args"],"args_keys":["user"]}"#, r#"[{"user":1,"x":2}]"#, r#"[{"x":3,"user":1}]"#));
         assert!(!same(r#"{"keys":["args"],"args_keys":["user"]}"#, r#"[{"user":1}]"#, r#"[{"user":2}]"#));
         assert!(same(r#"{"keys":["args"],"args_keys":["0"]}"#, r#"["a",1]"#, r#"["a",2]"#));
+        // Requests of before: without args in keys nobody looks at args_keys
+        assert!(same(r#"{"args_keys":[2]}"#, r#"["a"]"#, r#"["b"]"#));
     }
 
     #[test]
