@@ -126,6 +126,7 @@ export const RETRY = names<RetryPolicy>({
 });
 export const UNIQUE = names<Unique>({
   keys: true,
+  key: true,
   args_keys: true,
   meta_keys: true,
   period: true,
