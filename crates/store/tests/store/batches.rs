@@ -1,8 +1,11 @@
 use std::collections::HashSet;
 
-use common::json::Object;
+use common::{id::JobId, json::Object, time::Millis};
 use model::job::NewJob;
-use store::jobs::{BatchRefusal, EnqueueRefusal, EnqueuedJob};
+use store::{
+    StoreResult,
+    jobs::{BatchRefusal, EnqueueRefusal, EnqueuedJob},
+};
 use testkit::RedisServer;
 
 use crate::kit::{JOB_BODY, StoreKit, consumer, queue};
@@ -20,6 +23,9 @@ async fn enqueue_all(kit: &StoreKit, bodies: &[&str]) -> Result<Vec<EnqueuedJob>
         .expect("redis runs")
 }
 
+/// May write into the queue "default" and only read "other": a batch over both breaks off in the middle.
+const LIMITED_USER: &str = "user limited on >limited ~galley:queues ~galley:events ~galley:epoch ~galley:id:* \
+                            ~galley:{statistics}:* ~galley:{default}:* %R~galley:{other}:* &* +@all\n";
 const CHOSEN: &str = r#"{"type":"a","args":[],"id":"019539a4-b68c-7def-8000-1a2b3c4d5e6f"}"#;
 const UNIQUE: &str = r#"{"type":"a","args":[],"unique":{}}"#;
 
@@ -82,9 +88,7 @@ async fn a_batch_that_goes_beyond_the_depth_limit_is_refused_as_a_whole() {
 
 #[tokio::test]
 async fn a_batch_whose_second_queue_is_refused_is_taken_back_from_the_first() {
-    let all = "~galley:queues ~galley:events ~galley:epoch ~galley:id:* ~galley:{statistics}:* ~galley:{default}:*";
-    let limited = format!("user limited on >limited {all} %R~galley:{{other}}:* &* +@all\n");
-    let server = RedisServer::start_with_acl(&limited);
+    let server = RedisServer::start_with_acl(LIMITED_USER);
     let kit = StoreKit::with_server(server, &[]);
     let bodies = [JOB_BODY, r#"{"type":"a","args":[],"queue":"other"}"#];
     enqueue_all(&kit, &bodies).await.expect("stored");
@@ -101,27 +105,42 @@ async fn a_batch_whose_second_queue_is_refused_is_taken_back_from_the_first() {
     }
 }
 
+/// A batch with an `Idempotency-Key`: the gateway makes the same ids of it each time.
+struct KeyedBatch {
+    new: Vec<NewJob>,
+    now: Millis,
+    own_ids: HashSet<JobId>,
+}
+
+impl KeyedBatch {
+    async fn over_both_queues(kit: &StoreKit) -> Self {
+        let bodies = [
+            r#"{"type":"a","args":[],"id":"01a20358-99fa-7000-8000-3239590134f1"}"#,
+            r#"{"type":"a","args":[],"queue":"other","id":"01a20358-99fa-7000-8000-3239590134f2"}"#,
+        ];
+        let now = kit.jobs.now().await.expect("redis runs");
+        let parse = |body: &&str| NewJob::parse(&serde_json::from_str(body).expect("JSON"), now).expect("valid");
+        let new: Vec<NewJob> = bodies.iter().map(parse).collect();
+        let own_ids = new.iter().filter_map(|job| job.id).collect();
+        Self { new, now, own_ids }
+    }
+
+    async fn store(&self, kit: &StoreKit) -> StoreResult<Result<Vec<EnqueuedJob>, BatchRefusal>> {
+        let trace = common::trace_context::TraceContext::default();
+        kit.jobs.enqueue_all(self.new.clone(), trace, self.now, &self.own_ids).await
+    }
+}
+
 #[tokio::test]
 async fn a_batch_that_broke_off_and_is_repeated_with_its_key_has_no_cancelled_job() {
-    let all = "~galley:queues ~galley:events ~galley:epoch ~galley:id:* ~galley:{statistics}:* ~galley:{default}:*";
-    let limited = format!("user limited on >limited {all} %R~galley:{{other}}:* &* +@all\n");
-    let kit = StoreKit::with_server(RedisServer::start_with_acl(&limited), &[]);
+    let kit = StoreKit::with_server(RedisServer::start_with_acl(LIMITED_USER), &[]);
     enqueue_all(&kit, &[JOB_BODY, r#"{"type":"a","args":[],"queue":"other"}"#]).await.expect("stored");
     let url = kit.server.url_of("limited", "limited");
     let limited = StoreKit::with_server(RedisServer::start(), &[("GALLEY__REDIS__URL", &url)]);
-    // What the gateway makes of a key: the same ids each time
-    let bodies = [
-        r#"{"type":"a","args":[],"id":"01a20358-99fa-7000-8000-3239590134f1"}"#,
-        r#"{"type":"a","args":[],"queue":"other","id":"01a20358-99fa-7000-8000-3239590134f2"}"#,
-    ];
-    let now = kit.jobs.now().await.expect("redis runs");
-    let parse = |body: &&str| NewJob::parse(&serde_json::from_str(body).expect("JSON"), now).expect("valid");
-    let new: Vec<NewJob> = bodies.iter().map(parse).collect();
-    let own_ids: HashSet<_> = new.iter().filter_map(|job| job.id).collect();
-    let trace = common::trace_context::TraceContext::default();
-    let broken = limited.jobs.enqueue_all(new.clone(), trace.clone(), now, &own_ids).await;
+    let batch = KeyedBatch::over_both_queues(&kit).await;
+    let broken = batch.store(&limited).await;
     assert!(broken.is_err(), "{broken:?}");
-    let repeated = kit.jobs.enqueue_all(new, trace, now, &own_ids).await.expect("redis runs").expect("stored");
+    let repeated = batch.store(&kit).await.expect("redis runs").expect("stored");
     assert_eq!(repeated.len(), 2);
     for queue in ["default", "other"] {
         let stats = kit.jobs.queue_stats(&queue.parse().expect("a name")).await.expect("redis runs");
@@ -131,35 +150,23 @@ async fn a_batch_that_broke_off_and_is_repeated_with_its_key_has_no_cancelled_jo
 
 #[tokio::test]
 async fn a_batch_that_broke_off_and_meets_a_full_queue_when_it_is_repeated_is_stored_once_there_is_room() {
-    let all = "~galley:queues ~galley:events ~galley:epoch ~galley:id:* ~galley:{statistics}:* ~galley:{default}:*";
-    let limited = format!("user limited on >limited {all} %R~galley:{{other}}:* &* +@all\n");
-    let server = RedisServer::start_with_acl(&limited);
+    let server = RedisServer::start_with_acl(LIMITED_USER);
     let kit = StoreKit::with_server(server, &[("GALLEY__QUEUES__OTHER__MAX_DEPTH", "1")]);
     kit.enqueue(JOB_BODY).await;
     let in_the_way = kit.enqueue(r#"{"type":"a","args":[],"queue":"other"}"#).await;
     let url = kit.server.url_of("limited", "limited");
     let limited = StoreKit::with_variables(&[("GALLEY__REDIS__URL", &url)]);
-    let bodies = [
-        r#"{"type":"a","args":[],"id":"01a20358-99fa-7000-8000-3239590134f1"}"#,
-        r#"{"type":"a","args":[],"queue":"other","id":"01a20358-99fa-7000-8000-3239590134f2"}"#,
-    ];
-    let now = kit.jobs.now().await.expect("redis runs");
-    let parse = |body: &&str| NewJob::parse(&serde_json::from_str(body).expect("JSON"), now).expect("valid");
-    let new: Vec<NewJob> = bodies.iter().map(parse).collect();
-    let own_ids: HashSet<_> = new.iter().filter_map(|job| job.id).collect();
-    let trace = common::trace_context::TraceContext::default();
-    let repeat = || kit.jobs.enqueue_all(new.clone(), trace.clone(), now, &own_ids);
-
-    let refused = repeat().await.expect("redis runs").expect_err("refused");
+    let batch = KeyedBatch::over_both_queues(&kit).await;
+    let refused = batch.store(&kit).await.expect("redis runs").expect_err("refused");
     assert!(!refused.is_incomplete, "nothing is stored: {refused:?}");
-    let broken = limited.jobs.enqueue_all(new.clone(), trace.clone(), now, &own_ids).await;
+    let broken = batch.store(&limited).await;
     assert!(broken.is_err(), "{broken:?}");
-    let refused = repeat().await.expect("redis runs").expect_err("refused");
+    let refused = batch.store(&kit).await.expect("redis runs").expect_err("refused");
     assert_eq!(refused.refusal, EnqueueRefusal::QueueFull { max_depth: 1 });
     assert!(refused.is_incomplete, "{refused:?}");
     kit.jobs.cancel(in_the_way).await.expect("redis runs").expect("cancelled");
-    assert_eq!(repeat().await.expect("redis runs").expect("stored").len(), 2);
-    for id in &own_ids {
+    assert_eq!(batch.store(&kit).await.expect("redis runs").expect("stored").len(), 2);
+    for id in &batch.own_ids {
         assert_eq!(kit.state(*id).await, "available");
     }
 }
