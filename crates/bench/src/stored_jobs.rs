@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use testkit::http::HttpConnection;
 use tokio::time::sleep;
 
-/// Jobs that are asked for on one connection.
+/// Jobs that one connection looks up.
 const CHUNK: usize = 1000;
 const CONNECTIONS: usize = 4;
 /// A gateway that has just found its Redis again may refuse a few times.

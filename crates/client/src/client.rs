@@ -172,8 +172,8 @@ impl Client {
         Ok(self.send::<PublishAnswer>(with_key(call, &Uuid::new_v4().to_string())?).await?.id)
     }
 
-    /// Follows channels; `orders.*` are all that match, also later ones. It connects with the first event that is asked for,
-    /// and begins there unless [`Subscription::since`] or [`Subscription::after`] say otherwise.
+    /// Follows channels; `orders.*` are all that match, also later ones. The first call of [`Subscription::next`]
+    /// connects. The stream begins then, unless [`Subscription::since`] or [`Subscription::after`] say otherwise.
     pub fn subscribe<'a>(&self, channels: impl IntoIterator<Item = &'a str>) -> Subscription {
         let names: Vec<String> = channels.into_iter().map(|name| format!("channel={}", encode(name))).collect();
         Subscription::new(self.transport.clone(), format!("/v1/stream?{}", names.join("&")))
