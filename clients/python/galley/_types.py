@@ -39,7 +39,9 @@ class Unique(TypedDict, total=False):
     meta_keys: list[str]
     period: str
     states: list[State]
-    on_conflict: Literal["reject", "ignore", "replace", "replace_except_schedule"]
+    on_conflict: Literal["reject", "ignore", "replace", "replace_except_schedule", "debounce"]
+    #: Only with ``debounce``: how long after its creation the job starts at the latest, such as ``"PT1M"``.
+    max_wait: str
 
 
 class Rate(TypedDict):

@@ -89,6 +89,13 @@ def test_unique_jobs_are_told_apart(client: Any, name: str) -> None:
     assert client.enqueue("a", 2, queue=name, unique={"keys": ["args"]})["id"] != older["id"]
 
 
+def test_a_job_that_waits_is_debounced(client: Any, name: str) -> None:
+    unique: Any = {"keys": ["args"], "args_keys": ["0"], "on_conflict": "debounce", "max_wait": "PT2H"}
+    first = client.enqueue("a", 1, "old", queue=name, scheduled_at="+PT1H", unique=unique)
+    second = client.enqueue("a", 1, "new", queue=name, scheduled_at="+PT1H", unique=unique)
+    assert (second["id"], second["args"]) == (first["id"], [1, "new"])
+
+
 def test_limits_of_a_key_and_of_a_queue_keep_jobs_waiting(client: Any, name: str, start: Any) -> None:
     worker = Worker(queues=[name])
     worker.job("a")(lambda ctx: "done")

@@ -27,7 +27,9 @@ export interface Unique {
   meta_keys?: string[];
   period?: string;
   states?: State[];
-  on_conflict?: "reject" | "ignore" | "replace" | "replace_except_schedule";
+  on_conflict?: "reject" | "ignore" | "replace" | "replace_except_schedule" | "debounce";
+  /** Only with `debounce`: how long after its creation the job starts at the latest, such as `"PT1M"`. */
+  max_wait?: string;
 }
 
 /** How many jobs start in a period. */
@@ -132,6 +134,7 @@ export const UNIQUE = names<Unique>({
   period: true,
   states: true,
   on_conflict: true,
+  max_wait: true,
 });
 export const RATE = names<Rate>({ limit: true, period: true, period_ms: true, burst: true, strict: true });
 export const THROTTLE = names<Throttle>({ limit: true, period: true });

@@ -64,6 +64,14 @@ test("unique jobs are told apart", async () => {
   assert.notEqual((await client.enqueue("a", [2], { queue, unique })).id, older.id);
 });
 
+test("a job that waits is put off", async () => {
+  const queue = uniqueName();
+  const unique = { keys: ["args"], args_keys: ["0"], on_conflict: "debounce", max_wait: "PT2H" };
+  const first = await client.enqueue("a", [1, "old"], { queue, scheduled_at: "+PT1H", unique });
+  const second = await client.enqueue("a", [1, "new"], { queue, scheduled_at: "+PT1H", unique });
+  assert.deepEqual([second.id, second.args], [first.id, [1, "new"]]);
+});
+
 test("a queue is limited, paused and resumed; a pending job is activated", async () => {
   const queue = uniqueName();
   const { limits } = await client.limitQueue(queue, { concurrency: 2, rate: { limit: 5, period: "PT1S", burst: 1 } });

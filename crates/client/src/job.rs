@@ -7,6 +7,9 @@ use serde_json::{Map, Value, json};
 
 use crate::Error;
 
+/// The member of `meta` by which [`NewJob::debounce`] tells jobs apart.
+const DEBOUNCE_KEY: &str = "debounce_key";
+
 /// A job to enqueue.
 #[derive(Debug, Clone, Serialize)]
 pub struct NewJob {
@@ -56,7 +59,7 @@ impl NewJob {
     /// Starts it that long from now.
     #[must_use]
     pub fn delay(self, delay: Duration) -> Self {
-        self.option("scheduled_at", format!("+PT{:.3}S", delay.as_secs_f64()))
+        self.option("scheduled_at", format!("+{}", iso_duration(delay)))
     }
 
     /// Starts it at a time in RFC 3339, such as `2030-01-01T09:00:00Z`.
@@ -85,6 +88,27 @@ impl NewJob {
         self.option("unique", json!({ "keys": ["type", "args"] }))
     }
 
+    /// Puts off a job of its type and queue that waits, and makes it this one: a series of them runs once, that long after the
+    /// last one, with its arguments, and at the latest `max_wait` after the first. By `key`: jobs of different ones do not
+    /// put each other off.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use galley_client::NewJob;
+    ///
+    /// NewJob::new("index.build", (7, "third draft"))
+    ///     .expect("two arguments")
+    ///     .debounce("7", Duration::from_secs(5), Some(Duration::from_mins(1)));
+    /// ```
+    #[must_use]
+    pub fn debounce(self, key: impl Into<String>, delay: Duration, max_wait: Option<Duration>) -> Self {
+        let mut unique = json!({ "keys": ["meta"], "meta_keys": [DEBOUNCE_KEY], "on_conflict": "debounce" });
+        if let Some(longest) = max_wait {
+            unique["max_wait"] = iso_duration(longest).into();
+        }
+        self.meta(DEBOUNCE_KEY, key.into()).delay(delay).option("unique", unique)
+    }
+
     /// A value that comes back with the job, such as a tenant.
     #[must_use]
     pub fn meta(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
@@ -98,6 +122,10 @@ impl NewJob {
         self.options.insert(name.into(), value.into());
         self
     }
+}
+
+fn iso_duration(length: Duration) -> String {
+    format!("PT{:.3}S", length.as_secs_f64())
 }
 
 /// The state of a job.

@@ -42,6 +42,7 @@ mod dashboard_buttons;
 mod dashboard_check;
 mod dashboard_keyboard;
 mod dashboard_scale;
+mod debounce;
 mod delivery_log;
 mod documents;
 mod event_stream_libraries;

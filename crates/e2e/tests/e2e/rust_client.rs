@@ -38,6 +38,10 @@ async fn jobs_are_enqueued_waited_for_and_cancelled() {
     galley.enqueue(job([2]).queue("parked").unique()).await.expect("the first");
     let twice = galley.enqueue(job([2]).queue("parked").unique()).await.expect_err("a duplicate");
     assert!(matches!(twice, Error::Refused { status: 409, ref code, .. } if code == "duplicate"), "{twice}");
+    let draft = |text: &str| job((7, text)).queue("parked").debounce("7", Duration::from_hours(1), None);
+    let first = galley.enqueue(draft("old")).await.expect("the first");
+    let last = galley.enqueue(draft("new")).await.expect("the first, put off");
+    assert_eq!((&last.id, &last.others["args"]), (&first.id, &json!([7, "new"])));
     let once = galley.enqueue_once(job([3]).queue("parked"), "order-3").await.expect("a job");
     assert_eq!(galley.enqueue_once(job([3]).queue("parked"), "order-3").await.expect("the same").id, once.id);
     let all = galley.enqueue_all(&[job([4]), job(("five", 5))]).await.expect("two jobs");

@@ -78,6 +78,11 @@ async fn enqueue_atomic(
     for (n, raw) in jobs.iter().enumerate() {
         let read = parse_item(caller, services, &mut clock, raw, seed.map(|seed| (seed, n))).await;
         let read = read.map_err(|error| error.with_subject(&format!("jobs[{n}]")))?;
+        if read.new_job.is_debounced() {
+            return Err(ApiError::invalid(format!(
+                "jobs[{n}]: unique: debounce needs \"mode\": \"per_item\": what was put off cannot be taken back"
+            )));
+        }
         now = read.now;
         own_ids.extend(read.derived_id());
         let free = MAX_WARNINGS.saturating_sub(warnings.len());

@@ -168,7 +168,7 @@ pub(super) async fn enqueue_outcome(
     match outcome {
         Ok(enqueued) => {
             let json = enqueued.job.view(enqueued.state).to_json();
-            Ok(AcceptedJob { id: enqueued.job.id, json, warnings, is_new: true })
+            Ok(AcceptedJob { id: enqueued.job.id, json, warnings, is_new: enqueued.is_new })
         }
         Err(EnqueueRefusal::Ignored { id, json }) => Ok(AcceptedJob { id, json, warnings, is_new: false }),
         Err(refused) => {

@@ -49,6 +49,9 @@ impl JobTemplate {
 
     fn check(&self, now: Millis) -> Result<Vec<String>, RequestError> {
         let job = NewJob::parse(&self.members()?, now)?;
+        if job.is_debounced() {
+            return Err(invalid("job_template: unique must not debounce: each run makes a job of its own"));
+        }
         // Also checks that the metadata of a run can be added
         self.enqueue_request(&"a".parse()?, now)?;
         Ok(job.warnings.iter().map(|warning| format!("job_template: {warning}")).collect())

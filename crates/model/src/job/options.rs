@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 use super::{
     envelope::EnvelopeSummary,
     limit::KeyLimit,
+    on_conflict::OnConflict,
     request_error::{RequestError, invalid},
     retry::RetryPolicy,
     unique::{UniqueDimensions, UniquePolicy},
@@ -45,7 +46,7 @@ pub(super) const OPTION_NAMES: [&str; 18] = [
 ];
 
 /// Names that are looked for among the options and are members of one.
-const MEMBERS_OF_OPTIONS: [&str; 12] = [
+const MEMBERS_OF_OPTIONS: [&str; 13] = [
     "retry.max_attempts",
     "retry.initial_interval",
     "retry.max_interval",
@@ -56,6 +57,7 @@ const MEMBERS_OF_OPTIONS: [&str; 12] = [
     "retry.on_exhaustion",
     "unique.on_conflict",
     "unique.period",
+    "unique.max_wait",
     "rate_limit.concurrency",
     "rate_limit.max_per_second",
 ];
@@ -173,6 +175,29 @@ impl<'a> EnqueueOptions<'a> {
         let unique = UniquePolicy::parse(raw, job).map_err(RequestError::Invalid)?;
         envelope.raw("unique", raw.get());
         Ok(Some(unique))
+    }
+
+    /// Whether a job can be put off as its policy says; `delay` is the time until it starts.
+    pub(super) fn check_debounce(
+        &self,
+        unique: &UniquePolicy,
+        delay: Option<Millis>,
+        has_id: bool,
+    ) -> Result<(), RequestError> {
+        let OnConflict::Debounce { max_wait } = unique.on_conflict else { return Ok(()) };
+        if has_id {
+            return Err(invalid("unique: debounce needs a job without id: the job that waits keeps its own"));
+        }
+        if self.get("scheduled_at").or_else(|| self.get("delay_until")).is_none() {
+            return Err(invalid(
+                "unique: debounce needs scheduled_at, such as \"+PT5S\": how long each request puts the job off",
+            ));
+        }
+        let delay = delay.and_then(|delay| u128::try_from(delay).ok()).unwrap_or(0);
+        if max_wait.is_some_and(|longest| longest.as_millis() < delay) {
+            return Err(invalid("unique.max_wait must not be shorter than the time until scheduled_at"));
+        }
+        Ok(())
     }
 
     /// The checked options to store, and the traits that are read often.

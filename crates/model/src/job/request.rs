@@ -74,6 +74,12 @@ impl NewJob {
         TIME_OPTIONS.iter().any(|name| body.get(name).is_some() || nested.get(name).is_some())
     }
 
+    /// Whether it puts off an equal job that waits, instead of being stored.
+    #[must_use]
+    pub fn is_debounced(&self) -> bool {
+        self.unique.as_ref().is_some_and(|unique| unique.on_conflict.is_debounce())
+    }
+
     /// Checks a request body.
     ///
     /// # Errors
@@ -112,8 +118,12 @@ impl NewJob {
         let job = UniqueDimensions { job_type: &summary.job_type, queue: queue.as_str(), args, meta: body.get("meta") };
         let unique = options.write_unique(&mut envelope, job)?;
         summary.is_unique = unique.is_some();
+        if let Some(unique) = &unique {
+            options.check_debounce(unique, start_at.map(|at| at - now), id.is_some())?;
+        }
         let is_pending = options.pending()?;
-        if is_pending && start_at.is_some() {
+        if is_pending && (start_at.is_some() || unique.as_ref().is_some_and(|unique| unique.on_conflict.is_debounce()))
+        {
             return Err(invalid("a pending job has no start time: it starts when it is activated"));
         }
         Ok(Self {
@@ -202,6 +212,16 @@ mod tests {
             (r#"{"type":"a","args":[],"pending":1}"#, "pending must be true or false"),
             (r#"{"type":"a","args":[],"pending":true,"scheduled_at":"+PT1H"}"#, "a pending job has no start time"),
             (r#"{"type":"a","args":[],"unique":{"keys":["argz"]}}"#, "unique.keys must name"),
+            (r#"{"type":"a","args":[],"unique":{"on_conflict":"debounce"}}"#, "unique: debounce needs scheduled_at"),
+            (
+                r#"{"type":"a","args":[],"scheduled_at":"+PT2M","unique":{"on_conflict":"debounce","max_wait":"PT1M"}}"#,
+                "unique.max_wait must not be shorter than the time until scheduled_at",
+            ),
+            (
+                r#"{"type":"a","args":[],"id":"019539a4-b68c-7def-8000-1a2b3c4d5e6f","scheduled_at":"+PT2M",
+                "unique":{"on_conflict":"debounce"}}"#,
+                "unique: debounce needs a job without id",
+            ),
             (r#"{"type":"a","args":[],"rate_limit":{"concurrency":1}}"#, "rate_limit.key is required"),
             (r#"{"type":"a","args":[],"options":{"delay_until":"soon"}}"#, "delay_until must be"),
             (r#"{"type":"a","args":[],"options":{"tags":"x"}}"#, "tags must be an array"),

@@ -11,11 +11,11 @@ use sha2::{Digest, Sha256};
 use super::{
     JobState,
     canonical_json::{canonical, canonical_text, write_object},
+    on_conflict::{OnConflict, parse_length},
 };
 use common::{
     json::Object,
     name::{JobType, quoted},
-    time,
 };
 
 /// The states in which an older job conflicts if the policy names none.
@@ -39,19 +39,6 @@ pub struct UniquePolicy {
     pub on_conflict: OnConflict,
 }
 
-/// What happens to a job that duplicates an older one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnConflict {
-    /// The new job is refused.
-    Reject,
-    /// The response is the older job.
-    Ignore,
-    /// The older job is cancelled. If it runs, the new one is refused instead.
-    Replace,
-    /// As `Replace`, and the new job starts at the time of the older one.
-    ReplaceExceptSchedule,
-}
-
 /// The parts of a job that a policy can compare.
 #[derive(Debug, Clone, Copy)]
 pub struct UniqueDimensions<'a> {
@@ -73,13 +60,15 @@ impl UniquePolicy {
     pub fn parse(raw: &RawValue, job: UniqueDimensions<'_>) -> Result<Self, String> {
         let policy: Object = serde_json::from_str(raw.get())
             .map_err(|_| format!("unique must be a JSON object, got {}", quoted(raw.get())))?;
-        let known = ["keys", "key", "args_keys", "meta_keys", "period", "states", "on_conflict"];
+        let known = ["keys", "key", "args_keys", "meta_keys", "period", "states", "on_conflict", "max_wait"];
         policy.check_names(&known).map_err(|unknown| format!("unique: {unknown}"))?;
+        let on_conflict = OnConflict::parse(&policy)?;
+        let standard_states = on_conflict.states().unwrap_or(&DEFAULT_STATES);
         Ok(Self {
             fingerprint: compute_fingerprint(&policy, job)?,
-            period: policy.get("period").map(parse_period).transpose()?,
-            states: policy.get("states").map_or_else(|| Ok(DEFAULT_STATES.to_vec()), parse_states)?,
-            on_conflict: policy.get("on_conflict").map_or(Ok(OnConflict::Reject), parse_on_conflict)?,
+            period: policy.get("period").map(|raw| parse_length(raw, "period")).transpose()?,
+            states: policy.get("states").map_or_else(|| Ok(standard_states.to_vec()), parse_states)?,
+            on_conflict,
         })
     }
 }
@@ -89,33 +78,12 @@ pub(crate) fn is_same_json(a: &RawValue, b: &RawValue) -> bool {
     canonical(a).is_ok_and(|a| canonical(b).is_ok_and(|b| a == b))
 }
 
-fn parse_period(raw: &RawValue) -> Result<Duration, String> {
-    let allowed = "unique.period must be an ISO 8601 duration from PT0.001S to P3650D";
-    let text: String = serde_json::from_str(raw.get()).map_err(|_| format!("{allowed}, got {}", quoted(raw.get())))?;
-    let length = time::parse_duration(&text).map_err(|_| format!("{allowed}, got {}", quoted(&text)))?;
-    if length.is_zero() { Err(format!("{allowed}, got {}", quoted(&text))) } else { Ok(length) }
-}
-
 fn parse_states(raw: &RawValue) -> Result<Vec<JobState>, String> {
     let allowed = "unique.states must be a non-empty array of job states";
     let names: Vec<String> =
         serde_json::from_str(raw.get()).map_err(|_| format!("{allowed}, got {}", quoted(raw.get())))?;
     let states: Option<Vec<JobState>> = names.iter().map(|name| JobState::from_name(name)).collect();
     states.filter(|states| !states.is_empty()).ok_or_else(|| format!("{allowed}, got {}", quoted(raw.get())))
-}
-
-fn parse_on_conflict(raw: &RawValue) -> Result<OnConflict, String> {
-    let given: Option<String> = serde_json::from_str(raw.get()).ok();
-    match given.as_deref() {
-        Some("reject") => Ok(OnConflict::Reject),
-        Some("ignore") => Ok(OnConflict::Ignore),
-        Some("replace") => Ok(OnConflict::Replace),
-        Some("replace_except_schedule") => Ok(OnConflict::ReplaceExceptSchedule),
-        _ => Err(format!(
-            "unique.on_conflict must be \"reject\", \"ignore\", \"replace\" or \"replace_except_schedule\", got {}",
-            quoted(raw.get())
-        )),
-    }
 }
 
 fn parse_names(policy: &Object, member: &str) -> Result<Option<Vec<String>>, String> {
@@ -351,6 +319,10 @@ mod tests {
             (r#"{"states":[]}"#, "unique.states must be"),
             (r#"{"states":["waiting"]}"#, "unique.states must be"),
             (r#"{"on_conflict":"explode"}"#, "unique.on_conflict must be"),
+            (r#"{"max_wait":"PT1M"}"#, "unique.max_wait needs on_conflict \"debounce\""),
+            (r#"{"on_conflict":"debounce","max_wait":60}"#, "unique.max_wait must be an ISO 8601 duration"),
+            (r#"{"on_conflict":"debounce","states":["active"]}"#, "unique.states cannot be given with"),
+            (r#"{"on_conflict":"debounce","period":"PT1M"}"#, "unique.period cannot be given with"),
         ] {
             let error = unique(policy, "[1]", "{}").expect_err(policy);
             assert!(error.starts_with(expected), "{policy}: {error}");

@@ -130,6 +130,11 @@ impl NewWorkflowMember {
             return Err(inside(invalid("must be a job without id: the ids in a workflow follow from the workflow's")));
         }
         let job = NewJob::parse(&body, now).map_err(inside)?;
+        if job.is_debounced() {
+            return Err(inside(invalid(
+                "must be a job whose unique does not debounce: a workflow waits for its own jobs",
+            )));
+        }
         Ok(Self { json: raw.get().to_owned(), job })
     }
 }

@@ -3,6 +3,7 @@
 use super::{
     EnqueueRefusal, EnqueuedJob, Jobs, LocatedJob,
     client_ids::reservation_ttl,
+    debounce::Debounce,
     enqueue::build_job_record,
     finished_job::FinishedJob,
     record::JobRecord,
@@ -69,6 +70,13 @@ impl Jobs {
             let (holder, ended, replaced) = match self.resolve_uniqueness(&mut new).await? {
                 UniquenessCheck::Free(holder, ended) => (holder, ended, None),
                 UniquenessCheck::Replaces(older, located) => (older.to_string(), None, Some(located)),
+                UniquenessCheck::Debounces(older, located) => match Debounce::find(&located, &new, now) {
+                    None => (older.to_string(), None, None),
+                    Some(found) => match self.debounce(found, new.clone(), trace.clone(), now).await? {
+                        Some(enqueued) => return Ok(Ok(enqueued)),
+                        None => continue,
+                    },
+                },
                 UniquenessCheck::Conflict(refused) => return Ok(Err(refused)),
             };
             let outcome = self
@@ -171,7 +179,7 @@ impl Jobs {
             JobState::Available => entry.map_or(Some(plan.now), |entry| i64::try_from(entry.milliseconds).ok()),
             _ => None,
         };
-        Ok(EnqueuedJob { job, state })
+        Ok(EnqueuedJob { job, state, is_new: true })
     }
 
     async fn run_create_script(&self, job: &JobRecord, plan: &CreationPlan<'_>) -> StoreResult<Vec<String>> {

@@ -111,7 +111,11 @@ impl Jobs {
             let Ok(entry) = entry.parse::<EntryId>() else { continue };
             span.record_enqueued(job.id);
             let enqueued_at = i64::try_from(entry.milliseconds).ok();
-            self.report_enqueued(&EnqueuedJob { job: JobRecord { enqueued_at, ..job }, state: JobState::Available });
+            self.report_enqueued(&EnqueuedJob {
+                job: JobRecord { enqueued_at, ..job },
+                state: JobState::Available,
+                is_new: true,
+            });
         }
         Ok(true)
     }

@@ -32,6 +32,8 @@ pub struct EnqueuedJob {
     pub job: JobRecord,
     /// Available or scheduled.
     pub state: JobState,
+    /// Whether it was created, and not an equal job put off.
+    pub is_new: bool,
 }
 
 /// Why a job was refused; nothing was written.
@@ -225,6 +227,9 @@ impl Jobs {
 
     /// Counts a stored job and its memory, and records its event.
     pub(super) fn report_enqueued(&self, enqueued: &EnqueuedJob) {
+        if !enqueued.is_new {
+            return;
+        }
         self.note_enqueued(&enqueued.job);
         count_enqueued(&enqueued.job.queue);
         self.store.events.statistics().count_enqueued(&enqueued.job.queue);
@@ -285,7 +290,7 @@ fn count_enqueued(queue: &QueueName) {
 pub(super) fn build_enqueued(id: JobId, entry: EntryId, new: NewJob, trace: TraceContext) -> EnqueuedJob {
     let enqueued_at = i64::try_from(entry.milliseconds).ok();
     let job = JobRecord { enqueued_at, ..build_job_record(id, new, trace, JobHistory::default(), false) };
-    EnqueuedJob { job, state: JobState::Available }
+    EnqueuedJob { job, state: JobState::Available, is_new: true }
 }
 
 /// Adds an ordinary job to its stream; nil if the stream does not exist.

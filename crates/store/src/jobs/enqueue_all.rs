@@ -172,7 +172,8 @@ impl Jobs {
             let copy = job.clone();
             match self.enqueue(job, trace.clone(), now).await {
                 Ok(Ok(enqueued)) => {
-                    made.push(enqueued.job.id);
+                    // A job that was put off is not this call's to cancel
+                    made.extend(enqueued.is_new.then_some(enqueued.job.id));
                     stored.push(enqueued);
                 }
                 Ok(Err(refused)) => {
@@ -180,7 +181,7 @@ impl Jobs {
                         && let Some(located) = self.find_own_job(Some(id), own_ids).await?
                     {
                         let state = located.state();
-                        stored.push(EnqueuedJob { job: new_job_record(id, copy), state });
+                        stored.push(EnqueuedJob { job: new_job_record(id, copy), state, is_new: true });
                         continue;
                     }
                     if refused.passes() {

@@ -32,7 +32,12 @@ impl Jobs {
         let mut outcomes = Vec::with_capacity(new.len());
         let (mut ordinary, mut others) = (Vec::new(), Vec::new());
         for (job, now) in new {
-            if self.can_pipeline(&job).await {
+            if job.is_debounced() {
+                // The last of several that put off the same job decides what it is
+                outcomes.extend(self.enqueue_concurrently(std::mem::take(&mut others), &trace).await);
+                outcomes.extend(self.enqueue_pipelined(std::mem::take(&mut ordinary), &trace).await);
+                outcomes.push(self.enqueue(job, trace.clone(), now).await);
+            } else if self.can_pipeline(&job).await {
                 outcomes.extend(self.enqueue_concurrently(std::mem::take(&mut others), &trace).await);
                 ordinary.push((job, now));
             } else {

@@ -14,6 +14,14 @@ impl JobEvent {
         })
     }
 
+    /// A job that waits became the one of a newer request, which put it off.
+    #[must_use]
+    pub fn debounced(job: &JobRecord, scheduled_at: &str) -> Self {
+        about("job.debounced", job, None, |data| {
+            data.text("scheduled_at", scheduled_at);
+        })
+    }
+
     /// An attempt started.
     #[must_use]
     pub fn started(claimed: &ClaimedJob, worker: Option<&WorkerId>) -> Self {

@@ -60,6 +60,7 @@ mod dead_letter;
 mod dead_letter_errors;
 mod dead_letter_limits;
 mod dead_letters;
+mod debounce;
 mod discarded_jobs;
 mod edit;
 mod enqueue;

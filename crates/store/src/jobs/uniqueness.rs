@@ -15,6 +15,8 @@ pub(super) enum UniquenessCheck {
     Free(String, Option<JobId>),
     /// Not allowed.
     Conflict(EnqueueRefusal),
+    /// It puts this job off and takes its place, unless that one has begun.
+    Debounces(JobId, Box<LocatedJob>),
     /// It replaces this job, which is cancelled in the step that creates the new one.
     Replaces(JobId, Box<LocatedJob>),
 }
@@ -85,6 +87,7 @@ impl Jobs {
                 Ok(UniquenessCheck::Conflict(EnqueueRefusal::Ignored { id, json: located.to_json() }))
             }
             OnConflict::Reject => Ok(conflict),
+            OnConflict::Debounce { .. } => Ok(UniquenessCheck::Debounces(id, Box::new(located))),
             // A running job may have had effects already, and a finished one cannot be replaced
             _ if state == JobState::Active => Ok(conflict),
             _ if state.is_terminal() => Ok(UniquenessCheck::Free(holder.stored, holder.ended)),
@@ -107,7 +110,7 @@ impl Jobs {
         match self.resolve_uniqueness(&mut job.clone()).await? {
             UniquenessCheck::Conflict(EnqueueRefusal::Ignored { id, .. }) => Ok(Err(EnqueueRefusal::Duplicate(id))),
             UniquenessCheck::Conflict(refused) => Ok(Err(refused)),
-            UniquenessCheck::Free(..) | UniquenessCheck::Replaces(..) => Ok(Ok(())),
+            UniquenessCheck::Free(..) | UniquenessCheck::Debounces(..) | UniquenessCheck::Replaces(..) => Ok(Ok(())),
         }
     }
 }

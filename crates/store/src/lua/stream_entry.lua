@@ -16,7 +16,7 @@ local function add_entry(stream, priorities, priority, notifications, notificati
   return entry
 end
 
-local only_in_records = { s = true, p = true, d = true, k = true, x = true, y = true }
+local only_in_records = { s = true, p = true, d = true, k = true, x = true, y = true, q = true }
 
 -- The fields of the stream entry of a job that has a record; nil when there is no record.
 local function entry_fields(id, record_fields)

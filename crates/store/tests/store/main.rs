@@ -18,6 +18,7 @@ mod consistency_checker;
 mod cron;
 mod dead_letters;
 mod deadlines;
+mod debounce;
 mod direct_claims;
 mod due_notifications;
 mod edit;
