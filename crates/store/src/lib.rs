@@ -182,9 +182,14 @@ pub type ReconnectDelays = ExponentialBackoff;
 /// Delays between attempts to reach Redis: 50 ms to a second, doubling, with jitter, without end.
 #[must_use]
 pub fn reconnect_delays() -> ReconnectDelays {
+    reconnect_delays_up_to(Duration::from_secs(1))
+}
+
+/// The same with another longest delay, which jitter may double.
+pub(crate) fn reconnect_delays_up_to(longest: Duration) -> ReconnectDelays {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(1))
+        .with_max_delay(longest)
         .with_factor(2.0)
         .with_jitter()
         .without_max_times()

@@ -39,7 +39,7 @@ use super::{
     samples,
     server_address::ServerAddress,
 };
-use crate::{command_times::RoundTrip, keys::TopicNames, next_reconnect_delay, reconnect_delays, sealing::Sealer};
+use crate::{command_times::RoundTrip, keys::TopicNames, next_reconnect_delay, sealing::Sealer};
 use common::settings::RedisSettings;
 
 /// A handle to Redis. Cheap to clone.
@@ -109,7 +109,8 @@ impl Redis {
         let topics = TopicNames::of_database(address.info().redis_settings().db());
         let server_left = watch::Sender::new(None);
         let pool = open_pool(&address, settings, &server_left)?;
-        let dialling = ConnectState { generation: 0, delays: reconnect_delays(), last_failure: None, connecting: None };
+        let delays = RedisInner::connect_delays(&address);
+        let dialling = ConnectState { generation: 0, delays, last_failure: None, connecting: None };
         let redis = Self(
             Arc::new(RedisInner {
                 address,
@@ -294,7 +295,7 @@ impl Redis {
                     metrics::counter!("galley_redis_reconnects_total").increment(1);
                 }
                 dialling.generation = generation;
-                dialling.delays = reconnect_delays();
+                dialling.delays = RedisInner::connect_delays(&self.0.address);
                 let live = HotConnection::new(generation, connection);
                 *shared = Some(live.clone());
                 Ok(live)

@@ -10,8 +10,8 @@ use futures_util::StreamExt;
 use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection};
 use tokio::time::timeout;
 
-use super::{client::RedisInner, dial::connect_to_writable, error_class::connect_error};
-use crate::{next_reconnect_delay, reconnect_delays};
+use super::{client::RedisInner, dial::connect_to_writable, error_class::connect_error, server_address::ServerAddress};
+use crate::{ReconnectDelays, next_reconnect_delay, reconnect_delays, reconnect_delays_up_to};
 
 /// How long one sentinel is listened to.
 const LISTENING_TIME: Duration = Duration::from_secs(30);
@@ -19,7 +19,16 @@ const LISTENING_TIME: Duration = Duration::from_secs(30);
 /// until then they name the old one, which may take writes still.
 const LOOKS: [Duration; 4] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(1), Duration::from_secs(2)];
 
+/// The maximum delay between two questions which server is the primary, while none is: the failover ends at a moment that
+/// nobody announces to a process without a connection.
+const MAX_SEARCH_DELAY: Duration = Duration::from_millis(200);
+
 impl RedisInner {
+    /// The delays between attempts to open the shared connection.
+    pub(super) fn connect_delays(address: &ServerAddress) -> ReconnectDelays {
+        if address.has_sentinels() { reconnect_delays_up_to(MAX_SEARCH_DELAY) } else { reconnect_delays() }
+    }
+
     /// Connects to the server, or to the one that the sentinels name now; with the time at which it was known which one.
     pub(super) async fn connect_to_primary(
         &self,
@@ -83,6 +92,19 @@ async fn look_for_primary(redis: &Weak<RedisInner>, pauses: &[Duration]) {
             Ok(true) => return,
             Ok(false) => {}
             Err(error) => tracing::debug!(%error, "the sentinels name no primary"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_primary_is_looked_for_more_than_twice_a_second() {
+        let mut delays = reconnect_delays_up_to(MAX_SEARCH_DELAY);
+        for _ in 0..50 {
+            assert!(next_reconnect_delay(&mut delays) <= 2 * MAX_SEARCH_DELAY);
         }
     }
 }
