@@ -48,8 +48,8 @@ pub(super) struct ChannelCursor {
     waiter_id: usize,
     /// Everything up to this position was delivered.
     after: Position,
-    /// A gap that comes before the page.
-    gap: Option<Gap>,
+    /// A gap that comes before the page. In a box, because it is rare and there may be many thousands of readers.
+    gap: Option<Box<Gap>>,
     page: Option<Arc<HeldPage>>,
     source: CursorSource,
 }
@@ -92,7 +92,7 @@ impl ChannelCursor {
     /// The next event of the page that was read.
     fn next_read(&mut self) -> Option<ReaderEvent> {
         if let Some(gap) = self.gap.take() {
-            return Some(ReaderEvent::Gap { channel: self.guard.0.name.clone(), gap });
+            return Some(ReaderEvent::Gap { channel: self.guard.0.name.clone(), gap: *gap });
         }
         match self.page.as_ref()?.next() {
             PageItem::Message(message) => {
@@ -167,7 +167,7 @@ impl ChannelCursor {
         if read.messages.is_empty() {
             self.after = read.read_up_to;
         }
-        self.gap = read.gap;
+        self.gap = read.gap.map(Box::new);
         self.page = (!read.messages.is_empty()).then(|| self.hub.page_budget.hold(read.messages.iter().cloned()));
         if read.has_more {
             return CursorSource::History;
