@@ -4,6 +4,8 @@
 
 mod adjustable_clock;
 mod answer_hold_proxy;
+mod cluster_node;
+mod cluster_processes;
 mod failover_proxy;
 mod filled_redis;
 pub mod http;
@@ -25,6 +27,7 @@ mod webhook_receiver;
 
 pub use adjustable_clock::AdjustableClock;
 pub use answer_hold_proxy::AnswerHoldProxy;
+pub use cluster_processes::ClusterProcesses;
 pub use failover_proxy::FailoverProxy;
 pub use filled_redis::RedisFill;
 pub use message_drop_proxy::MessageDropProxy;

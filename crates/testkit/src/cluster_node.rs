@@ -1,0 +1,120 @@
+//! The process of a node of a Redis Cluster, and what it says about the others.
+
+use std::{path::Path, process::Child, time::Duration};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use redis::{Client, RedisResult, aio::MultiplexedConnection};
+use tempfile::TempDir;
+
+use crate::{
+    ReservedPort, patient_config,
+    redis_server::{redis_command, spawn_until_it_answers},
+};
+
+/// After how long without an answer a node counts as down, unless a test says otherwise: no node does, however busy the
+/// machine is.
+const NEVER_DOWN: Duration = Duration::from_mins(5);
+
+/// A node of a cluster.
+pub(crate) struct Node {
+    pub(crate) process: Option<Child>,
+    pub(crate) port: ReservedPort,
+    pub(crate) bus_port: ReservedPort,
+    folder: TempDir,
+    options: Vec<String>,
+    /// What the cluster calls it.
+    pub(crate) id: String,
+}
+
+/// A line of `CLUSTER NODES`: what one node thinks about another one.
+pub(crate) struct NodeView {
+    pub(crate) id: String,
+    pub(crate) flags: Vec<String>,
+    pub(crate) primary_id: String,
+    pub(crate) is_connected: bool,
+    pub(crate) slots: Vec<(usize, usize)>,
+}
+
+impl Node {
+    pub(crate) fn start(options: &[&str]) -> Self {
+        let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+        let folder = tempfile::tempdir().expect("a folder for a node");
+        // A program that is no test may take a port in the moment between: then other ones
+        for _ in 0..10 {
+            let (port, bus_port) = (ReservedPort::choose(), ReservedPort::choose());
+            if let Some(process) = spawn(folder.path(), &port, &bus_port, &options) {
+                return Self { process: Some(process), port, bus_port, folder, options, id: String::new() };
+            }
+        }
+        panic!("redis-server --cluster-enabled yes does not start; see {}", folder.path().display());
+    }
+
+    pub(crate) async fn connection(&self) -> RedisResult<MultiplexedConnection> {
+        let client = Client::open(format!("redis://127.0.0.1:{}", self.port.number()))?;
+        client.get_multiplexed_async_connection_with_config(&patient_config()).await
+    }
+
+    pub(crate) fn kill(&mut self) {
+        let mut process = self.process.take().expect("the node runs");
+        process.kill().expect("it can be killed");
+        process.wait().expect("it ends");
+    }
+
+    pub(crate) fn restart(&mut self) {
+        self.process = spawn(self.folder.path(), &self.port, &self.bus_port, &self.options);
+        assert!(self.process.is_some(), "a node does not start again");
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().expect("the node runs");
+        kill(Pid::from_raw(i32::try_from(process.id()).expect("a pid")), signal).expect("it can be signalled");
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+impl NodeView {
+    /// `<id> <address> <flags> <primary> <ping> <pong> <epoch> <link> <slots> ...`
+    pub(crate) fn parse(line: &str) -> Option<Self> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [id, _, flags, primary_id, _, _, _, link, slots @ ..] = words.as_slice() else { return None };
+        let range = |text: &&str| {
+            let (first, last) = text.split_once('-').unwrap_or((text, text));
+            Some((first.parse().ok()?, last.parse().ok()?))
+        };
+        Some(Self {
+            id: (*id).to_owned(),
+            flags: flags.split(',').map(ToOwned::to_owned).collect(),
+            primary_id: (*primary_id).to_owned(),
+            is_connected: *link == "connected",
+            // A slot that moves is in brackets as well
+            slots: slots.iter().filter_map(range).collect(),
+        })
+    }
+
+    pub(crate) fn has(&self, flag: &str) -> bool {
+        self.flags.iter().any(|other| other == flag)
+    }
+}
+
+fn spawn(folder: &Path, port: &ReservedPort, bus_port: &ReservedPort, options: &[String]) -> Option<Child> {
+    let mut command = redis_command();
+    command.arg("--port").arg(port.number().to_string()).arg("--cluster-port").arg(bus_port.number().to_string());
+    command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--logfile", "redis.log"]);
+    command.arg("--dir").arg(folder).args(["--cluster-enabled", "yes", "--repl-diskless-sync-delay", "0"]);
+    command.arg("--cluster-node-timeout").arg(NEVER_DOWN.as_millis().to_string());
+    // A replica takes over however old its data are, and stays with its primary
+    command.args(["--cluster-replica-validity-factor", "0", "--cluster-allow-replica-migration", "no"]);
+    command.args(options);
+    spawn_until_it_answers(command, port.number())
+}
