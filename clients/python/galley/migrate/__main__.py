@@ -1,4 +1,4 @@
-"""``galley-migrate rq|celery|bullmq|sidekiq``: see docs/migrate.md."""
+"""``galley-migrate rq|celery|bullmq|sidekiq``: see docs/migrate.md. ``redis`` is in docs/operations.md."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ._bullmq import BullMq
 from ._celery import Celery
 from ._found import STATES, Left, Source, State
 from ._move import Choice, Mover, plan
+from ._redis_command import copy_redis
 from ._rq import Rq
 from ._sidekiq import Sidekiq
 from ._values import queue_of
@@ -56,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["redis"]:
+        return copy_redis(arguments[1:])
     options = _parser().parse_args(arguments)
     try:
         redis = _connect(options.redis)
