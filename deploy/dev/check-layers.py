@@ -7,32 +7,32 @@ import sys
 
 # Normal and build dependencies. Arrows run down only.
 ALLOWED = {
-    "common": set(),
-    "model": {"common"},
-    "delivery": {"common", "model"},
-    "store": {"common", "model"},
-    "worker": {"common", "model", "delivery", "store"},
-    "gateway": {"common", "model", "delivery", "store", "worker"},
-    "queue-worker": {"common", "worker"},
-    "pubsub-worker": {"common", "model", "delivery", "store", "worker"},
-    "cli": {"common", "model", "store"},
+    "galley-common": set(),
+    "galley-model": {"galley-common"},
+    "galley-delivery": {"galley-common", "galley-model"},
+    "galley-store": {"galley-common", "galley-model"},
+    "galley-worker": {"galley-common", "galley-model", "galley-delivery", "galley-store"},
+    "gateway": {"galley-common", "galley-model", "galley-delivery", "galley-store", "galley-worker"},
+    "queue-worker": {"galley-common", "galley-worker"},
+    "pubsub-worker": {"galley-common", "galley-model", "galley-delivery", "galley-store", "galley-worker"},
+    "cli": {"galley-common", "galley-model", "galley-store"},
     "testkit": set(),
-    "e2e": {"testkit", "common", "model", "delivery"},
-    "jobs-check": {"testkit", "worker"},
-    "bench": {"testkit", "e2e", "jobs-check", "common", "model", "store", "worker"},
+    "e2e": {"testkit", "galley-common", "galley-model", "galley-delivery"},
+    "jobs-check": {"testkit", "galley-worker"},
+    "bench": {"testkit", "e2e", "jobs-check", "galley-common", "galley-model", "galley-store", "galley-worker"},
     "galley-client": set(),
-    "examples": {"worker"},
-    "rust-service": {"galley-client", "worker"},
-    "fuzz": {"common", "model", "store"},
+    "examples": {"galley-worker"},
+    "rust-service": {"galley-client", "galley-worker"},
+    "fuzz": {"galley-common", "galley-model", "galley-store"},
     "state-model": set(),
 }
 # Dependencies of tests, besides the normal ones and testkit.
-ALLOWED_IN_TESTS = {"e2e": {"delivery", "galley-client", "store", "worker"}}
+ALLOWED_IN_TESTS = {"e2e": {"galley-delivery", "galley-client", "galley-store", "galley-worker"}}
 REDIS_CLIENTS = {"redis", "deadpool-redis"}
-KNOW_REDIS = {"store", "testkit"}
+KNOW_REDIS = {"galley-store", "testkit"}
 # What a crate without IO must not bring along.
 IO_CRATES = {"tokio", "actix-web", "hyper", "reqwest", "redis", "mio", "socket2", "tonic"}
-PURE = "model"
+PURE = "galley-model"
 
 
 def cargo(*arguments):

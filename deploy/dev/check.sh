@@ -74,7 +74,7 @@ check_all() {
     step cargo clippy --locked --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" step cargo doc --locked --workspace --no-deps --document-private-items
     # Whether it can be published; deploy/dev/publish.sh also builds it from its package
-    step cargo package --locked --allow-dirty --no-verify --package galley-client
+    step cargo package --locked --allow-dirty --no-verify --package galley-client --package galley-common --package galley-model --package galley-store --package galley-delivery --package galley-worker
     tool cargo-machete 0.9.2
     step cargo machete
     tool cargo-deny 0.20.2

@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 #: Pages beside those in docs/ that readers of it need.
-PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "clients", "crates/client", "examples", "docs")
+PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "clients", "crates/client", "crates/worker", "examples", "docs")
 LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
 
 CONF = """

@@ -5,13 +5,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-crates=(galley-client)
+# what a crate depends on stands before it
+crates=(galley-client galley-common galley-model galley-store galley-delivery galley-worker)
 
 case ${1:-} in
     '') mode=(--dry-run) ;;
     --execute) mode=() ;;
     *) exit 2 ;;
 esac
-for crate in "${crates[@]}"; do
-    cargo publish --locked "${mode[@]+"${mode[@]}"}" --package "$crate"
-done
+# In one call: those that are not on crates.io yet are found among those that are packed
+cargo publish --locked "${mode[@]+"${mode[@]}"}" "${crates[@]/#/--package=}"

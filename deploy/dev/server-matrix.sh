@@ -8,8 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . deploy/dev/redis.sh
 
-ALL='package(store) + (package(e2e) & test(/^(conformance|original_demo|faults|confirmations|redis_|health|channels_)/))'
-SAMPLE='package(store) & test(/^(batches|bridge|confirmation|dead_letters|enqueue|idempotency|limits|queues|redrive|settle|subscriptions_cursor|unique|workflow_list|workflows)::/)
+ALL='package(galley-store) + (package(e2e) & test(/^(conformance|original_demo|faults|confirmations|redis_|health|channels_)/))'
+SAMPLE='package(galley-store) & test(/^(batches|bridge|confirmation|dead_letters|enqueue|idempotency|limits|queues|redrive|settle|subscriptions_cursor|unique|workflow_list|workflows)::/)
     + (package(e2e) & test(/^(original_demo::plain_redis_py|confirmations::)/))'
 case ${1:-} in
     '') filter=$ALL ;;

@@ -26,7 +26,7 @@
 //! As a library it runs handlers in Rust:
 //!
 //! ```no_run
-//! use worker::{Context, HandlerError, Worker};
+//! use galley_worker::{Context, HandlerError, Worker};
 //!
 //! async fn send(context: Context, (to, subject): (String, String)) -> Result<usize, HandlerError> {
 //!     if to.is_empty() {

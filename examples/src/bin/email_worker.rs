@@ -5,9 +5,9 @@
 
 use std::{collections::BTreeSet, fmt::Write, path::PathBuf, time::Duration};
 
+use galley_worker::{Context, ContextError, HandlerError, Worker};
 use serde::{Deserialize, Serialize};
 use tokio::{fs, select, time::sleep};
-use worker::{Context, ContextError, HandlerError, Worker};
 
 fn main() -> std::process::ExitCode {
     // `Worker` brings the command line (`run`, `check`, `--once`, `--drain`), the settings, signals and rules

@@ -160,7 +160,7 @@ section! {
             "json" => Ok(LogFormat::Json),
             other => Err(invalid_value(key, LOG_FORMAT, format_args!("{other:?}"))),
         });
-        /// What to log, as a filter of tracing's `EnvFilter`. For more detail of one module: `info,worker=debug`.
+        /// What to log, as a filter of tracing's `EnvFilter`. For more detail of one module: `info,galley_worker=debug`.
         "level" => level: String = text_with(LOG_LEVEL, "info,actix_server=warn", |key, level| {
             match tracing_subscriber::EnvFilter::try_new(&level) {
                 Ok(_) => Ok(level),
@@ -174,7 +174,7 @@ section! {
 }
 
 const LOG_FORMAT: &str = "pretty, json or auto";
-const LOG_LEVEL: &str = "a filter such as info or warn,worker=debug";
+const LOG_LEVEL: &str = "a filter such as info or warn,galley_worker=debug";
 
 /// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -52,7 +52,7 @@ pub(super) fn sections() -> Vec<SectionText> {
 
 const TOML_HEAD: &str = "\
 # Every setting of Galley with its default. Generated from crates/common/src/settings: do not edit.
-# To write it again: UPDATE_DOCS=1 cargo test -p common settings
+# To write it again: UPDATE_DOCS=1 cargo test -p galley-common settings
 #
 # To change a setting, name a TOML file of the same shape in GALLEY_CONFIG, or set GALLEY__SECTION__KEY in the
 # environment, which wins: GALLEY__GATEWAY__LISTEN=0.0.0.0:8080. A list is comma-separated in the environment.
@@ -90,7 +90,7 @@ pub fn default_toml() -> String {
 const REFERENCE_HEAD: &str = "\
 # Settings
 
-<!-- Generated from crates/common/src/settings. To write it again: UPDATE_DOCS=1 cargo test -p common settings -->
+<!-- Generated from crates/common/src/settings. To write it again: UPDATE_DOCS=1 cargo test -p galley-common settings -->
 
 Galley reads its settings from three sources. A later source wins:
 
@@ -171,7 +171,7 @@ mod tests {
         let present = fs::read_to_string(&file).unwrap_or_default();
         assert!(
             present == text,
-            "{path} is out of date; to write it again: UPDATE_DOCS=1 cargo test -p common settings"
+            "{path} is out of date; to write it again: UPDATE_DOCS=1 cargo test -p galley-common settings"
         );
     }
 

@@ -170,7 +170,8 @@ async fn metrics_and_log_lines_go_over_http_compressed_with_headers_where_the_va
 async fn log_lines_over_grpc_are_those_of_standard_output_with_their_ids() {
     let receiver = OtlpReceiver::start(([127, 0, 0, 1], 0).into());
     let url = receiver.url();
-    let logs = [("GALLEY__TELEMETRY__OTLP_LOGS_ENDPOINT", url.as_str()), ("GALLEY__LOG__LEVEL", "info,worker=debug")];
+    let logs =
+        [("GALLEY__TELEMETRY__OTLP_LOGS_ENDPOINT", url.as_str()), ("GALLEY__LOG__LEVEL", "info,galley_worker=debug")];
     let kit = GalleyKit::start_with(RedisServer::start(), &logs).await;
     let mut worker = kit.start_worker(&logs).await;
     let body = json!({ "type": "test.fail_always", "args": [], "retry": { "max_attempts": 1 } });
@@ -202,7 +203,7 @@ async fn log_lines_over_grpc_are_those_of_standard_output_with_their_ids() {
     let records = receiver.log_records();
     let of_job: Vec<_> = records.iter().filter(|record| record.fields.get("job_id") == Some(&id)).collect();
     assert!(!of_job.is_empty() && of_job.iter().all(|record| record.trace_id == TRACE_ID), "{of_job:?}");
-    assert!(of_job.iter().all(|record| record.module.starts_with("worker")), "{of_job:?}");
+    assert!(of_job.iter().all(|record| record.module.starts_with("galley_worker")), "{of_job:?}");
 }
 
 #[tokio::test]

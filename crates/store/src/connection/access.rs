@@ -254,7 +254,7 @@ mod tests {
             std::fs::write(path, acl_file()).expect("the file can be written");
         }
         let present = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(present == acl_file(), "to write it again: UPDATE_DOCS=1 cargo test -p store file_of_users");
+        assert!(present == acl_file(), "to write it again: UPDATE_DOCS=1 cargo test -p galley-store file_of_users");
     }
 
     /// The commands in a text, after each of the openings.

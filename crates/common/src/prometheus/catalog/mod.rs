@@ -116,7 +116,10 @@ mod tests {
             std::fs::write(path, page()).expect("the file can be written");
         }
         let present = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(present == page(), "to write it again: UPDATE_DOCS=1 cargo test -p common --features service catalog");
+        assert!(
+            present == page(),
+            "to write it again: UPDATE_DOCS=1 cargo test -p galley-common --features service catalog"
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ const HEAD: &str = "\
 # Metrics
 
 <!-- Generated from crates/common/src/prometheus/catalog: do not edit. To write it again:
-UPDATE_DOCS=1 cargo test -p common --features service catalog -->
+UPDATE_DOCS=1 cargo test -p galley-common --features service catalog -->
 
 Every service shows its metrics at `/metrics` as Prometheus text: the gateway on its own port, the workers on 8081
 (queue-worker) and 8082 (pubsub-worker). [Observability](../observability.md#metrics) says how to collect them, which alerts
