@@ -107,6 +107,7 @@ impl CheckClient {
             attempt: job["attempt"].as_u64().and_then(|attempt| u32::try_from(attempt).ok()).unwrap_or(0),
             run: text(&job["result"]["run"]),
             code: text(&job["error"]["code"]),
+            is_noted: job["result_dropped"].is_string(),
         })
     }
 }

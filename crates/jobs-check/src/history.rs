@@ -142,6 +142,9 @@ pub struct CheckedJobView {
     pub run: Option<String>,
     /// The code of its last error.
     pub code: Option<String>,
+    /// Whether only its end is known, because Redis had no memory for more.
+    #[serde(default)]
+    pub is_noted: bool,
 }
 
 impl CheckedJobView {

@@ -65,6 +65,7 @@ script!(RELEASE, "jobs/release.lua", with CLOCK, FENCE, STREAM_ENTRY);
 script!(CANCEL, "jobs/cancel.lua", with CLOCK, FENCE, END_JOB, ENDED_LIST);
 script!(EDIT, "jobs/edit.lua", with CLOCK, FENCE, END_JOB, STREAM_ENTRY);
 script!(DEBOUNCE, "jobs/debounce.lua", with CLOCK, FENCE, END_JOB);
+script!(NOTE_END, "jobs/note_end.lua");
 script!(REPLACE_RESULT, "jobs/replace_result.lua");
 script!(READ_COMPLETED, "jobs/search/read_completed.lua");
 script!(RELEASE_UNIQUENESS, "jobs/release_uniqueness.lua");

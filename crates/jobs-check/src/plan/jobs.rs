@@ -223,7 +223,7 @@ impl PlannedRequest {
         let (detail, group) = (self.detail, self.group);
         let retry = json!({ "max_attempts": 5, "initial_interval": "PT0.3S", "backoff_strategy": "constant" });
         let mut set = |name: &str, value: Value| options[name] = value;
-        let unique = |on_conflict: &str| json!({ "args_keys": [2], "on_conflict": on_conflict });
+        let unique = |on_conflict: &str| json!({ "keys": ["args"], "args_keys": ["2"], "on_conflict": on_conflict });
         match self.kind {
             PlannedJobKind::Priority => set("priority", json!(i64::from(detail % 21) - 10)),
             PlannedJobKind::Scheduled => set("scheduled_at", json!(format!("+PT{}S", 1 + detail % 4))),
@@ -251,7 +251,7 @@ impl PlannedRequest {
             PlannedJobKind::Cancelled => set("scheduled_at", json!("+PT10M")),
             _ => {}
         }
-        // What `unique` compares is the third argument, and differs by kind
+        // What `unique` compares is the third argument. It differs by kind
         let same = format!("{:?}-{group}", self.kind);
         json!({ "type": job.runner.job_type(), "args": [job.key, job.behaviour, same], "options": options })
     }

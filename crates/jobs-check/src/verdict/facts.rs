@@ -193,8 +193,13 @@ impl<'a> RunFacts<'a> {
         if newest.cron.is_some() {
             return Some(JobRunner::Pull.queue());
         }
-        let jobs = self.plan.into_iter().flat_map(JobsPlan::jobs).map(|(_, job)| job);
-        jobs.into_iter().find(|job| job.key == newest.key).map(|job| job.runner.queue())
+        self.runner_of(newest).map(JobRunner::queue)
+    }
+
+    /// Who was to run the job of a run, unless that is of a cron entry.
+    pub(super) fn runner_of(&self, run: &JobRun<'_>) -> Option<JobRunner> {
+        let mut jobs = self.plan.into_iter().flat_map(JobsPlan::jobs).map(|(_, job)| job);
+        jobs.find(|job| job.key == run.key).map(|job| job.runner)
     }
 
     /// The ids of all jobs that ran.

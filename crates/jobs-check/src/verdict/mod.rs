@@ -17,14 +17,13 @@ use self::facts::{JobRun, RunFacts};
 pub use self::{recovery::RecoveredThroughput, violation::JobsViolation};
 use crate::{
     history::{CheckedJobView, HistoryEntry},
-    plan::{CheckLoad, JobsPlan, PlannedJobKind, PlannedRequest},
+    plan::{CheckLoad, JobRunner, JobsPlan, PlannedJobKind, PlannedRequest},
 };
 
 /// What a request with the key of another one has in its arguments: that number and the number of the job.
 pub const CONFLICT_KEY: u32 = 1_000_000_000;
 
-/// A job that was claimed before its cancellation may begin after it: workers claim ahead for half a second, and programs take
-/// their time to start.
+/// A job that was claimed before its cancellation may begin after it: workers claim ahead for half a second.
 const MAX_LATE_START_MS: u64 = 2000;
 
 /// What is said about a run.
@@ -126,8 +125,11 @@ fn judge_request(verdict: &mut JobsVerdict, facts: &RunFacts<'_>, request: &Plan
         };
         match facts.finals.get(id) {
             None => verdict.violations.push(JobsViolation::Lost { key: job.key, id: id.to_owned() }),
-            Some(view) if view.state == "missing" && facts.is_dropped(id) => verdict.dropped_records += 1,
-            Some(view) if view.state == "missing" => {
+            // A workflow knows the ends of its jobs, so nothing else need
+            Some(view) if view.state == "missing" && request.kind.is_workflow() && facts.is_dropped(id) => {
+                verdict.dropped_records += 1;
+            }
+            Some(view) if view.state == "missing" || (view.is_noted && !facts.is_dropped(id)) => {
                 verdict.violations.push(JobsViolation::Lost { key: job.key, id: id.to_owned() });
             }
             Some(view) if !view.is_over() => {
@@ -141,15 +143,15 @@ fn judge_request(verdict: &mut JobsVerdict, facts: &RunFacts<'_>, request: &Plan
                     code: view.code.clone().unwrap_or_default(),
                 });
             }
-            Some(_) => {}
+            Some(view) => verdict.dropped_records += u64::from(view.is_noted),
         }
     }
 }
 
 fn may_end_so(facts: &RunFacts<'_>, kind: PlannedJobKind, view: &CheckedJobView) -> bool {
-    let is_expired = view.state == "discarded" && view.code.as_deref() == Some("expired");
+    let is_expired = view.state == "discarded" && (view.is_noted || view.code.as_deref() == Some("expired"));
     match kind {
-        PlannedJobKind::Exhausted => view.state == "discarded" && !is_expired,
+        PlannedJobKind::Exhausted => view.state == "discarded" && (view.is_noted || !is_expired),
         PlannedJobKind::Redriven => view.state == "completed" && facts.redriven.contains(view.id.as_str()),
         PlannedJobKind::Expiring => view.state == "completed" || is_expired,
         PlannedJobKind::Expired => is_expired,
@@ -179,9 +181,12 @@ fn judge_endings(verdict: &mut JobsVerdict, facts: &RunFacts<'_>) {
         let runs = facts.runs_of(&view.id);
         let winner = runs.iter().find(|run| Some(run.run) == view.run.as_deref());
         let newest = runs.iter().map(|run| run.attempt).max().unwrap_or(0);
-        let is_right = winner.is_some_and(|winner| {
-            winner.is_success() && (winner.attempt == newest || facts.redriven.contains(view.id.as_str()))
-        });
+        let is_right = match winner {
+            None => view.is_noted && runs.iter().any(|run| run.is_success()),
+            Some(winner) => {
+                winner.is_success() && (winner.attempt == newest || facts.redriven.contains(view.id.as_str()))
+            }
+        };
         if !is_right {
             let attempt = winner.map_or(0, |winner| winner.attempt);
             verdict.violations.push(JobsViolation::WrongResult { id: view.id.clone(), attempt, newest });
@@ -196,7 +201,8 @@ fn judge_endings(verdict: &mut JobsVerdict, facts: &RunFacts<'_>) {
     }
     for view in &facts.looked {
         let last = facts.finals.get(view.id.as_str());
-        if view.is_over() && last != Some(view) && !facts.redriven.contains(view.id.as_str()) {
+        let is_same = last.is_some_and(|last| *last == *view || (last.is_noted && last.state == view.state));
+        if view.is_over() && !is_same && !facts.redriven.contains(view.id.as_str()) {
             let then = last.map_or("missing", |last| last.state.as_str()).to_owned();
             verdict.violations.push(JobsViolation::Changed { id: view.id.clone(), state: view.state.clone(), then });
         }
@@ -219,6 +225,7 @@ fn judge_runs(verdict: &mut JobsVerdict, facts: &RunFacts<'_>) {
         }
         if let Some(at) = facts.cancelled.get(run.id)
             && run.started > *at + MAX_LATE_START_MS
+            && !is_program_of_earlier_claim(facts, run)
             && duplicates::cause(facts, run.by, at.saturating_sub(crate::plan::LEASE_MS), run.started).is_none()
         {
             verdict.violations.push(JobsViolation::RanCancelled { id: run.id.to_owned() });
@@ -227,6 +234,13 @@ fn judge_runs(verdict: &mut JobsVerdict, facts: &RunFacts<'_>) {
     for (key, ids) in ids_of_keys.into_iter().filter(|(_, ids)| ids.len() > 1) {
         verdict.violations.push(JobsViolation::TwoJobs { key, ids: ids.into_iter().map(str::to_owned).collect() });
     }
+}
+
+/// Whether it is a program that its worker had claimed the job for before that was cancelled: how long one takes to start is a
+/// matter of the machine.
+fn is_program_of_earlier_claim(facts: &RunFacts<'_>, run: &JobRun<'_>) -> bool {
+    facts.runner_of(run) == Some(JobRunner::Command)
+        && facts.finals.get(run.id).is_some_and(|view| view.state == "cancelled" && view.attempt >= run.attempt)
 }
 
 /// Whether each run of a cron entry made one job, which ended.

@@ -52,11 +52,17 @@ impl WrittenRun {
     fn view(id: &str, state: &str, attempt: u32) -> CheckedJobView {
         let run = (state == "completed").then(|| format!("{id}/{attempt}"));
         let (id, state, queue) = (id.to_owned(), state.to_owned(), "check.rust".to_owned());
-        CheckedJobView { id, state, queue, attempt, run, code: None }
+        CheckedJobView { id, state, queue, attempt, run, code: None, is_noted: false }
     }
 
     pub(super) fn finish(&mut self, id: &str, state: &str, attempt: u32) {
         let job = Self::view(id, state, attempt);
+        self.add(900_000, "asker", HistoryEvent::Looked { job, is_final: true });
+    }
+
+    /// As the end of a job is known that Redis had no memory for.
+    fn finish_noted(&mut self, id: &str, state: &str) {
+        let job = CheckedJobView { run: None, is_noted: true, ..Self::view(id, state, 1) };
         self.add(900_000, "asker", HistoryEvent::Looked { job, is_final: true });
     }
 
@@ -116,21 +122,26 @@ fn an_acknowledged_job_that_nobody_finds_is_lost() {
 }
 
 #[test]
-fn an_end_that_redis_had_no_memory_for_is_counted_and_another_that_is_missing_is_lost() {
+fn an_end_that_redis_had_no_memory_for_is_noted_and_counted_and_what_is_missing_is_lost() {
     let mut run = good();
     run.forget(|event| matches!(event, HistoryEvent::Looked { .. }));
-    run.finish("a", "missing", 0);
+    run.finish_noted("a", "completed");
     run.add_job(2, PlannedJobKind::Plain, "b", 90_000, 90_010);
     run.forget(|event| matches!(event, HistoryEvent::Looked { job, .. } if job.id == "b"));
-    run.finish("b", "missing", 0);
+    run.finish_noted("b", "completed");
+    run.add_job(3, PlannedJobKind::Plain, "c", 30, 40);
+    run.forget(|event| matches!(event, HistoryEvent::Looked { job, .. } if job.id == "c"));
+    run.finish("c", "missing", 0);
     run.strike(PlannedFaultKind::FillRedis, "redis", 5, 400, 9);
-    let counted = |completed| HistoryEvent::Counted { queue: "check.rust".to_owned(), completed };
-    run.add(950_000, "asker", counted(1));
     let verdict = judge(&run.plan, &run.history);
-    assert_eq!(verdict.violations, [JobsViolation::Lost { key: 2, id: "b".to_owned() }]);
+    let lost = |key, id: &str| JobsViolation::Lost { key, id: id.to_owned() };
+    assert_eq!(verdict.violations, [lost(2, "b"), lost(3, "c")], "there was memory for b, and c is not even noted");
     assert_eq!(verdict.dropped_records, 1);
+    let counted = |completed| HistoryEvent::Counted { queue: "check.rust".to_owned(), completed };
+    run.add(950_000, "asker", counted(3));
+    assert!(!run.violations().iter().any(|one| matches!(one, JobsViolation::CountedTwice { .. })));
     run.add(950_001, "asker", counted(0));
-    assert!(run.violations().iter().any(|one| matches!(one, JobsViolation::CountedTwice { counted: 0, jobs: 1, .. })));
+    assert!(run.violations().iter().any(|one| matches!(one, JobsViolation::CountedTwice { counted: 0, jobs: 3, .. })));
 }
 
 #[test]
@@ -252,6 +263,20 @@ fn what_was_refused_expired_or_cancelled_must_not_run() {
     let found = run.violations();
     assert!(found.contains(&JobsViolation::RanRefused { key: 1, id: "a".to_owned() }), "{found:?}");
     assert!(found.contains(&JobsViolation::RanCancelled { id: "a".to_owned() }), "{found:?}");
+}
+
+#[test]
+fn a_program_may_begin_late_if_its_job_was_claimed_before_it_was_cancelled() {
+    let mut run = WrittenRun::new();
+    run.plan(1, PlannedJobKind::Stopped, 1);
+    run.plan.requests[0].jobs[0].runner = JobRunner::Command;
+    run.acknowledge(1, &["a"]);
+    run.add(5, "producer", HistoryEvent::Cancelled { id: "a".to_owned() });
+    run.finish("a", "cancelled", 1);
+    run.start(5000, "a", 1, 1);
+    assert_eq!(run.violations(), []);
+    run.start(6000, "a", 1, 2);
+    assert!(run.violations().contains(&JobsViolation::RanCancelled { id: "a".to_owned() }));
 }
 
 #[test]

@@ -97,6 +97,13 @@ impl CronEntry {
         entry
     }
 
+    /// Whether it was registered after `earlier`, the entry of its name until then, was deleted.
+    #[must_use]
+    pub fn is_after(&self, earlier: &Self) -> bool {
+        // To register an entry that is there keeps this time, or moves it back with the clock
+        self.created_at > earlier.created_at
+    }
+
     /// The entry after it is switched on or off. An entry that is off has no runs, so it misses none.
     ///
     /// # Errors

@@ -59,7 +59,7 @@ impl Cron<'_> {
             tracing::error!(cron = quoted(name), "not a name among the cron entries, removed");
             return self.unschedule(name).await;
         };
-        let mut made = None;
+        let mut made: Option<(Millis, JobId, CronEntry)> = None;
         for _ in 0..MAX_FIRE_ATTEMPTS {
             let Some(raw) = self.read_raw(&name).await? else {
                 self.remove_if_unchanged(name.as_str(), "").await?;
@@ -72,14 +72,14 @@ impl Cron<'_> {
                 self.unschedule(name.as_str()).await?;
                 return Err(damaged_error(&name));
             };
-            let (turn, decision) = match made {
+            let (turn, decision) = match &made {
                 // The job exists, but the entry was changed before it could advance: this run is no longer its next
-                Some((run, id)) if turn.run != Some(run) => {
-                    if entry.last_run_at.is_some_and(|last| last >= run) {
+                Some((run, id, of)) if turn.run != Some(*run) => {
+                    if entry.is_after(of) || entry.last_run_at.is_some_and(|last| last >= *run) {
                         return Ok(());
                     }
-                    let turn = CronTick { run: Some(run), has_waited: false, missed: 0, next: entry.next_run_at };
-                    (turn, CronDecision(CronRunOutcome::Fired(id), ""))
+                    let turn = CronTick { run: Some(*run), has_waited: false, missed: 0, next: entry.next_run_at };
+                    (turn, CronDecision(CronRunOutcome::Fired(*id), ""))
                 }
                 _ => (turn, self.decide(&entry, turn, now).await?),
             };
@@ -96,7 +96,7 @@ impl Cron<'_> {
                 CronSaveOutcome::Changed | CronSaveOutcome::Full => {}
             }
             if let (CronRunOutcome::Fired(id), Some(run)) = (decision.0, turn.run) {
-                made = Some((run, id));
+                made = Some((run, id, entry));
             }
         }
         // Other processes change it; it stays due if they do not finish

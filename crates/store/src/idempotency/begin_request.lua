@@ -18,4 +18,6 @@ end
 if known[1] ~= content_hash then return { 'reused' } end
 if known[3] then return { 'answered', known[3], known[4] } end
 redis.call('HINCRBY', request, 'running', 1)
+-- What it made is found for as long as it is repeated
+if ttl_ms ~= '0' then redis.call('PEXPIRE', request, ttl_ms, 'GT') end
 return { 'started', known[2] }

@@ -5,7 +5,8 @@
 -- ARGV: 1 where the caller saw the job: "entry" or "record", 2 entry or "", 3 attempt name or "", 4 consumer that had the
 --       entry or "", 5 state of the record or "", 6 id, 7 final state, 8 result as text, 9 TTL of the result in ms or 0,
 --       10 "1" when the job has a follow-up, 11 notification channel, 12 notification, 13 channel of finished jobs,
---       14 notification (due), 15 most ids in the list, 16 its TTL in ms
+--       14 notification (due), 15 most ids in the list, 16 its TTL in ms, 17 TTL in ms of 8 if 9 is 0: a note that stands
+--       for the result, or 0 for none
 -- Returns "done", or "changed" when the job is no longer where the caller saw it: the caller locates it again.
 -- May run twice: the second run returns "changed", and the caller then finds the result.
 local stream, active, leases, record = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -15,11 +16,12 @@ local seen = { kind = ARGV[1], entry = ARGV[2], attempt_name = ARGV[3], consumer
 local id, final_state, result_text, result_ttl_ms, has_follow_up = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local notifications, notification, finished = ARGV[11], ARGV[12], ARGV[13]
 local leader = { notifications = ARGV[11], notification = ARGV[14] }
-local max_listed, list_ttl_ms = tonumber(ARGV[15]), ARGV[16]
+local max_listed, list_ttl_ms, note_ttl_ms = tonumber(ARGV[15]), ARGV[16], ARGV[17]
 
 if not is_where_seen(stream, record, seen) then return 'changed' end
 take_away(stream, active, leases, due, pending, key_queue, stats, id, seen)
-store_end(record, result, timers, admitted, stats, id, final_state, result_text, result_ttl_ms, has_follow_up, leader)
+local kept_ms = result_ttl_ms ~= '0' and result_ttl_ms or note_ttl_ms
+store_end(record, result, timers, admitted, stats, id, final_state, result_text, kept_ms, has_follow_up, leader)
 redis.call('PEXPIRE', log, result_ttl_ms)
 if result_ttl_ms ~= '0' then list_ended(list, id, max_listed, list_ttl_ms) end
 redis.pcall('PUBLISH', notifications, notification)

@@ -52,6 +52,7 @@ impl Jobs {
         let key = LimitKey::or_placeholder(job.limit_key());
         let text = ended.to_text_without_attempt(self.sealer(), job);
         let ttl = self.result_ttl(job, text.len());
+        let stored = self.stored_end(job, ended, text, ttl);
         let answer: String = script::CANCEL
             .key(keys.stream(job.priority))
             .key(keys.active())
@@ -69,8 +70,8 @@ impl Jobs {
             .arg(&located.seen_args())
             .arg(job.id.to_string())
             .arg(ended.state.as_str())
-            .arg(text)
-            .arg(ttl.as_millis().to_string())
+            .arg(stored.text.as_str())
+            .arg(stored.ttl.as_millis().to_string())
             .arg(u8::from(job.has_follow_up()))
             .arg(self.store.redis.topics().notifications())
             .arg(Notification::JobCancelled(job.id).encode())
@@ -78,13 +79,14 @@ impl Jobs {
             .arg(Notification::DueChanged(job.queue.clone()).encode())
             .arg(self.store.settings.jobs.discarded_max)
             .arg(self.discarded_list_ttl_ms())
+            .arg(stored.note_ttl.as_millis().to_string())
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         if answer != "done" {
             return Ok(false);
         }
         self.report_end(job, ended.state, self.estimated_now());
-        self.after_end(job, ended, ttl, false).await;
+        self.after_end(job, ended, stored.known_for(), false).await;
         Ok(true)
     }
 }

@@ -59,7 +59,7 @@ impl Jobs {
 
     /// Shortens the TTL of a chosen id to that of its finished job. If that fails, the longer TTL applies.
     pub(super) async fn shorten_client_job_id(&self, job: &JobRecord, ttl: Duration) {
-        if job.has_record && job.history.created_at.is_some() && job.id.queue_tag() != queue_tag(&job.queue) {
+        if job.has_chosen_id() && job.id.queue_tag() != queue_tag(&job.queue) {
             let mut command = redis::cmd("PEXPIRE");
             command.arg(keys::client_job_id(&job.id)).arg(ttl.as_millis().to_string());
             if let Err(error) = command.exec_async(&mut self.store.redis.clone()).await {

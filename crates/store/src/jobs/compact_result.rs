@@ -1,5 +1,5 @@
 //! How a plain success is stored: without the envelope, as a line of a few words and the result. That is a quarter of what
-//! the whole job takes, and most jobs end this way.
+//! the whole job takes, and most jobs end this way. Any end is noted so when Redis is too full for more.
 
 use std::fmt::Write;
 
@@ -13,14 +13,18 @@ use common::{
 };
 use model::job::{Envelope, JobHistory, JobState, view::JobView};
 
-/// The first word of the line. A whole job begins with a brace instead.
-const MARK: &str = "c";
+/// The first word of the line: how the job ended. A whole job begins with a brace instead.
+const MARKS: [(&str, JobState); 3] =
+    [("c", JobState::Completed), ("d", JobState::Discarded), ("x", JobState::Cancelled)];
+/// Why a job has no result whose end is only noted.
+pub(super) const NO_MEMORY: &str = "redis was nearly full";
 /// Words of the line, without the trace.
 const WORDS: usize = 10;
 
-/// What is kept of a job that succeeded.
+/// What is kept of a job that succeeded, or of any that ended when Redis was nearly full.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CompactResult<'a> {
+    pub(super) state: JobState,
     pub(super) job_type: JobType,
     pub(super) priority: Priority,
     pub(super) attempt: u32,
@@ -47,17 +51,20 @@ pub enum JobResult<'a> {
 }
 
 impl<'a> CompactResult<'a> {
-    /// `c <type> <priority> <attempt> <most attempts> <created> <enqueued> <started> <ended> <kind>[ <traceparent>]`, times
-    /// in ms or `-`, then a line feed and what the kind says: a result (`r`), why there is none (`d`), or nothing (`n`).
+    /// `<state> <type> <priority> <attempt> <most attempts> <created> <enqueued> <started> <ended> <kind>[ <traceparent>]`,
+    /// times in ms or `-`, then a line feed and what the kind says: a result (`r`), why there is none (`d`), or nothing
+    /// (`n`, and `m` when there was no memory).
     pub(super) fn to_text(&self) -> String {
         let (kind, rest) = match self.result {
             JobResult::None => ('n', ""),
             JobResult::Json(json) => ('r', json),
+            JobResult::Dropped(NO_MEMORY) => ('m', ""),
             JobResult::Dropped(why) => ('d', why),
         };
+        let mark = MARKS.iter().find(|(_, state)| *state == self.state).map_or(MARKS[0].0, |(mark, _)| mark);
         let mut text = String::with_capacity(96 + rest.len());
         let (priority, attempt, max_attempts) = (self.priority, self.attempt, self.max_attempts);
-        let _ = write!(text, "{MARK} {} {priority} {attempt} {max_attempts}", self.job_type);
+        let _ = write!(text, "{mark} {} {priority} {attempt} {max_attempts}", self.job_type);
         for time in [self.created_at, self.enqueued_at, self.started_at] {
             let _ = match time {
                 Some(millis) => write!(text, " {millis}"),
@@ -78,13 +85,13 @@ impl<'a> CompactResult<'a> {
     /// # Errors
     /// It is neither.
     pub(super) fn parse(text: &'a str) -> StoreResult<Option<CompactResult<'a>>> {
-        if !text.starts_with(MARK) {
-            return Ok(None);
-        }
-        Self::parse_words(text).map(Some).ok_or_else(|| StoreError::damaged(format!("a compact result: {text:.80}")))
+        let Some((_, state)) = MARKS.into_iter().find(|(mark, _)| text.starts_with(mark)) else { return Ok(None) };
+        Self::parse_words(state, text)
+            .map(Some)
+            .ok_or_else(|| StoreError::damaged(format!("a compact result: {text:.80}")))
     }
 
-    fn parse_words(text: &'a str) -> Option<CompactResult<'a>> {
+    fn parse_words(state: JobState, text: &'a str) -> Option<CompactResult<'a>> {
         let (line, rest) = text.split_once('\n')?;
         let mut words: Vec<&str> = line.split(' ').collect();
         let traceparent = if words.len() > WORDS { words.pop() } else { None };
@@ -95,9 +102,11 @@ impl<'a> CompactResult<'a> {
             "n" => JobResult::None,
             "r" => JobResult::Json(rest),
             "d" => JobResult::Dropped(rest),
+            "m" => JobResult::Dropped(NO_MEMORY),
             _ => return None,
         };
         Some(Self {
+            state,
             job_type: job_type.parse().ok()?,
             priority: Priority::from_text(priority)?,
             attempt: attempt.parse().ok()?,
@@ -117,8 +126,7 @@ impl<'a> CompactResult<'a> {
         envelope.text("type", self.job_type.as_str()).raw("envelope_dropped", "true");
         let envelope = Envelope::from_json(envelope.finish());
         let history = JobHistory { created_at: self.created_at, ..JobHistory::default() };
-        let mut view =
-            JobView::new(id, JobState::Completed, queue, self.priority, &envelope, &history, self.max_attempts);
+        let mut view = JobView::new(id, self.state, queue, self.priority, &envelope, &history, self.max_attempts);
         view.attempt = self.attempt;
         view.enqueued_at = self.enqueued_at;
         view.started_at = self.started_at;
@@ -159,6 +167,7 @@ mod tests {
                 _ => JobResult::Dropped(&rest),
             };
             let stored = CompactResult {
+                state: MARKS[usize::from(kind)].1,
                 job_type: "email.send-now".parse().expect("a type"),
                 priority: Priority::try_from(priority).expect("a priority"),
                 attempt: numbers.0,
@@ -183,10 +192,22 @@ mod tests {
     #[test]
     fn a_whole_job_is_told_apart_and_a_damaged_line_is_an_error() {
         assert_eq!(CompactResult::parse(r#"{"id":"x"}"#).expect("another form"), None);
-        for text in ["c", "c a 0 1 3 - - -", "c a 0 1 3 - - - 5 x\n", "c a 0 1 3 - - - 5 r", "c a 200 1 3 - - - 5 n\n"]
+        for text in ["c", "c a 0 1 3 - - -", "c a 0 1 3 - - - 5 x\n", "d a 0 1 3 - - - 5 r", "x a 200 1 3 - - - 5 n\n"]
         {
             assert!(CompactResult::parse(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_noted_end_takes_a_line_and_tells_how_the_job_ended() {
+        let text = "x a.b 5 2 3 1000 - - 3000 m\n";
+        let note = CompactResult::parse(text).expect("readable").expect("compact");
+        assert_eq!(note.to_text(), text);
+        let id = "019539a4-b68c-7def-8000-1a2b3c4d5e6f".parse().expect("an id");
+        let json = note.to_json(id, &"q".parse().expect("a name"));
+        let job: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!((job["state"].as_str(), job["result_dropped"].as_str()), (Some("cancelled"), Some(NO_MEMORY)));
+        assert_eq!(job["cancelled_at"], "1970-01-01T00:00:03.000Z");
     }
 
     #[test]

@@ -3,12 +3,12 @@
 -- KEYS: 1 stream, 2 active, 3 leases, 4 stats, 5 note of this call, 6 timers, 7 waiting keys, 8 index of completed
 --       jobs, 9.. the result of each job, then the records, the uniqueness keys and the sets of admitted jobs of those jobs
 --       that have one
--- ARGV: 1 consumer, 2 priority, 3 TTL of a result in ms, or 0 when Redis is too full to store results, 4 the same for jobs
---       of workflows, 5 TTL of the note in ms, 6 channel of finished jobs, 7 ids of the jobs in base64,
+-- ARGV: 1 consumer, 2 priority, 3 TTL of a result in ms, or 0 when Redis is too full to store results, 4 TTL of what is
+--       stored of jobs of workflows, 5 TTL of the note in ms, 6 channel of finished jobs, 7 ids of the jobs in base64,
 --       8 notification channel, 9 notification (due), 10 number of jobs, 11 to 15 how many have a record, a uniqueness, a
---       key, a deadline and a workflow, 16 most jobs in the index, 17.. the entry of each job, then the result of each job as
---       text, then the numbers
---       of the jobs with a record, a uniqueness, a key, a deadline, a workflow
+--       key, a deadline and a workflow, 16 most jobs in the index, 17 how many jobs have a chosen id, 18 TTL of what is
+--       stored of them, 19.. the entry of each job, then the result of each job as text, or a note, or "" when nothing is
+--       stored of it, then the numbers of the jobs with a record, a uniqueness, a key, a deadline, a workflow, a chosen id
 -- Returns for each job 1 completed, 3 completed and others wait for its key, 2 completed by an earlier run of this call, 0
 -- no longer this worker's attempt.
 -- The fence is the entry: what takes a job away from an attempt also deletes the attempt's entry. Only the attempt itself can
@@ -21,8 +21,8 @@ local consumer, priority, result_ttl_ms, member_ttl_ms, note_ttl_ms = ARGV[1], A
 local finished, short_ids, notifications, due_notification = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local job_count, record_count, unique_count = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
 local keyed_count, expiring_count, workflow_count = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
-local max_indexed = tonumber(ARGV[16])
-local first_entry = 17
+local max_indexed, chosen_count, chosen_ttl_ms = tonumber(ARGV[16]), tonumber(ARGV[17]), ARGV[18]
+local first_entry = 19
 
 local first_text = first_entry + job_count
 local first_number = first_text + job_count
@@ -108,14 +108,16 @@ for_completed(workflow_count, false, function(number)
   is_member[number] = true
   follow_ups[#follow_ups + 1] = 'follow_up ' .. id_of(number)
 end)
+local is_chosen = {}
+for_completed(chosen_count, false, function(number) is_chosen[number] = true end)
 set_all_due(timers, follow_ups, now + 2000, notifications, due_notification)
 
 -- A moment costs Redis less than a duration, which it must convert for each key
 local function expiry(ttl_ms) return ttl_ms ~= '0' and string.format('%.0f', now + ttl_ms) end
-local result_expiry, member_expiry = expiry(result_ttl_ms), expiry(member_ttl_ms)
+local result_expiry, member_expiry, chosen_expiry = expiry(result_ttl_ms), expiry(member_ttl_ms), expiry(chosen_ttl_ms)
 for number = 1, job_count do
   if outcomes[number] == 1 then
-    local expires_at = is_member[number] and member_expiry or result_expiry
+    local expires_at = is_member[number] and member_expiry or is_chosen[number] and chosen_expiry or result_expiry
     if expires_at then
       redis.call('SET', KEYS[first_result + number - 1], ARGV[first_text + number - 1], 'PXAT', expires_at)
     end

@@ -8,7 +8,8 @@ use futures_util::{StreamExt, stream};
 use redis::ScriptInvocation;
 
 use super::{
-    ClaimedJob, Consumer, JobRecord, Jobs, MemberEnd, Settled, finished_job::FinishedJob, settle::NOTE_TTL_MS,
+    ClaimedJob, Consumer, JobRecord, Jobs, MemberEnd, Settled, finished_job::FinishedJob, follow_up::MIN_FOLLOW_UP_TTL,
+    settle::NOTE_TTL_MS,
 };
 use crate::{StoreResult, connection::notification::Notification, keys::QueueKeys, script, sealing::Sealer};
 use common::{
@@ -63,6 +64,7 @@ struct HeldKeys {
     admitted: Vec<(usize, String)>,
     expiring: Vec<usize>,
     members: Vec<usize>,
+    chosen_ids: Vec<usize>,
 }
 
 impl HeldKeys {
@@ -83,6 +85,9 @@ impl HeldKeys {
             }
             if job.workflow.is_some() {
                 held.members.push(number);
+            }
+            if job.has_chosen_id() {
+                held.chosen_ids.push(number);
             }
         }
         held
@@ -105,7 +110,7 @@ impl HeldKeys {
         for (number, _) in self.records.iter().chain(&self.uniqueness).chain(&self.admitted) {
             call.arg(*number);
         }
-        call.arg(&self.expiring[..]).arg(&self.members[..]);
+        call.arg(&self.expiring[..]).arg(&self.members[..]).arg(&self.chosen_ids[..]);
     }
 }
 
@@ -154,16 +159,20 @@ impl Jobs {
             .arg(batch.len());
         held.add_counts(&mut call);
         call.arg(self.settings().completed_max);
+        call.arg(held.chosen_ids.len()).arg(self.chosen_id_ttl(ttl).as_millis().to_string());
         for completion in batch {
             call.arg(completion.claimed.entry.to_string());
         }
-        for completion in batch {
-            call.arg(completion.finished.to_text(self.sealer(), &completion.claimed.job, completion.claimed.entry));
+        for Completion { claimed, finished, .. } in batch {
+            let (job, ttl) = (&claimed.job, if claimed.job.workflow.is_some() { MIN_FOLLOW_UP_TTL } else { ttl });
+            let text = finished.to_text(self.sealer(), job, claimed.entry);
+            let stored = self.stored_end(job, finished, text, ttl);
+            call.arg(if stored.known_for().is_zero() { "" } else { stored.text.as_str() });
         }
         held.add_numbers(&mut call);
         let outcomes: Vec<i64> = call.invoke_async(&mut self.store.redis.clone()).await?;
         for (completion, _) in batch.iter().zip(&outcomes).filter(|(_, outcome)| **outcome != 0) {
-            self.shorten_client_job_id(&completion.claimed.job, ttl).await;
+            self.shorten_client_job_id(&completion.claimed.job, self.chosen_id_ttl(ttl)).await;
         }
         self.expire_logs(batch, &outcomes, ttl).await;
         let follow_ups = follow_ups(queue, batch, &outcomes);

@@ -88,6 +88,24 @@ impl Jobs {
 
     /// Checks each job, as far as that is possible beforehand.
     async fn check_batch(&self, new: &[NewJob], own_ids: &HashSet<JobId>) -> StoreResult<Result<(), BatchRefusal>> {
+        let Err(refused) = self.check_jobs(new, own_ids, &HashSet::new()).await? else { return Ok(Ok(())) };
+        // What blocks a job that an earlier call created is perhaps the job itself, and it needs no room in its queue
+        let mut stored = HashSet::new();
+        for id in new.iter().filter_map(|job| job.id) {
+            if self.find_own_job(Some(id), own_ids).await?.is_some() {
+                stored.insert(id);
+            }
+        }
+        if stored.is_empty() { Ok(Err(refused)) } else { self.check_jobs(new, own_ids, &stored).await }
+    }
+
+    /// Checks each job but those that an earlier call `stored`.
+    async fn check_jobs(
+        &self,
+        new: &[NewJob],
+        own_ids: &HashSet<JobId>,
+        stored: &HashSet<JobId>,
+    ) -> StoreResult<Result<(), BatchRefusal>> {
         let (mut ids, mut fingerprints, mut per_queue) = (HashSet::new(), HashSet::new(), BTreeMap::new());
         let mut open_queue = None;
         for (index, job) in new.iter().enumerate() {
@@ -104,14 +122,13 @@ impl Jobs {
             {
                 return Ok(Err(BatchRefusal::new(index, EnqueueRefusal::DuplicateInBatch)));
             }
-            let Err(refused) = self.check_new_job(job, &mut per_queue, own_ids).await? else {
-                open_queue = Some(&job.queue);
+            if job.id.is_some_and(|id| stored.contains(&id)) {
                 continue;
-            };
-            // Whatever blocks a job that an earlier call created, perhaps the job itself: it exists
-            if self.find_own_job(job.id, own_ids).await?.is_none() {
+            }
+            if let Err(refused) = self.check_new_job(job, &mut per_queue, own_ids).await? {
                 return Ok(Err(BatchRefusal::new(index, refused)));
             }
+            open_queue = Some(&job.queue);
         }
         Ok(Ok(()))
     }

@@ -3,9 +3,9 @@
 -- KEYS: 1 stream, 2 active, 3 leases, 4 record, 5 result, 6 dead letters, 7 stats, 8 timers, 9 admitted,
 --       10 discarded, 11 log, 12 index of completed jobs
 -- ARGV: 1 entry, 2 attempt name, 3 to 5 fence: kind, owner, detail (see fence.lua), 6 final state, 7 result as text,
---       8 TTL of the result in ms, 9 id, 10 "1" to list the job as a dead letter, 11 channel of
---       finished jobs, 12 "1" when the job has a follow-up, 13 TTL in ms of the note that stands for a result which is not
---       stored, 14 notification channel, 15 notification (due), 16 most ids in discarded, 17 its TTL in ms,
+--       8 TTL of the result in ms, or 0 when Redis is too full for it, 9 id, 10 "1" to list the job as a dead letter, 11 channel of
+--       finished jobs, 12 "1" when the job has a follow-up, 13 TTL in ms of 7 if 8 is 0: a note that stands for the
+--       result, 14 notification channel, 15 notification (due), 16 most ids in discarded, 17 its TTL in ms,
 --       18 most jobs in the index, 19 the id in base64
 -- Returns "done", "done_before" when an earlier run of this call ended the job, or "stale" when the attempt is not the
 -- current one.
@@ -26,10 +26,9 @@ if not is_current_attempt(stream, active, leases, entry, attempt_name, fence_kin
 end
 remove_entry(stream, active, leases, entry, attempt_name)
 redis.call('DEL', record)
--- 0: Redis is too full to store results; a note tells the second run that the first ended the job
+-- A note tells the second run that the first ended the job
 local is_stored = result_ttl_ms ~= '0'
-if not is_stored then result_text, result_ttl_ms = string.match(result_text, '^[^\n]*\n'), note_ttl_ms end
-redis.call('SET', result, result_text, 'PX', result_ttl_ms)
+redis.call('SET', result, result_text, 'PX', is_stored and result_ttl_ms or note_ttl_ms)
 redis.call('PEXPIRE', log, result_ttl_ms)
 local total = redis.call('HINCRBY', stats, final_state, 1)
 if is_dead_letter then redis.call('ZADD', dead_letters, now_ms(), id) end

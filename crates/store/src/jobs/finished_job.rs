@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::{
     JobRecord,
-    compact_result::{CompactResult, JobResult},
+    compact_result::{CompactResult, JobResult, NO_MEMORY},
 };
 use crate::{StoreError, StoreResult, keys, sealing::Sealer};
 use common::{
@@ -160,11 +160,19 @@ impl FinishedJob {
         format!("-\n{}", self.sealed(sealer, job))
     }
 
-    fn sealed(&self, sealer: &Sealer, job: &JobRecord) -> Cow<'_, str> {
-        if !sealer.is_on() {
-            return Cow::Borrowed(&self.text);
+    /// A line that says only how it ended, as stored behind the first line.
+    pub(super) fn note(&self, sealer: &Sealer, job: &JobRecord, now: Millis) -> String {
+        let no_memory = JobResult::Dropped(NO_MEMORY);
+        let mut note = CompactResult { state: self.state, ..job.compact(no_memory, None, now) };
+        (note.enqueued_at, note.traceparent) = (None, None);
+        if self.state != JobState::Completed {
+            note.attempt = job.history.attempts;
         }
-        sealer.seal(&["result", job.queue.as_str(), &job.id.to_string()], &self.text)
+        seal(sealer, job, &note.to_text()).into_owned()
+    }
+
+    fn sealed(&self, sealer: &Sealer, job: &JobRecord) -> Cow<'_, str> {
+        seal(sealer, job, &self.text)
     }
 
     /// The JSON of the whole job from the stored text; none if only its end is noted.
@@ -177,4 +185,11 @@ impl FinishedJob {
         let compact = CompactResult::parse(&rest)?.map(|compact| compact.to_json(id, queue));
         Ok(Some(compact.unwrap_or(rest)))
     }
+}
+
+fn seal<'a>(sealer: &Sealer, job: &JobRecord, text: &'a str) -> Cow<'a, str> {
+    if !sealer.is_on() {
+        return Cow::Borrowed(text);
+    }
+    sealer.seal(&["result", job.queue.as_str(), &job.id.to_string()], text)
 }

@@ -20,9 +20,9 @@ use common::{
 use model::{job::Envelope, workflow::Membership};
 
 /// Minimum TTL of a job whose end has a follow-up, so that maintenance can still run it.
-const MIN_FOLLOW_UP_TTL: Duration = Duration::from_hours(1);
+pub(super) const MIN_FOLLOW_UP_TTL: Duration = Duration::from_hours(1);
 /// About what Redis adds to a result: the key, its TTL and their objects.
-const RESULT_OVERHEAD_BYTES: usize = 200;
+pub(super) const RESULT_OVERHEAD_BYTES: usize = 200;
 
 /// The workflow that a job belongs to, from its JSON.
 #[derive(serde::Deserialize)]
@@ -40,7 +40,7 @@ impl Jobs {
         }
         let done = self.run_follow_up(&job.queue, job.id, ended.json(), job.span()).await;
         if done.is_ok() && !is_dead_letter {
-            self.shorten_results(&job.queue, &[job.id]).await;
+            self.shorten_result(job, ended).await;
         }
         log_follow_up_failure(&job.queue, job.id, done);
     }
@@ -50,7 +50,7 @@ impl Jobs {
     pub(super) fn result_ttl(&self, job: &JobRecord, bytes: usize) -> Duration {
         let ttl = self.store.settings.jobs.result_ttl;
         if !job.has_follow_up() {
-            return self.stored_result_ttl(ttl, 1, bytes);
+            return self.own_result_ttl(job, self.stored_result_ttl(ttl, 1, bytes));
         }
         self.store.redis.memory().note_stored(DataKind::Results, bytes + RESULT_OVERHEAD_BYTES);
         self.follow_up_result_ttl()

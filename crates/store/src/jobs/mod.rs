@@ -63,6 +63,7 @@ mod dead_letters;
 mod debounce;
 mod discarded_jobs;
 mod edit;
+mod end_note;
 mod enqueue;
 mod enqueue_all;
 mod enqueue_each;

@@ -271,6 +271,7 @@ impl JobRecord {
         ended_at: Millis,
     ) -> CompactResult<'a> {
         CompactResult {
+            state: JobState::Completed,
             job_type: self.summary.job_type.clone(),
             priority: self.priority,
             attempt: self.history.current_attempt(),
@@ -282,6 +283,13 @@ impl JobRecord {
             result,
             traceparent: self.trace.stored_with_job(self.id),
         }
+    }
+
+    /// Whether its id was there before the job: the client chose it, or it follows from what made the job. What makes it again
+    /// uses the same id, and finds by it that the job is there, or was.
+    pub(super) fn has_chosen_id(&self) -> bool {
+        // A workflow knows itself which of its jobs were there
+        self.has_record && self.history.created_at.is_some() && self.workflow.is_none()
     }
 
     /// Whether its end has a follow-up: others may wait for it.

@@ -45,6 +45,13 @@ struct EndedJobFields {
     baggage: Option<String>,
 }
 
+/// Whether what the client sent is kept.
+#[derive(serde::Deserialize)]
+struct EnvelopeMark {
+    #[serde(default)]
+    envelope_dropped: bool,
+}
+
 impl Jobs {
     /// Makes a job available now: one that was discarded or cancelled with all its attempts again, a scheduled or
     /// retryable one before its time. Returns its JSON.
@@ -109,6 +116,10 @@ impl Jobs {
         let (state, json) = (ended.state(), ended.to_json());
         if state.after(JobTransition::Redrive).is_err() {
             return Ok(None);
+        }
+        // Only its end was noted: there is nothing to run again
+        if serde_json::from_str::<EnvelopeMark>(&json).is_ok_and(|mark| mark.envelope_dropped) {
+            return Ok(Some(Err(JobTransitionError::NotFound)));
         }
         let mut job = restore_job(id, queue, &json, self.now().await?)?;
         // It runs again because of this request. Without a trace of it, it stays in its own

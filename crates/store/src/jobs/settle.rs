@@ -93,6 +93,7 @@ impl Jobs {
         } else {
             self.result_ttl(job, text.len())
         };
+        let stored = self.stored_end(job, ended, text, ttl);
         let answer: String = attempt
             .call(&script::FINISH)
             .key(keys.record(&job.id))
@@ -105,13 +106,13 @@ impl Jobs {
             .key(keys.log(&job.id))
             .key(keys.completed_index())
             .arg(ended.state.as_str())
-            .arg(text)
-            .arg(ttl.as_millis().to_string())
+            .arg(stored.text.as_str())
+            .arg(stored.ttl.as_millis().to_string())
             .arg(job.id.to_string())
             .arg(u8::from(dead_letter))
             .arg(self.store.redis.topics().finished_jobs(&job.queue))
             .arg(u8::from(job.has_follow_up()))
-            .arg(NOTE_TTL_MS)
+            .arg(NOTE_TTL_MS.max(duration_millis(stored.note_ttl)))
             .arg(self.store.redis.topics().notifications())
             .arg(Notification::DueChanged(job.queue.clone()).encode())
             .arg(self.store.settings.jobs.discarded_max)
@@ -123,7 +124,7 @@ impl Jobs {
         let settled = Settled::parse(&answer);
         match settled {
             Settled::Done => {
-                self.after_end(job, ended, ttl, dead_letter).await;
+                self.after_end(job, ended, stored.known_for(), dead_letter).await;
                 // Nobody waits for this, and maintenance repeats it
                 if dead_letter {
                     self.drop_excess_dead_letters(&job.queue).await;

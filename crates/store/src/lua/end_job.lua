@@ -29,7 +29,7 @@ end
 -- `notifications` and the `notification` for a new due time.
 local function store_end(record, result, timers, admitted, stats, id, state, text, ttl_ms, has_follow_up, leader)
   redis.call('DEL', record)
-  -- 0: Redis is too full to store results
+  -- 0: Redis is too full to store it
   if ttl_ms ~= '0' then redis.call('SET', result, text, 'PX', ttl_ms) end
   redis.call('HINCRBY', stats, state, 1)
   after_end(timers, admitted, id, has_follow_up, leader.notifications, leader.notification)

@@ -18,12 +18,14 @@
 //! | `history_trimmer` | trims histories of channels |
 //! | `consistency_checker`, `candidates`, `check_cursor` | find and repair contradictions in stored data |
 //! | `index_checker` | rebuilds lists of queues, workflows, channels and cron runs from what exists |
+//! | `silence_watch` | whether the silence of a queue-worker lasted, or came with a step of the clock |
 //! | `sweep` | looks at a few queues in turn, and at those of silent workers |
 //! | `silent_workers` | which workers stopped reporting |
 //! | `memory_watch`, `memory_survey` | read how full Redis is, and what each kind of data takes, in every process |
 //! | `metrics_collector`, `leader_samples` | what only the leader shows as metrics |
 //! | `leadership` | leader election |
 //! | `clock_steps` | heals what a step of Redis's clock left behind |
+//! | `once` | everything that is due in a queue, for tests |
 //! | `outage_grace` | whether a worker's silence means that it died |
 
 mod candidates;
@@ -41,8 +43,10 @@ mod lease_reaper;
 mod memory_survey;
 mod memory_watch;
 mod metrics_collector;
+mod once;
 mod outage_grace;
 mod scheduler;
+mod silence_watch;
 mod silent_workers;
 mod sweep;
 mod timers;
@@ -66,6 +70,8 @@ pub(crate) use clock_steps::heal_group;
 pub use check_cursor::{CheckCursor, CheckCursorError};
 pub use consistency_checker::{ConsistencyReport, Violation};
 pub use memory_watch::read_memory;
+pub use once::{run_once, run_once_watching};
+pub use silence_watch::SilenceWatch;
 
 use crate::channels::Channels;
 use crate::{
@@ -128,20 +134,6 @@ async fn lead(jobs: &Jobs, settings: MaintenanceSettings, stop: &CancellationTok
         }
     }
     resign_leadership(jobs, &leader_id).await;
-}
-
-/// Handles everything that is due in a queue now, at most a batch of each kind: for tests that need it finished on
-/// return.
-///
-/// # Errors
-/// Redis is unavailable.
-pub async fn run_once(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
-    let mut outage_grace = OutageGrace::new(&jobs.store.redis, jobs.store.settings.jobs.lease / 2);
-    lease_reaper::reap_expired(jobs, queue, &mut outage_grace).await?;
-    worker_reaper::reap_queue(jobs, queue, &mut outage_grace).await?;
-    worker_reaper::prune_queue(jobs, queue).await?;
-    timers::run(jobs, queue).await?;
-    scheduler::promote(jobs, queue, jobs.now().await?).await
 }
 
 /// Maximum number of unread notifications.

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     OutageGrace, consistency_checker::CheckRound, index_checker::IndexChecker, pause_on_error,
-    silent_workers::SilentWorkers, worker_reaper,
+    silence_watch::SilenceWatch, silent_workers::SilentWorkers, worker_reaper,
 };
 use crate::{StoreError, StoreResult, jobs::Jobs, workflows::Workflows};
 use common::{name::QueueName, rotation::Rotation};
@@ -29,6 +29,7 @@ pub(super) struct PeriodicSweep<'a> {
     check_round: CheckRound,
     index_checker: IndexChecker,
     silent_workers: SilentWorkers,
+    silence_watch: SilenceWatch,
     rotation: Rotation,
     prune_rotation: Rotation,
     /// Queues to look at with every sweep, and until when.
@@ -44,6 +45,7 @@ impl<'a> PeriodicSweep<'a> {
             check_round: CheckRound::default(),
             index_checker: IndexChecker::default(),
             silent_workers: SilentWorkers::default(),
+            silence_watch: SilenceWatch::default(),
             rotation: Rotation::default(),
             prune_rotation: Rotation::default(),
             watched: HashMap::new(),
@@ -64,7 +66,7 @@ impl<'a> PeriodicSweep<'a> {
     async fn sweep_once(&mut self) -> StoreResult<()> {
         let queues = self.jobs.list_queues().await?;
         for queue in self.queues_to_reap(&queues).await? {
-            let holders = worker_reaper::reap_queue(self.jobs, &queue, self.grace).await;
+            let holders = worker_reaper::reap_queue(self.jobs, &queue, self.grace, &mut self.silence_watch).await;
             let watch = holders.as_ref().ok().and_then(|holders| self.time_to_watch(holders));
             pause_on_error(&queue, holders.map(|_| Duration::ZERO))?;
             if let Some(time) = watch {

@@ -1,17 +1,23 @@
 //! Reclaims jobs of dead queue-workers; deletes idle consumers and old dead letters.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::{FromRedisValue, Value};
 
-use super::OutageGrace;
+use super::{
+    OutageGrace,
+    silence_watch::{SilenceWatch, SilentQueue},
+};
 use crate::{
     StoreError, StoreResult,
     jobs::{ClaimedJob, Consumer, Fence, JobStreamEntry, Jobs, malformed_reply},
     keys::QueueKeys,
     script,
 };
-use common::name::{Priority, QueueName};
+use common::{
+    id::EntryId,
+    name::{Priority, QueueName},
+};
 
 /// Maximum number of jobs of one dead worker in one page.
 const BATCH: usize = 100;
@@ -34,11 +40,12 @@ pub(super) async fn reap_queue(
     jobs: &Jobs,
     queue: &QueueName,
     outage_grace: &mut OutageGrace,
+    watch: &mut SilenceWatch,
 ) -> StoreResult<Vec<HoldingWorker>> {
-    let mut holders = Vec::new();
+    let (mut holders, mut silent) = (Vec::new(), watch.look(queue));
     for priority in jobs.priorities(queue).await? {
         for holder in job_holders(jobs, queue, priority).await? {
-            reclaim(jobs, queue, priority, &holder.consumer, outage_grace).await?;
+            reclaim(jobs, (queue, priority), &holder.consumer, outage_grace, &mut silent).await?;
             holders.push(holder);
         }
     }
@@ -82,11 +89,13 @@ async fn remove_idle_streams(jobs: &Jobs, queue: &QueueName, priorities: &[Prior
 /// Makes the jobs of a queue-worker that was silent for its lease available again, page by page.
 async fn reclaim(
     jobs: &Jobs,
-    queue: &QueueName,
-    priority: Priority,
+    (queue, priority): (&QueueName, Priority),
     consumer: &Consumer,
     outage_grace: &mut OutageGrace,
+    watch: &mut SilentQueue<'_>,
 ) -> StoreResult<()> {
+    // What waits for memory stays silent
+    let looks_from = if consumer.is_postponed() { consumer.lease() } else { watch.looks_from(consumer.lease()) };
     let mut after = String::from("-");
     for _ in 0..MAX_PAGES {
         if consumer.is_postponed() && !jobs.has_room_for_records() {
@@ -94,14 +103,19 @@ async fn reclaim(
         }
         let mut command = redis::cmd("XPENDING");
         command.arg(QueueKeys::new(queue).stream(priority)).arg("workers").arg("IDLE");
-        command.arg(consumer.lease().as_millis().to_string()).arg(&after).arg("+").arg(BATCH).arg(consumer.name());
+        command.arg(looks_from.as_millis().to_string()).arg(&after).arg("+").arg(BATCH).arg(consumer.name());
         let mut redis = jobs.store.redis.clone();
         let asked = async { Ok(command.query_async(&mut redis).await?) };
         let silent: Vec<(String, String, i64, i64)> = outage_grace.observe(asked).await?;
         let Some((last, ..)) = silent.last() else { return Ok(()) };
         after = format!("({last}");
         for (entry, _, idle, _) in &silent {
-            reclaim_one(jobs, queue, priority, consumer, (entry, *idle), outage_grace).await?;
+            let Ok(entry) = entry.parse::<EntryId>() else { continue };
+            let silence = (Duration::from_millis(u64::try_from(*idle).unwrap_or(0)), consumer.lease());
+            let counts = watch.counts((priority, consumer.name()), entry, silence, Instant::now());
+            if counts || consumer.is_postponed() {
+                reclaim_one(jobs, queue, priority, consumer, (entry, *idle), outage_grace).await?;
+            }
         }
     }
     Ok(())
@@ -112,10 +126,9 @@ async fn reclaim_one(
     queue: &QueueName,
     priority: Priority,
     consumer: &Consumer,
-    (entry, idle): (&str, i64),
+    (entry, idle): (EntryId, i64),
     outage_grace: &OutageGrace,
 ) -> StoreResult<()> {
-    let Ok(entry) = entry.parse() else { return Ok(()) };
     let last_seen_at = jobs.now().await? - idle;
     if outage_grace.remaining_grace(idle) > 0 {
         return Ok(());

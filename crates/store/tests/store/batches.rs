@@ -170,3 +170,23 @@ async fn a_batch_that_broke_off_and_meets_a_full_queue_when_it_is_repeated_is_st
         assert_eq!(kit.state(*id).await, "available");
     }
 }
+
+#[tokio::test]
+async fn a_batch_that_is_repeated_needs_no_room_for_its_jobs_that_are_there() {
+    let kit = StoreKit::with_variables(&[("GALLEY__QUEUES__DEFAULT__MAX_DEPTH", "3")]);
+    let job = |n: usize| format!(r#"{{"type":"a","args":[],"id":"01a20358-99fa-7000-8000-3239590134f{n}"}}"#);
+    let now = kit.jobs.now().await.expect("redis runs");
+    let parse = |n| NewJob::parse(&serde_json::from_str(&job(n)).expect("JSON"), now).expect("valid");
+    let new: Vec<NewJob> = (0..3).map(parse).collect();
+    let own_ids: HashSet<JobId> = new.iter().filter_map(|job| job.id).collect();
+    // It broke off behind its second job
+    let broken = KeyedBatch { new: new[..2].to_vec(), now, own_ids: own_ids.clone() };
+    assert_eq!(broken.store(&kit).await.expect("redis runs").expect("stored").len(), 2);
+    let whole = KeyedBatch { new, now, own_ids };
+    assert_eq!(whole.store(&kit).await.expect("redis runs").expect("there is room for the third").len(), 3);
+    let another = NewJob::parse(&serde_json::from_str(&job(9)).expect("JSON"), now).expect("valid");
+    let larger = KeyedBatch { new: [whole.new.clone(), vec![another]].concat(), ..whole };
+    let refused = larger.store(&kit).await.expect("redis runs").expect_err("there is none for a fourth");
+    assert_eq!((refused.index, refused.refusal), (3, EnqueueRefusal::QueueFull { max_depth: 3 }));
+    assert_eq!(kit.jobs.queue_stats(&queue()).await.expect("redis runs").available, 3);
+}

@@ -1,12 +1,15 @@
 //! The clock of Redis is set back and ahead again before the leader notices.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::RefCell,
+    time::{Duration, Instant},
+};
 
 use common::id::JobId;
 use model::job::{JobLogLine, LogLevel};
 use store::{
-    jobs::{Attempt, ClaimedJob, Fence},
-    maintenance,
+    jobs::{Attempt, ClaimedJob, Consumer, Fence},
+    maintenance::{self, SilenceWatch},
 };
 use testkit::{RedisServer, eventually, eventually_for, redis};
 
@@ -89,4 +92,40 @@ async fn a_lease_that_starts_after_the_clock_was_set_back_is_shortened_by_the_le
     })
     .await;
     leader.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_that_a_worker_claims_between_two_opposite_steps_of_the_clock_stays_its_own() {
+    let kit = StoreKit::with_server(RedisServer::start_with_clock(), &[]);
+    kit.enqueue(JOB_BODY).await;
+    let worker = Consumer::new(HOUR / 2);
+    kit.server.clock().set_behind(HOUR);
+    let claimed = kit.claim_one(&worker).await;
+    kit.server.clock().set_ahead(Duration::ZERO);
+
+    // A leader that has seen no step of the clock, but looks twice
+    let leader = StoreKit::with_variables(&[("GALLEY__REDIS__URL", &kit.server.url())]);
+    let mut watch = SilenceWatch::default();
+    for _ in 0..2 {
+        maintenance::run_once_watching(&leader.jobs, &queue(), &mut watch).await.expect("redis runs");
+        assert_eq!(attempt_and_state(&kit, claimed.job.id).await.1, "active");
+    }
+    // A watch that is off sees a silence of an hour
+    maintenance::run_once(&leader.jobs, &queue()).await.expect("redis runs");
+    assert_eq!(attempt_and_state(&kit, claimed.job.id).await.1, "available");
+}
+
+#[tokio::test]
+async fn a_worker_that_stays_silent_loses_its_job_to_a_leader_that_watches() {
+    let kit = StoreKit::start();
+    kit.enqueue(JOB_BODY).await;
+    let claimed = kit.claim_one(&Consumer::new(Duration::from_secs(1))).await;
+    let watch = RefCell::new(SilenceWatch::default());
+    eventually("its lease is over", || async {
+        let mut so_far = watch.take();
+        maintenance::run_once_watching(&kit.jobs, &queue(), &mut so_far).await.expect("redis runs");
+        watch.replace(so_far);
+        (kit.state(claimed.job.id).await == "available").then_some(())
+    })
+    .await;
 }

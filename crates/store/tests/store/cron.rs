@@ -34,21 +34,28 @@ impl StoreKit {
         serde_json::from_str(&entry.expect("an entry").to_json()).expect("JSON")
     }
 
+    async fn stored_entry(&self) -> Value {
+        let raw = self.redis_command(&["HGET", "galley:{cron}:entries", "tick"]).await;
+        serde_json::from_str(&redis::from_redis_value::<String>(raw).expect("text")).expect("JSON")
+    }
+
     /// As if the entry had last been looked at before its run that many milliseconds ago; answers with that run.
     async fn due_since(&self, ago: Millis) -> Millis {
         let run = (self.jobs.now().await.expect("redis runs") - ago) / 1000 * 1000;
-        let mut connection = self.server.connection().await;
-        let raw: String = redis::cmd("HGET")
-            .arg("galley:{cron}:entries")
-            .arg("tick")
-            .query_async(&mut connection)
-            .await
-            .expect("text");
-        let mut entry: Value = serde_json::from_str(&raw).expect("JSON");
+        let mut entry = self.stored_entry().await;
         entry["next_run_at"] = run.into();
         self.redis_command(&["HSET", "galley:{cron}:entries", "tick", &entry.to_string()]).await;
         self.redis_command(&["ZADD", "galley:{cron}:next", &run.to_string(), "tick"]).await;
         run
+    }
+
+    async fn wait_for_blocked(&self, clients: u64) {
+        eventually("their writes wait", async || {
+            let info = self.redis_command(&["INFO", "clients"]).await;
+            let info: redis::InfoDict = redis::from_redis_value(info).expect("fields");
+            info.get::<u64>("blocked_clients").filter(|blocked| *blocked >= clients)
+        })
+        .await;
     }
 
     async fn fire_due(&self) {
@@ -342,4 +349,29 @@ async fn a_full_redis_keeps_a_run_until_there_is_room() {
     maintenance.stop().await;
     assert_eq!(kit.cron().await["run_count"], 1);
     assert!(kit.settings.cron.catch_up_window > Duration::ZERO);
+}
+
+#[tokio::test]
+async fn an_entry_that_is_registered_anew_in_the_middle_of_a_run_does_not_count_it() {
+    let kit = StoreKit::start();
+    kit.register(&once_a_year()).await;
+    let mut anew = kit.stored_entry().await;
+    kit.due_since(0).await;
+    anew["created_at"] = (anew["created_at"].as_i64().expect("a time") + 1).into();
+    kit.redis_command(&["CLIENT", "PAUSE", "600000", "WRITE"]).await;
+    let replaced = async {
+        // The run has read its entry and is about to make its job
+        kit.wait_for_blocked(1).await;
+        let (entry, replace) = (anew.to_string(), "redis.call('HSET', KEYS[1], 'tick', ARGV[1])");
+        let words = ["EVAL", replace, "1", "galley:{cron}:entries", &entry];
+        let release = async {
+            kit.wait_for_blocked(2).await;
+            kit.redis_command(&["CLIENT", "UNPAUSE"]).await;
+        };
+        futures_util::join!(kit.redis_command(&words), release);
+    };
+    futures_util::join!(kit.fire_due(), replaced);
+    assert_eq!(kit.available().await, 1, "the job of the run was made");
+    let entry = kit.cron().await;
+    assert_eq!((&entry["run_count"], &entry["last_run_at"]), (&0.into(), &Value::Null), "{entry}");
 }

@@ -46,3 +46,21 @@ async fn a_key_is_free_again_when_all_requests_with_it_were_refused_and_not_when
     refuse(&kit, refused).await;
     assert_eq!(begin(&kit).await, broken_off, "it may have made something");
 }
+
+#[tokio::test]
+async fn a_request_that_is_repeated_is_known_for_as_long_as_one_that_begins() {
+    let kit = StoreKit::start();
+    let seed = begin(&kit).await;
+    let keys = kit.redis_keys().await;
+    let ttl = async || {
+        let left = kit.redis_command(&["PTTL", &keys[0]]).await;
+        redis::from_redis_value::<u64>(left).expect("a TTL")
+    };
+    // As if it had begun when Redis was nearly full
+    kit.redis_command(&["PEXPIRE", &keys[0], "20000"]).await;
+    assert_eq!(begin(&kit).await, seed);
+    assert!(ttl().await > 20_000);
+    kit.redis_command(&["PEXPIRE", &keys[0], "3600000"]).await;
+    assert_eq!(begin(&kit).await, seed);
+    assert!(ttl().await > 600_000, "it is not shortened");
+}

@@ -34,6 +34,7 @@ mod leader_change;
 mod limits;
 mod memory;
 mod model;
+mod noted_ends;
 mod pending;
 mod purge;
 mod queues;
