@@ -155,6 +155,18 @@ class AsyncClient:
         callbacks = {"on_complete": on_complete, "on_success": on_success, "on_failure": on_failure}
         return await self._run(_calls.workflow("batch", jobs, callbacks, name, idempotency_key))
 
+    async def dag(
+        self,
+        jobs: Mapping[str, NewJob],
+        depends_on: Mapping[str, Sequence[str]],
+        *,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Workflow:
+        """Starts each job when all that it depends on have completed, with their results as ``Context.parent_results``.
+        ``depends_on`` has the names of those; a job that it leaves out starts at once."""
+        return await self._run(_calls.dag(jobs, depends_on, name, idempotency_key))
+
     async def get_workflow(self, id: str) -> Workflow:
         """A workflow with its jobs."""
         return await self._run(_calls.get_workflow(id))

@@ -105,6 +105,20 @@ def workflow(
     body: dict[str, Any] = {"type": kind, "steps" if kind == "chain" else "jobs": list(jobs)}
     if kind == "batch":
         body["callbacks"] = {event: callback for event, callback in callbacks.items() if callback is not None}
+    return _start(body, name, key)
+
+
+def dag(
+    jobs: Mapping[str, NewJob], depends_on: Mapping[str, Sequence[str]], name: str | None, key: str | None
+) -> Call[Workflow]:
+    for step in [*depends_on, *(before for step in depends_on.values() for before in step)]:
+        if step not in jobs:
+            raise ValueError(f"depends_on names {step!r}, which is none of the jobs: {', '.join(jobs)}")
+    steps = [{**job, "id": step, "depends_on": list(depends_on.get(step, ()))} for step, job in jobs.items()]
+    return _start({"type": "dag", "steps": steps}, name, key)
+
+
+def _start(body: dict[str, Any], name: str | None, key: str | None) -> Call[Workflow]:
     if name is not None:
         body["name"] = name
     return Call("POST", "/ojs/v1/workflows", _of("workflow"), body, once(key))

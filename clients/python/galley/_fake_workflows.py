@@ -12,15 +12,21 @@ _ENDED = ("completed", "cancelled", "discarded")
 
 
 class FakeWorkflow:
-    """A chain, a group or a batch. Its jobs exist from the beginning; those that must wait are ``waiting``."""
+    """A chain, a group, a batch or a DAG. Its jobs exist from the beginning; those that must wait are ``waiting``."""
 
     def __init__(self, body: dict[str, Any], store: Callable[[dict[str, Any]], Job]) -> None:
         self.id, self.kind, self._name = str(uuid.uuid4()), str(body["type"]), body.get("name")
         self.is_cancelled = False
         self.members: list[Job] = []
         self.callbacks: dict[str, Job] = {}
-        for number, new in enumerate(body.get("steps") or body.get("jobs") or []):
-            self.members.append(self._stored(store, new, is_waiting=self.kind == "chain" and number > 0))
+        steps = body.get("steps") or body.get("jobs") or []
+        numbers = {new["id"]: number for number, new in enumerate(steps)} if self.kind == "dag" else {}
+        # Of each job of a DAG, those that it depends on
+        self.depends_on = [[numbers[id] for id in new.get("depends_on", [])] for new in steps]
+        for number, new in enumerate(steps):
+            waits = self.kind == "chain" and number > 0 or bool(self.depends_on[number])
+            job = {name: value for name, value in new.items() if name not in ("id", "depends_on")}
+            self.members.append(self._stored(store, job, is_waiting=waits))
         for event, new in body.get("callbacks", {}).items():
             self.callbacks[event] = self._stored(store, new, is_waiting=True)
 
@@ -35,6 +41,8 @@ class FakeWorkflow:
 
     def advance(self) -> list[Job]:
         """The jobs that start now."""
+        if self.kind == "dag":
+            return self._advance_dag()
         results = [job.get("result") for job in self.members if job["state"] in _ENDED]
         is_ended = len(results) == len(self.members)
         if self.kind == "chain":
@@ -48,6 +56,21 @@ class FakeWorkflow:
         due = [job for event, job in self.callbacks.items() if event in wanted and _waits(job)]
         self._drop([job for event, job in self.callbacks.items() if event not in wanted])
         return [self._started(job, results) for job in due]
+
+    def _advance_dag(self) -> list[Job]:
+        due: list[Job] = []
+        has_changed = True
+        while has_changed:
+            has_changed = False
+            for job, before in zip(self.members, self.depends_on, strict=True):
+                parents = [self.members[number] for number in before]
+                if _waits(job) and any(parent["state"] in ("cancelled", "discarded") for parent in parents):
+                    # What depends on it does not start either
+                    self._drop([job])
+                    has_changed = True
+                elif _waits(job) and all(parent["state"] == "completed" for parent in parents):
+                    due.append(self._started(job, [parent.get("result") for parent in parents]))
+        return due
 
     def _started(self, job: Any, results: list[Any]) -> Job:
         job["state"], job["parent_results"] = job.pop("_starts_as"), results

@@ -192,10 +192,10 @@ class WorkflowMember(TypedDict):
 
 
 class Workflow(TypedDict):
-    """A chain, a group or a batch."""
+    """A chain, a group, a batch or a DAG."""
 
     id: str
-    type: Literal["chain", "group", "batch"]
+    type: Literal["chain", "group", "batch", "dag"]
     state: Literal["running", "completed", "failed", "cancelled"]
     jobs_total: NotRequired[int]
     jobs_completed: NotRequired[int]

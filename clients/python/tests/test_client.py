@@ -164,6 +164,11 @@ def test_workflows_hand_results_on(client: Any, name: str, start: Any) -> None:
 
         return eventually(f"the workflow is {state}", look)
 
+    steps = {"a": job("make", 3, queue=name), "b": job("make", 4, queue=name), "sum": job("sum", queue=name)}
+    dag = state_of(client.dag(steps, {"sum": ["a", "b"]}, name="both")["id"], "completed")
+    assert (dag["type"], client.result(dag["members"][-1]["id"])) == ("dag", 7)
+    with pytest.raises(ValueError, match="depends_on names 'c', which is none of the jobs: a, b, sum"):
+        client.dag(steps, {"sum": ["c"]})
     chain = client.chain(job("make", 3, queue=name), job("sum", queue=name), name="totals")
     chain = state_of(chain["id"], "completed")
     assert client.result(chain["members"][-1]["id"]) == 3

@@ -262,6 +262,22 @@ export class Client<Tasks extends TaskMap<Tasks> = AnyTasks> {
     return this.startWorkflow({ type: "batch", jobs, callbacks }, options);
   }
 
+  /**
+   * Starts each job when all that it depends on have completed, with their results as `ctx.parentResults`. `dependsOn` has
+   * the names of those; a job that it leaves out starts at once.
+   */
+  dag<Name extends string>(
+    jobs: Record<Name, NewJob>,
+    dependsOn: Partial<Record<NoInfer<Name>, NoInfer<Name>[]>>,
+    options: WorkflowOptions = {},
+  ): Promise<Workflow> {
+    checkNames("dag()", options, ["name", "idempotencyKey"]);
+    const names = Object.keys(jobs) as Name[];
+    checkNames("dependsOn of dag()", dependsOn, names);
+    const steps = names.map((id) => ({ ...jobs[id], id, depends_on: dependsOn[id] ?? [] }));
+    return this.startWorkflow({ type: "dag", steps }, options);
+  }
+
   /** A workflow with its jobs. */
   getWorkflow(workflow: Id): Promise<Workflow> {
     return this.run({ method: "GET", path: jobs(["workflows", idOf(workflow)]), of: workflowOf });

@@ -105,10 +105,10 @@ export interface WorkflowMember {
   on?: string;
 }
 
-/** A chain, a group or a batch. */
+/** A chain, a group, a batch or a DAG. */
 export interface Workflow {
   id: string;
-  type: "chain" | "group" | "batch";
+  type: "chain" | "group" | "batch" | "dag";
   state: "running" | "completed" | "failed" | "cancelled";
   jobs_total?: number;
   jobs_completed?: number;

@@ -98,6 +98,9 @@ test("workflows hand results on", async () => {
       return found.state === "completed" ? found : undefined;
     });
   await withWorker(worker, async () => {
+    const dag = await completed(await client.dag({ a: make(3), b: make(4), sum }, { sum: ["a", "b"] }));
+    assert.equal(await client.result(dag.members.at(-1).id), 7);
+    await assert.rejects(async () => client.dag({ sum }, { summ: [] }), /dependsOn of dag\(\)/);
     const chain = await completed(await client.chain([make(3), sum], { name: "totals" }));
     assert.equal(await client.result(chain.members.at(-1).id), 3);
     assert.equal((await completed(await client.group([make(1), make(2)]))).jobs_completed, 2);

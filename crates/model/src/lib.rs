@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`access`] | scopes, keys, the names that a key is limited to |
 //! | [`job`] | states, retry policies, enqueue requests, envelopes, history, what clients see |
-//! | [`workflow`] | chains, groups and batches: which job starts after which results |
+//! | [`workflow`] | chains, groups, batches and DAGs: which job starts after which results |
 //! | [`cron`] | cron expressions, time zones, and which runs are due |
 //! | [`message`] | messages, positions in a history, gaps, `CloudEvents` |
 //! | [`statistics`] | what happened to jobs in a period, and how long they waited and ran |

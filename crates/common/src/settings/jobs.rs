@@ -95,7 +95,7 @@ impl FromStr for OnExhaustion {
 }
 
 section! {
-    /// Workflows, jobs that depend on each other: chains, groups, batches.
+    /// Workflows, jobs that depend on each other: chains, groups, batches, DAGs.
     pub struct WorkflowSettings = "workflows" {
         /// Jobs in one workflow, without its callbacks.
         "max_jobs" => max_jobs: usize = number(1..=MAX_WORKFLOW_JOBS, 1000);

@@ -63,6 +63,30 @@ async fn a_worker_runs_a_chain_and_each_step_gets_the_results_before_it() {
 }
 
 #[tokio::test]
+async fn a_worker_runs_a_dag_and_each_job_gets_the_results_of_those_that_it_depends_on() {
+    let kit = GalleyKit::start().await;
+    let _worker = kit.start_worker(&[]).await;
+    let step = |id: &str, job_type: &str, depends_on: &[&str]| json!({ "id": id, "type": job_type, "args": [id], "depends_on": depends_on });
+    let steps = json!([
+        step("all", "test.gather", &["left", "right"]),
+        step("left", "test.gather", &["start"]),
+        step("right", "test.gather", &["start", "other"]),
+        step("start", "test.produce", &[]),
+        step("other", "test.produce", &[]),
+    ]);
+    let started = kit.start_workflow(&json!({ "steps": steps, "options": { "queue": "demo" } })).await;
+    assert_eq!(started["type"], "dag");
+    let over = kit.workflow_reaches(&started["id"], "completed").await;
+    let steps = over["steps"].as_array().expect("steps");
+    let last = steps.iter().position(|step| step["id"] == "all").expect("a step");
+    assert_eq!(over["members"][last]["result"], json!([["start"], ["start", "other"]]));
+    assert_eq!(steps[last]["depends_on"], json!(["left", "right"]));
+    let page =
+        kit.get(&format!("/ui/workflows/{}", over["id"].as_str().expect("an id"))).await.text().await.expect("text");
+    assert_eq!(page.matches("<path d=").count(), 5, "a line for each dependency: {page}");
+}
+
+#[tokio::test]
 async fn workers_run_a_batch_and_its_callbacks_get_all_results() {
     let kit = GalleyKit::start().await;
     let workers = [kit.start_worker(&[]).await, kit.start_worker(&[]).await];
@@ -164,7 +188,23 @@ async fn bad_workflows_are_refused_clearly_and_nothing_is_written() {
     let good = job_body("a", &json!([]));
     for (body, status, code, message) in [
         (json!({}), 400, "invalid_request", "type is required"),
-        (json!({ "type": "dag", "jobs": [good] }), 400, "invalid_request", "\"chain\", \"group\" or \"batch\""),
+        (
+            json!({ "type": "tree", "jobs": [good] }),
+            400,
+            "invalid_request",
+            "\"chain\", \"group\", \"batch\" or \"dag\"",
+        ),
+        (json!({ "type": "dag", "jobs": [good] }), 400, "invalid_request", "unknown member \"jobs\""),
+        (json!({ "type": "dag", "steps": [good] }), 400, "invalid_request", "steps[0].id is required"),
+        (
+            json!({ "type": "dag", "steps": [
+                { "id": "a", "type": "a", "args": [], "depends_on": ["b"] },
+                { "id": "b", "type": "b", "args": [], "depends_on": ["a"] },
+            ] }),
+            400,
+            "invalid_request",
+            "in a circle: \"a\" -> \"b\" -> \"a\"",
+        ),
         (json!({ "type": "chain", "steps": [] }), 400, "invalid_request", "steps must be a JSON array of 1 to 2 jobs"),
         (json!({ "type": "group", "jobs": [good, good, good] }), 400, "invalid_request", "1 to 2 jobs, got 3"),
         (

@@ -93,19 +93,41 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// A column and a row.
+type Place = (usize, usize);
+
 const BOX: (usize, usize) = (170, 40);
 const GAP: (usize, usize) = (40, 14);
 
-/// The jobs as boxes with lines between: a chain in a row, the members of a group or batch below each other, with callbacks
-/// behind them.
+/// Where each member is drawn, as column and row: a chain in a row, a group or batch below each other, a member of a DAG one
+/// column behind the last of those that it depends on.
+fn places(view: &WorkflowView, members: usize) -> Vec<Place> {
+    let mut rows: Vec<usize> = Vec::new();
+    let mut places: Vec<Place> = Vec::with_capacity(members);
+    for index in 0..members {
+        let column = match view.kind {
+            WorkflowKind::Chain => index,
+            WorkflowKind::Group | WorkflowKind::Batch => 0,
+            WorkflowKind::Dag => {
+                let before = view.depends_on.get(index).into_iter().flatten();
+                before.filter_map(|before| places.get(*before)).map(|(column, _)| column + 1).max().unwrap_or(0)
+            }
+        };
+        rows.resize(rows.len().max(column + 1), 0);
+        places.push((column, rows[column]));
+        rows[column] += 1;
+    }
+    places
+}
+
+/// The jobs as boxes with lines between, the callbacks of a batch behind its members.
 pub(super) fn graph(view: &WorkflowView, current: Option<JobId>) -> String {
     let members: Vec<&WorkflowJobView> =
         view.jobs.iter().filter(|job| job.callback.is_none()).take(MAX_DRAWN).collect();
     let callbacks: Vec<&WorkflowJobView> = view.jobs.iter().filter(|job| job.callback.is_some()).collect();
-    let is_chain = view.kind == WorkflowKind::Chain;
-    let place = |index: usize| if is_chain { (index, 0) } else { (0, index) };
+    let places = places(view, members.len());
     let (mut shapes, mut size) = (String::new(), (0, 0));
-    let mut draw = |job: &WorkflowJobView, (column, row): (usize, usize)| {
+    let mut draw = |job: &WorkflowJobView, (column, row): Place| {
         let (x, y) = (column * (BOX.0 + GAP.0), row * (BOX.1 + GAP.1));
         size = (size.0.max(x + BOX.0), size.1.max(y + BOX.1));
         let state = job.state.map_or("waiting", |state| state.as_str());
@@ -126,26 +148,14 @@ pub(super) fn graph(view: &WorkflowView, current: Option<JobId>) -> String {
             escaped(&label),
         );
     };
-    for (index, job) in members.iter().copied().enumerate() {
-        draw(job, place(index));
+    for (job, place) in members.iter().copied().zip(&places) {
+        draw(job, *place);
     }
-    for (index, job) in callbacks.iter().copied().enumerate() {
-        draw(job, (1, index));
+    let behind: Vec<Place> = (0..callbacks.len()).map(|index| (1, index)).collect();
+    for (job, place) in callbacks.iter().copied().zip(&behind) {
+        draw(job, *place);
     }
-    let mut lines = String::new();
-    let middle = |row: usize| row * (BOX.1 + GAP.1) + BOX.1 / 2;
-    if is_chain {
-        for index in 1..members.len() {
-            let x = index * (BOX.0 + GAP.0);
-            let _ = write!(lines, r#"<path d="M{} {}H{x}"/>"#, x - GAP.0, middle(0));
-        }
-    } else {
-        for row in 0..members.len() {
-            for target in 0..callbacks.len() {
-                let _ = write!(lines, r#"<path d="M{} {}L{} {}"/>"#, BOX.0, middle(row), BOX.0 + GAP.0, middle(target));
-            }
-        }
-    }
+    let lines: String = lines_between(view, &places, &behind).into_iter().map(|(from, to)| line(from, to)).collect();
     format!(
         r#"<svg class="graph" viewBox="-1 -1 {} {}" width="{}" height="{}">{lines}{shapes}</svg>"#,
         size.0 + 2,
@@ -153,4 +163,28 @@ pub(super) fn graph(view: &WorkflowView, current: Option<JobId>) -> String {
         size.0,
         size.1
     )
+}
+
+/// From where to where the order of the jobs goes.
+fn lines_between(view: &WorkflowView, members: &[Place], callbacks: &[Place]) -> Vec<(Place, Place)> {
+    match view.kind {
+        WorkflowKind::Chain => members.windows(2).map(|pair| (pair[0], pair[1])).collect(),
+        WorkflowKind::Group | WorkflowKind::Batch => {
+            members.iter().flat_map(|from| callbacks.iter().map(|to| (*from, *to))).collect()
+        }
+        WorkflowKind::Dag => {
+            let of_member = |(to, before): (&Place, &Vec<usize>)| {
+                let to = *to;
+                before.iter().filter_map(move |before| Some((*members.get(*before)?, to))).collect::<Vec<_>>()
+            };
+            members.iter().zip(&view.depends_on).flat_map(of_member).collect()
+        }
+    }
+}
+
+/// A line from the right of a box to the left of another.
+fn line((from, from_row): Place, (to, to_row): Place) -> String {
+    let middle = |row: usize| row * (BOX.1 + GAP.1) + BOX.1 / 2;
+    let (left, right) = (from * (BOX.0 + GAP.0) + BOX.0, to * (BOX.0 + GAP.0));
+    format!(r#"<path d="M{left} {}L{right} {}"/>"#, middle(from_row), middle(to_row))
 }

@@ -1,7 +1,8 @@
 //! Workflows: jobs that depend on each other. A chain runs its jobs in sequence, a group in parallel. A batch is a
-//! group with callbacks.
+//! group with callbacks. In a DAG each job names those that it depends on.
 //!
-//! Pure code: `request` checks a client's request, `steps` finds the kind of one that has steps with `depends_on`,
+//! Pure code: `request` checks a client's request, `steps` reads one that has steps with `depends_on`,
+//! `step_order` finds its kind,
 //! `progress` decides which jobs must exist now and the state, `view` is what clients see. The store
 //! (`store::workflows`) applies it.
 //!
@@ -11,12 +12,13 @@
 mod progress;
 mod request;
 mod request_checks;
+mod step_order;
 mod steps;
 mod view;
 
 use std::{fmt, str::FromStr};
 
-pub use progress::{TerminalState, WorkflowPlan, WorkflowProgress};
+pub use progress::{TerminalState, WorkflowPlan, WorkflowProgress, parents_of};
 pub use request::{NewWorkflow, NewWorkflowMember};
 pub use view::{WorkflowJobView, WorkflowView, duplicate_message};
 
@@ -34,11 +36,13 @@ pub enum WorkflowKind {
     Group,
     /// In parallel, then callbacks, which get all results.
     Batch,
+    /// Each job after those that it depends on, whose results it gets.
+    Dag,
 }
 
 impl WorkflowKind {
-    /// All three kinds.
-    pub const ALL: [Self; 3] = [Self::Chain, Self::Group, Self::Batch];
+    /// All kinds.
+    pub const ALL: [Self; 4] = [Self::Chain, Self::Group, Self::Batch, Self::Dag];
 
     /// The name in the interface and in Redis.
     #[must_use]
@@ -47,6 +51,7 @@ impl WorkflowKind {
             Self::Chain => "chain",
             Self::Group => "group",
             Self::Batch => "batch",
+            Self::Dag => "dag",
         }
     }
 
@@ -59,7 +64,7 @@ impl WorkflowKind {
     /// The member of a request that lists its jobs.
     #[must_use]
     pub fn members_key(self) -> &'static str {
-        if self == Self::Chain { "steps" } else { "jobs" }
+        if matches!(self, Self::Chain | Self::Dag) { "steps" } else { "jobs" }
     }
 }
 

@@ -38,6 +38,18 @@ impl TerminalState {
     }
 }
 
+/// The members whose results a job gets, in that order: those before a step of a chain, those that a step of a DAG depends
+/// on (`depends_on`), all of them for a callback.
+#[must_use]
+pub fn parents_of(kind: WorkflowKind, members: usize, depends_on: &[usize], index: usize) -> Vec<usize> {
+    match kind {
+        WorkflowKind::Chain => (0..index).collect(),
+        WorkflowKind::Dag => depends_on.to_vec(),
+        WorkflowKind::Batch if index >= members => (0..members).collect(),
+        WorkflowKind::Group | WorkflowKind::Batch => Vec::new(),
+    }
+}
+
 /// The recorded outcomes of a workflow.
 #[derive(Debug, Clone)]
 pub struct WorkflowProgress {
@@ -45,6 +57,8 @@ pub struct WorkflowProgress {
     pub kind: WorkflowKind,
     /// The outcome of each member; none for those that are not finished.
     pub members: Vec<Option<TerminalState>>,
+    /// Of each member of a DAG, those that it depends on: all of them come before it. Empty for the other kinds.
+    pub depends_on: Vec<Vec<usize>>,
     /// Its callbacks and their outcomes, by [`BatchCallback::offset`].
     pub callbacks: [Option<Option<TerminalState>>; 3],
 }
@@ -52,8 +66,8 @@ pub struct WorkflowProgress {
 /// What follows from the outcomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkflowPlan {
-    /// The members before this one must exist.
-    pub members: usize,
+    /// These members must exist, in the order of their indexes.
+    pub members: Vec<usize>,
     /// These callbacks must exist.
     pub callbacks: Vec<BatchCallback>,
     /// The state of the workflow.
@@ -64,7 +78,7 @@ impl WorkflowProgress {
     /// The progress of a new workflow.
     #[must_use]
     pub fn new(kind: WorkflowKind, members: usize, callbacks: &[BatchCallback]) -> Self {
-        let mut progress = Self { kind, members: vec![None; members], callbacks: [None; 3] };
+        let mut progress = Self { kind, members: vec![None; members], depends_on: Vec::new(), callbacks: [None; 3] };
         for callback in callbacks {
             progress.callbacks[callback.offset()] = Some(None);
         }
@@ -94,10 +108,16 @@ impl WorkflowProgress {
     /// Which jobs must exist, and the state, unless the workflow was cancelled.
     #[must_use]
     pub fn plan(&self) -> WorkflowPlan {
-        if self.kind == WorkflowKind::Chain {
-            return self.plan_chain();
+        match self.kind {
+            WorkflowKind::Chain => self.plan_chain(),
+            WorkflowKind::Group | WorkflowKind::Batch => self.plan_group(),
+            WorkflowKind::Dag => self.plan_dag(),
         }
-        let (all, succeeded) = (self.members.len(), |end: Option<TerminalState>| end == Some(TerminalState::Completed));
+    }
+
+    fn plan_group(&self) -> WorkflowPlan {
+        let all = (0..self.members.len()).collect();
+        let succeeded = |end: Option<TerminalState>| end == Some(TerminalState::Completed);
         if self.members.iter().any(Option::is_none) {
             return WorkflowPlan { members: all, callbacks: Vec::new(), state: WorkflowState::Running };
         }
@@ -128,6 +148,26 @@ impl WorkflowProgress {
             Some(None) => (done + 1, WorkflowState::Running),
             Some(Some(_)) => (done + 1, WorkflowState::Failed),
         };
+        WorkflowPlan { members: (0..members).collect(), callbacks: Vec::new(), state }
+    }
+
+    /// A member that does not succeed holds back those that depend on it, and no others.
+    fn plan_dag(&self) -> WorkflowPlan {
+        let mut succeeded = vec![false; self.members.len()];
+        let (mut members, mut is_running) = (Vec::new(), false);
+        for (index, end) in self.members.iter().enumerate() {
+            let depends_on = self.depends_on.get(index).map_or(&[][..], Vec::as_slice);
+            if depends_on.iter().all(|before| succeeded.get(*before) == Some(&true)) {
+                members.push(index);
+                succeeded[index] = *end == Some(TerminalState::Completed);
+                is_running |= end.is_none();
+            }
+        }
+        let state = match (is_running, succeeded.iter().all(|succeeded| *succeeded)) {
+            (true, _) => WorkflowState::Running,
+            (false, true) => WorkflowState::Completed,
+            (false, false) => WorkflowState::Failed,
+        };
         WorkflowPlan { members, callbacks: Vec::new(), state }
     }
 }
@@ -135,8 +175,8 @@ impl WorkflowProgress {
 impl WorkflowPlan {
     /// The indexes of all jobs that must exist, in start order.
     pub fn indexes(&self, members: usize) -> impl Iterator<Item = usize> {
-        let callbacks: Vec<usize> = self.callbacks.iter().map(|callback| members + callback.offset()).collect();
-        (0..self.members).chain(callbacks)
+        let callbacks = self.callbacks.iter().map(move |callback| members + callback.offset());
+        self.members.iter().copied().chain(callbacks)
     }
 }
 
@@ -160,7 +200,17 @@ mod tests {
                 members + 3,
             );
             let order = proptest::collection::vec(any::<usize>(), 0..120);
-            (Just(WorkflowProgress::new(kind, members, &callbacks)), ends, order)
+            let picks = proptest::collection::vec(proptest::bits::u8::ANY, members);
+            let progress = picks.prop_map(move |picks| {
+                let mut progress = WorkflowProgress::new(kind, members, &callbacks);
+                if kind == WorkflowKind::Dag {
+                    let before =
+                        |(index, pick): (usize, &u8)| (0..index).filter(|bit| pick & (1 << bit) != 0).collect();
+                    progress.depends_on = picks.iter().enumerate().map(before).collect();
+                }
+                progress
+            });
+            (progress, ends, order)
         })
     }
 
@@ -212,7 +262,7 @@ mod tests {
             for index in order {
                 progress.record_end(index % total, ends[index % total]);
                 let now = progress.plan();
-                prop_assert!(now.members >= before.members);
+                prop_assert!(before.members.iter().all(|member| now.members.contains(member)));
                 prop_assert!(before.callbacks.iter().all(|callback| now.callbacks.contains(callback)));
                 prop_assert!(before.state == WorkflowState::Running || before == now, "{:?} {:?}", before, now);
                 before = now;
@@ -223,11 +273,33 @@ mod tests {
     #[test]
     fn a_chain_stops_at_the_first_step_that_does_not_succeed() {
         let mut progress = WorkflowProgress::new(WorkflowKind::Chain, 3, &[]);
-        assert_eq!(progress.plan(), WorkflowPlan { members: 1, callbacks: vec![], state: WorkflowState::Running });
+        assert_eq!(
+            progress.plan(),
+            WorkflowPlan { members: vec![0], callbacks: vec![], state: WorkflowState::Running }
+        );
         progress.record_end(0, TerminalState::Completed);
-        assert_eq!(progress.plan().members, 2);
+        assert_eq!(progress.plan().members, [0, 1]);
         progress.record_end(1, TerminalState::Cancelled);
-        assert_eq!(progress.plan(), WorkflowPlan { members: 2, callbacks: vec![], state: WorkflowState::Failed });
+        assert_eq!(
+            progress.plan(),
+            WorkflowPlan { members: vec![0, 1], callbacks: vec![], state: WorkflowState::Failed }
+        );
+    }
+
+    #[test]
+    fn a_dag_starts_what_everything_before_has_succeeded_and_goes_on_beside_what_failed() {
+        // 0 and 1 first; 2 after both, 3 after 1, 4 after 3
+        let mut progress = WorkflowProgress::new(WorkflowKind::Dag, 5, &[]);
+        progress.depends_on = vec![vec![], vec![], vec![0, 1], vec![1], vec![3]];
+        assert_eq!(progress.plan().members, [0, 1]);
+        progress.record_end(0, TerminalState::Discarded);
+        assert_eq!(progress.plan().members, [0, 1]);
+        progress.record_end(1, TerminalState::Completed);
+        assert_eq!(progress.plan().members, [0, 1, 3]);
+        progress.record_end(3, TerminalState::Completed);
+        assert_eq!((progress.plan().members, progress.plan().state), (vec![0, 1, 3, 4], WorkflowState::Running));
+        progress.record_end(4, TerminalState::Completed);
+        assert_eq!(progress.plan().state, WorkflowState::Failed, "2 was never started");
     }
 
     #[test]

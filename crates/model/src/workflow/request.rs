@@ -5,7 +5,8 @@ use serde_json::value::RawValue;
 use super::{
     BatchCallback, WorkflowKind,
     request_checks::{invalid, parse_text},
-    steps::{self, RequestedStep, StepOrder},
+    step_order::{self, StepOrder},
+    steps::{self, RequestedStep},
 };
 use crate::job::{NewJob, RequestError};
 use common::{
@@ -32,6 +33,8 @@ pub struct NewWorkflow {
     pub name_and_meta: String,
     /// Its members, in order.
     pub members: Vec<NewWorkflowMember>,
+    /// Of each member of a DAG, those that it depends on: all of them come before it. Empty for the other kinds.
+    pub depends_on: Vec<Vec<usize>>,
     /// Its callbacks.
     pub callbacks: Vec<(BatchCallback, NewWorkflowMember)>,
     /// What the jobs have and nothing acts on, for the answer.
@@ -54,9 +57,12 @@ impl NewWorkflow {
     /// The first member that is missing or wrong.
     pub fn parse(body: &Object<'_>, max_jobs: usize, now: Millis) -> Result<Self, RequestError> {
         if body.get("type").is_none() && body.get("steps").is_some() {
-            return Self::parse_steps(body, max_jobs, now);
+            return Self::parse_steps(body, max_jobs, now, step_order::find_order);
         }
         let kind = parse_kind(body)?;
+        if kind == WorkflowKind::Dag {
+            return Self::parse_steps(body, max_jobs, now, step_order::as_dag);
+        }
         let list = kind.members_key();
         let callbacks_allowed = kind == WorkflowKind::Batch;
         let mut known = vec!["id", "type", "name", "meta", list];
@@ -69,16 +75,22 @@ impl NewWorkflow {
         let named = callbacks.iter().map(|(callback, member)| (format!("callbacks.{}", callback.as_str()), member));
         let warnings = collect_warnings(numbered.chain(named));
         let name_and_meta = parse_name_and_meta(body)?.finish();
-        Ok(Self { id, kind, name_and_meta, members, callbacks, warnings })
+        Ok(Self { id, kind, name_and_meta, members, depends_on: Vec::new(), callbacks, warnings })
     }
 
-    /// A request without `type`, whose steps say which others they depend on.
-    fn parse_steps(body: &Object<'_>, max_jobs: usize, now: Millis) -> Result<Self, RequestError> {
-        let known = ["id", "name", "meta", "steps", "options"];
+    /// A request whose steps say which others they depend on.
+    fn parse_steps(
+        body: &Object<'_>,
+        max_jobs: usize,
+        now: Millis,
+        find_order: impl Fn(&[RequestedStep]) -> Result<StepOrder, RequestError>,
+    ) -> Result<Self, RequestError> {
+        let known = ["id", "type", "name", "meta", "steps", "options"];
         check_names(body, &known).map_err(|unknown| invalid(format!("a workflow by steps: {unknown}")))?;
         let id = parse_id(body)?;
         let given = steps::parse(body, max_jobs + BatchCallback::ALL.len())?;
-        let StepOrder { kind, members, callbacks } = steps::find_order(&given)?;
+        let StepOrder { kind, members, callbacks } = find_order(&given)?;
+        let depends_on = if kind == WorkflowKind::Dag { dependencies(&given, &members) } else { Vec::new() };
         if members.len() > max_jobs {
             return Err(invalid(format!("steps must be at most {max_jobs} jobs, got {}", members.len())));
         }
@@ -98,7 +110,7 @@ impl NewWorkflow {
         let shown: Vec<&RequestedStep> = in_order.iter().map(|index| &given[*index]).collect();
         let mut about = parse_name_and_meta(body)?;
         about.raw("steps", &steps::to_json(&shown));
-        Ok(Self { id, kind, name_and_meta: about.finish(), members, callbacks, warnings })
+        Ok(Self { id, kind, name_and_meta: about.finish(), members, depends_on, callbacks, warnings })
     }
 
     /// Whether a request contains a time, so that `now` must come from Redis's clock.
@@ -123,7 +135,7 @@ impl NewWorkflowMember {
         }
         if body.get("depends_on").is_some() {
             return Err(inside(invalid(
-                "must be a job without depends_on: the order of the array is the order of a chain",
+                "must be a job without depends_on: the order of the array is the order of a chain; a \"dag\" has steps with it",
             )));
         }
         if body.get("id").is_some() {
@@ -137,6 +149,14 @@ impl NewWorkflowMember {
         }
         Ok(Self { json: raw.get().to_owned(), job })
     }
+}
+
+/// Of each member the indexes of those that it depends on, in the order that was sent.
+fn dependencies(steps: &[RequestedStep], members: &[usize]) -> Vec<Vec<usize>> {
+    let mut indexes = vec![0; steps.len()];
+    members.iter().enumerate().for_each(|(index, position)| indexes[*position] = index);
+    let of_step = |position: &usize| steps[*position].depends_on.iter().map(|before| indexes[*before]).collect();
+    members.iter().map(of_step).collect()
 }
 
 /// Refuses members of other names. Those that are null count as absent.
@@ -157,7 +177,7 @@ fn collect_warnings<'a>(jobs: impl Iterator<Item = (String, &'a NewWorkflowMembe
 }
 
 fn parse_kind(body: &Object<'_>) -> Result<WorkflowKind, RequestError> {
-    let allowed = "\"chain\", \"group\" or \"batch\"";
+    let allowed = "\"chain\", \"group\", \"batch\" or \"dag\"";
     let raw =
         body.get("type").ok_or_else(|| invalid(format!("type is required: {allowed}, or steps with depends_on")))?;
     let name: Option<String> = serde_json::from_str(raw.get()).ok();
@@ -275,8 +295,10 @@ mod tests {
     fn each_wrong_workflow_is_refused_with_what_is_allowed() {
         let job = r#"{"type":"a","args":[]}"#;
         for (json, expected) in [
-            ("{}".to_owned(), r#"type is required: "chain", "group" or "batch", or steps with depends_on"#),
-            (r#"{"type":"dag"}"#.to_owned(), r#"type must be "chain", "group" or "batch""#),
+            ("{}".to_owned(), r#"type is required: "chain", "group", "batch" or "dag", or steps with depends_on"#),
+            (r#"{"type":"tree"}"#.to_owned(), r#"type must be "chain", "group", "batch" or "dag""#),
+            (r#"{"type":"dag"}"#.to_owned(), "steps is required"),
+            (r#"{"type":"dag","jobs":[]}"#.to_owned(), "a workflow by steps: unknown member \"jobs\""),
             (r#"{"type":1}"#.to_owned(), "type must be"),
             (r#"{"type":"chain"}"#.to_owned(), "steps is required: a JSON array of 1 to 3 jobs"),
             (r#"{"type":"chain","steps":[]}"#.to_owned(), "steps must be a JSON array of 1 to 3 jobs, got 0"),

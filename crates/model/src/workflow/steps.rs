@@ -1,12 +1,12 @@
 //! Workflows by steps, as the HTTP binding of the Open Job Spec has them: each step has an id and names those that it
-//! depends on. Such a request is stored as the chain, group or batch that it describes. Any other order is refused.
+//! depends on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::value::RawValue;
 
 use super::{
-    BatchCallback, WorkflowKind,
+    BatchCallback,
     request_checks::{invalid, parse_text},
 };
 use crate::job::RequestError;
@@ -23,23 +23,15 @@ const MAX_SHARED_OPTIONS_BYTES: usize = 4096;
 /// A step of a request.
 #[derive(Debug)]
 pub(super) struct RequestedStep {
-    id: String,
-    /// Positions of other steps.
-    depends_on: BTreeSet<usize>,
+    pub(super) id: String,
+    /// Positions of other steps, each once, in the order that was sent.
+    pub(super) depends_on: Vec<usize>,
     /// The ids of those, as they were sent.
     depends_on_json: String,
     /// When it runs after those that it depends on; none if the step does not say.
-    callback: Option<BatchCallback>,
+    pub(super) callback: Option<BatchCallback>,
     /// Its job as a JSON object, with the options of the workflow.
     pub(super) job: String,
-}
-
-/// The workflow that steps describe. Numbers are positions of steps.
-#[derive(Debug)]
-pub(super) struct StepOrder {
-    pub(super) kind: WorkflowKind,
-    pub(super) members: Vec<usize>,
-    pub(super) callbacks: Vec<(BatchCallback, usize)>,
 }
 
 /// Reads the steps.
@@ -57,9 +49,8 @@ pub(super) fn parse(body: &Object<'_>, max_steps: usize) -> Result<Vec<Requested
     for (position, raw) in list.iter().enumerate() {
         let place = format!("steps[{position}]");
         let step = parse_object(raw, &place)?;
-        let id = step.get("id").ok_or_else(|| {
-            invalid(format!("{place}.id is required, because the workflow has no type: depends_on names it"))
-        })?;
+        let id =
+            step.get("id").ok_or_else(|| invalid(format!("{place}.id is required, because depends_on names it")))?;
         let id = parse_text(id, &format!("{place}.id"))?;
         if id.is_empty() || id.len() > MAX_STEP_ID_BYTES {
             return Err(invalid(format!("{place}.id must have 1 to {MAX_STEP_ID_BYTES} bytes")));
@@ -94,15 +85,16 @@ fn parse_step(
     defaults: Option<&Object<'_>>,
 ) -> Result<RequestedStep, RequestError> {
     let raw = step.get("depends_on").ok_or_else(|| {
-        invalid(format!("{place}.depends_on is required, because the workflow has no type: an array of ids of steps"))
+        invalid(format!("{place}.depends_on is required: an array of ids of steps, empty for one that starts at once"))
     })?;
     let names: Vec<String> = serde_json::from_str(raw.get()).map_err(|_| {
         invalid(format!("{place}.depends_on must be an array of ids of steps, got {}", quoted(raw.get())))
     })?;
-    let mut depends_on = BTreeSet::new();
+    let (mut depends_on, mut known) = (Vec::new(), BTreeSet::new());
     for name in &names {
         match positions.get(name).filter(|position| **position != own) {
-            Some(position) => depends_on.insert(*position),
+            Some(position) if known.insert(*position) => depends_on.push(*position),
+            Some(_) => {}
             None => return Err(invalid(format!("{place}.depends_on must name other steps, got {}", quoted(name)))),
         };
     }
@@ -156,49 +148,6 @@ fn parse_object<'a>(raw: &'a RawValue, place: &str) -> Result<Object<'a>, Reques
         return Err(invalid(format!("{place} must be a JSON object, got {}", quoted(raw.get()))));
     }
     serde_json::from_str(raw.get()).map_err(|error| invalid(format!("{place}: {error}")))
-}
-
-/// The kind of workflow that runs the steps in the order that they ask for.
-pub(super) fn find_order(steps: &[RequestedStep]) -> Result<StepOrder, RequestError> {
-    let has_callbacks = steps.iter().any(|step| step.callback.is_some());
-    let order = if has_callbacks { None } else { as_chain(steps) };
-    order.or_else(|| as_group_or_batch(steps)).ok_or_else(|| {
-        invalid(
-            "steps must be a chain (each depends on the one before), a group (none depends on another) or a batch (a group, \
-             and up to three steps that depend on all of it, with different options.callback_type)",
-        )
-    })
-}
-
-fn as_chain(steps: &[RequestedStep]) -> Option<StepOrder> {
-    let next: BTreeMap<Option<usize>, usize> = steps
-        .iter()
-        .enumerate()
-        .filter(|(_, step)| step.depends_on.len() <= 1)
-        .map(|(position, step)| (step.depends_on.first().copied(), position))
-        .collect();
-    // Each follows another one, and no two the same
-    if next.len() < steps.len() {
-        return None;
-    }
-    let members: Vec<usize> =
-        std::iter::successors(next.get(&None).copied(), |last| next.get(&Some(*last)).copied()).collect();
-    (members.len() == steps.len()).then_some(StepOrder { kind: WorkflowKind::Chain, members, callbacks: Vec::new() })
-}
-
-fn as_group_or_batch(steps: &[RequestedStep]) -> Option<StepOrder> {
-    let members: BTreeSet<usize> = (0..steps.len()).filter(|position| steps[*position].depends_on.is_empty()).collect();
-    let mut callbacks: BTreeMap<usize, (BatchCallback, usize)> = BTreeMap::new();
-    for (position, step) in steps.iter().enumerate().filter(|(position, _)| !members.contains(position)) {
-        let callback = step.callback.unwrap_or(BatchCallback::Success);
-        let is_first = callbacks.insert(callback.offset(), (callback, position)).is_none();
-        if !is_first || step.depends_on != members {
-            return None;
-        }
-    }
-    let kind = if callbacks.is_empty() { WorkflowKind::Group } else { WorkflowKind::Batch };
-    let members: Vec<usize> = members.into_iter().collect();
-    (!members.is_empty()).then(|| StepOrder { kind, members, callbacks: callbacks.into_values().collect() })
 }
 
 /// The ids of steps and what they depend on, as a JSON array.
@@ -259,6 +208,26 @@ mod tests {
     }
 
     #[test]
+    fn steps_in_any_other_order_are_a_dag_whose_members_come_after_those_that_they_depend_on() {
+        let dag = parse(&[("d", r#""c","b","c""#, ""), ("b", r#""a""#, ""), ("a", "", ""), ("c", r#""a""#, "")], "");
+        let dag = dag.expect("a DAG");
+        assert_eq!((dag.kind, types(&dag)), (WorkflowKind::Dag, ["a", "b", "c", "d"].map(String::from).into()));
+        assert_eq!(dag.depends_on, [vec![], vec![0], vec![0], vec![2, 1]]);
+        assert!(
+            dag.name_and_meta.ends_with(r#"{"id":"d","depends_on":["c","b","c"]}]}"#),
+            "shown as sent: {}",
+            dag.name_and_meta
+        );
+        let half = parse(&[("a", "", ""), ("b", "", ""), ("c", r#""a""#, "")], "").expect("a DAG");
+        assert_eq!((half.kind, half.depends_on), (WorkflowKind::Dag, vec![vec![], vec![], vec![0]]));
+        let asked = parse(&[("b", r#""a""#, ""), ("a", "", "")], r#","type":"dag""#).expect("a DAG");
+        assert_eq!((asked.kind, types(&asked)), (WorkflowKind::Dag, ["a", "b"].map(String::from).into()));
+        let after = r#","options":{"callback_type":"on_failure"}"#;
+        let error = parse(&[("a", "", ""), ("b", r#""a""#, after)], r#","type":"dag""#).expect_err("no batch");
+        assert!(error.starts_with("steps[1].options.callback_type is for batches"), "{error}");
+    }
+
+    #[test]
     fn options_of_the_workflow_hold_for_steps_that_do_not_set_them() {
         let own = r#","options":{"priority":7}"#;
         let workflow =
@@ -303,14 +272,20 @@ mod tests {
     }
 
     #[test]
-    fn steps_in_any_other_order_are_refused() {
-        let order = "steps must be a chain (each depends on the one before)";
+    fn steps_in_no_order_are_refused() {
+        let with_callback = "steps with options.callback_type must be a batch";
         let twice = r#","options":{"callback_type":"on_success"}"#;
         for (steps, expected) in [
-            (&[("a", r#""b""#, ""), ("b", r#""a""#, "")][..], order),
-            (&[("a", "", ""), ("b", r#""a""#, ""), ("c", r#""a","b""#, "")], order),
-            (&[("a", "", ""), ("b", r#""a""#, twice), ("c", r#""a""#, "")], order),
-            (&[("a", "", ""), ("b", "", ""), ("c", r#""a""#, "")], order),
+            (
+                &[("a", r#""b""#, ""), ("b", r#""a""#, "")][..],
+                r#"steps must not depend on each other in a circle: "a" -> "b" -> "a""#,
+            ),
+            (
+                &[("d", r#""c""#, ""), ("a", "", ""), ("b", r#""a","c""#, ""), ("c", r#""b""#, "")],
+                r#"steps must not depend on each other in a circle: "c" -> "b" -> "c""#,
+            ),
+            (&[("a", "", ""), ("b", r#""a""#, twice), ("c", r#""a""#, "")], with_callback),
+            (&[("a", "", ""), ("b", "", ""), ("c", r#""a""#, twice)], with_callback),
             (&[("a", "", ""), ("a", "", "")], "steps[1].id must be that of no other step"),
             (&[("a", r#""a""#, "")], "steps[0].depends_on must name other steps"),
             (&[("a", r#""x""#, "")], "steps[0].depends_on must name other steps, got \"x\""),
@@ -334,9 +309,9 @@ mod tests {
             NewWorkflow::parse(&serde_json::from_str(json).expect("an object"), 4, 0).expect_err(json).to_string()
         };
         let error = refused(r#"{"steps":[{"type":"a","args":[]}]}"#);
-        assert!(error.starts_with("steps[0].id is required, because the workflow has no type"), "{error}");
+        assert!(error.starts_with("steps[0].id is required, because depends_on names it"), "{error}");
         let error = refused(r#"{"steps":[{"id":"a","type":"a","args":[]}]}"#);
-        assert!(error.starts_with("steps[0].depends_on is required, because the workflow has no type"), "{error}");
+        assert!(error.starts_with("steps[0].depends_on is required: an array of ids of steps"), "{error}");
         let error = refused(r#"{"steps":[],"jobs":[]}"#);
         assert!(error.starts_with("a workflow by steps: unknown member \"jobs\""), "{error}");
     }

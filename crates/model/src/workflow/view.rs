@@ -56,6 +56,8 @@ pub struct WorkflowView {
     pub total: usize,
     /// Members that succeeded, failed for good, were cancelled or will not start.
     pub counts: [usize; 3],
+    /// Of each member of a DAG, those that it depends on. Empty for the other kinds.
+    pub depends_on: Vec<Vec<usize>>,
     /// Its members and callbacks; empty in a list of workflows.
     pub jobs: Vec<WorkflowJobView>,
 }
@@ -180,6 +182,7 @@ mod tests {
             ended_at: None,
             total: 2,
             counts: [1, 0, 0],
+            depends_on: Vec::new(),
             jobs: vec![job(0, Some(JobState::Completed), Some("1.0")), job(1, None, None)],
         };
         let json = view.to_json();

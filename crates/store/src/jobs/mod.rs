@@ -134,7 +134,7 @@ pub use locate::{ActiveAttempt, JobHolder, LocatedJob};
 pub use log::{LogPage, LogPosition};
 pub use maintenance_mode::MaintenanceMode;
 pub(super) use new_entry::NewEntry;
-pub(crate) use parent_results::open_results;
+pub(crate) use parent_results::{open_results, parse_dependencies, write_dependencies};
 pub use purge::{PurgeCursor, PurgeRequest, PurgeResult};
 pub use queues::QueueControl;
 pub(crate) use queues::sorted_priorities;

@@ -9,11 +9,14 @@ use serde_json::value::RawValue;
 use super::{ClaimedJob, JobRecord, Jobs, LocatedJob, claim_sizes::count_claimed};
 use crate::{StoreResult, keys, sealing::Sealer};
 use common::{id::WorkflowId, settings::MAX_WORKFLOW_JOBS};
-use model::workflow::{BatchCallback, Membership, WorkflowKind};
+use model::workflow::{BatchCallback, Membership, WorkflowKind, parents_of};
 
 /// Results that a job of a workflow can have before it, callbacks among them.
 #[expect(clippy::cast_possible_truncation, reason = "a thousand fits")]
 const MAX_RESULTS: usize = MAX_WORKFLOW_JOBS as usize + BatchCallback::ALL.len();
+
+/// The fields of a workflow that tell, with `u<index>`, whose results a job gets: kind and number of members.
+const PARENT_FIELDS: &[&str] = &["y", "t"];
 
 #[derive(Deserialize)]
 struct WorkflowJobFields<'a> {
@@ -55,12 +58,13 @@ impl Jobs {
     }
 
     /// About how many bytes the results have that a job of a workflow gets; none if it gets none.
-    pub(crate) async fn parent_results_bytes(&self, membership: Option<Membership>) -> StoreResult<Option<usize>> {
+    pub(super) async fn parent_results_bytes(&self, membership: Option<Membership>) -> StoreResult<Option<usize>> {
         let Some(Membership { workflow, index }) = membership else { return Ok(None) };
-        let key = keys::workflow(&workflow);
-        let (kind, members, bytes): (Option<String>, Option<usize>, Option<usize>) =
-            redis::cmd("HMGET").arg(key).arg(&["y", "t", "b"]).query_async(&mut self.store.redis.clone()).await?;
-        let count = count_before(kind.as_deref(), members, usize::try_from(index).unwrap_or(usize::MAX));
+        let mut command = redis::cmd("HMGET");
+        command.arg(keys::workflow(&workflow)).arg(PARENT_FIELDS).arg(format!("u{index}")).arg("b");
+        let fields: Vec<Option<String>> = command.query_async(&mut self.store.redis.clone()).await?;
+        let count = stored_parents(&fields, usize::try_from(index).unwrap_or(usize::MAX)).len();
+        let bytes = fields.get(3).and_then(Option::as_deref).and_then(|text| text.parse().ok());
         Ok(Self::parent_results_size(bytes.unwrap_or(0), count))
     }
 
@@ -92,21 +96,20 @@ impl Jobs {
         Ok(LocatedJob::Finished(format!("{head},\"parent_results\":{}}}", to_array(results))))
     }
 
-    /// The results that a job of a workflow got: those before a step of a chain, those of all members for a callback.
+    /// The results that a job of a workflow got: those before a step of a chain, those that a step of a DAG depends on, those
+    /// of all members for a callback.
     async fn results_before(&self, workflow: WorkflowId, index: usize) -> StoreResult<Vec<Option<String>>> {
         let (key, mut redis) = (keys::workflow(&workflow), self.store.redis.clone());
         // One read for all kinds: a callback also reads the results of callbacks before it, and leaves them out
         let mut command = redis::cmd("HMGET");
-        command.arg(&key).arg(&["y", "t"]);
+        command.arg(&key).arg(PARENT_FIELDS).arg(format!("u{index}"));
         for number in 0..index.min(MAX_RESULTS) {
             command.arg(format!("r{number}"));
         }
         let mut fields: Vec<Option<String>> = command.query_async(&mut redis).await?;
-        let mut results = fields.split_off(fields.len().min(2));
-        let [kind, members] = [fields.first().cloned().flatten(), fields.get(1).cloned().flatten()];
-        let members = members.and_then(|text| text.parse().ok());
-        results.truncate(count_before(kind.as_deref(), members, index));
-        open_results(self.sealer(), workflow, results)
+        let results = open_results(self.sealer(), workflow, fields.split_off(fields.len().min(3)))?;
+        let parents = stored_parents(&fields, index);
+        Ok(parents.into_iter().map(|parent| results.get(parent).cloned().flatten()).collect())
     }
 }
 
@@ -126,13 +129,23 @@ pub(crate) fn open_results(
     opened.collect()
 }
 
-/// How many jobs of a workflow pass their results to a job of it.
-fn count_before(kind: Option<&str>, members: Option<usize>, index: usize) -> usize {
-    match (kind.and_then(WorkflowKind::from_name), members) {
-        (Some(WorkflowKind::Chain), _) => index,
-        (Some(WorkflowKind::Batch), Some(members)) if index >= members => members,
-        _ => 0,
-    }
+/// The parents of a job, from the fields [`PARENT_FIELDS`] and its `u<index>`.
+fn stored_parents(fields: &[Option<String>], index: usize) -> Vec<usize> {
+    let [kind, members, depends_on] = [0, 1, 2].map(|at| fields.get(at).and_then(Option::as_deref));
+    let members = members.and_then(|text| text.parse().ok());
+    let (Some(kind), Some(members)) = (kind.and_then(WorkflowKind::from_name), members) else { return Vec::new() };
+    let depends_on = parse_dependencies(depends_on.unwrap_or_default()).unwrap_or_default();
+    parents_of(kind, members, &depends_on, index)
+}
+
+/// What a member of a DAG depends on, as it is stored: indexes with commas between.
+pub(crate) fn write_dependencies(depends_on: &[usize]) -> String {
+    depends_on.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// Reads what [`write_dependencies`] wrote; none if it is damaged.
+pub(crate) fn parse_dependencies(text: &str) -> Option<Vec<usize>> {
+    text.split(',').filter(|part| !part.is_empty()).map(|part| part.parse().ok()).collect()
 }
 
 /// A JSON array of results, `null` for jobs without one.

@@ -6,11 +6,11 @@ use futures_util::{TryStreamExt, stream};
 
 use super::{
     MAX_CONCURRENT_COMMANDS, Workflows,
-    record::{WorkflowMember, WorkflowRecord},
+    record::{StartedMembers, WorkflowMember, WorkflowRecord},
 };
 use crate::{
     StoreError, StoreResult,
-    jobs::{EnqueueRefusal, LocatedJob, MemberEnd},
+    jobs::{EnqueueRefusal, Jobs, LocatedJob, MemberEnd},
     keys, script,
 };
 use common::{
@@ -20,7 +20,7 @@ use common::{
 };
 use model::{
     job::AttemptError,
-    workflow::{BatchCallback, TerminalState, WorkflowState, duplicate_message},
+    workflow::{BatchCallback, TerminalState, WorkflowKind, WorkflowState, duplicate_message},
 };
 
 /// When maintenance checks a workflow after a change to it.
@@ -66,17 +66,15 @@ impl Workflows {
         let plan = record.progress.plan();
         let mut ended = false;
         let missing: Vec<usize> =
-            record.unfinished_indexes().into_iter().filter(|index| *index >= record.started_before_index).collect();
+            record.unfinished_indexes().into_iter().filter(|index| !record.started.contains(*index)).collect();
         for some in missing.chunks(BATCH) {
-            // A chain starts one at a time, and the callbacks of a batch get the same
-            let first = some.first().map(|index| record.membership(*index));
-            let parents = self.jobs.parent_results_bytes(first).await?;
+            let bytes = self.results_bytes(&record).await?;
             for job in self.read_members(&record, some.to_vec()).await? {
+                let parents = Jobs::parent_results_size(bytes, record.parent_count(job.index));
                 ended |= self.start_member(&record, job, parents).await?;
             }
-            let existing = some.last().map_or(0, |last| last + 1);
             // It may have been cancelled meanwhile by a process that did not see the new jobs
-            match self.record_started_members(id, existing).await? {
+            match self.record_started_members(&record, some).await? {
                 None => {}
                 Some(WorkflowState::Cancelled) => {
                     let Some(record) = self.read_workflow(id).await? else { return Ok(Advanced::Done) };
@@ -129,15 +127,14 @@ impl Workflows {
         }
     }
 
-    /// The recorded attempts whose ends lead to a callback, of a bounded number of jobs: of those that did not succeed for
-    /// `on_failure`, of all for the others. None for any other job.
+    /// The recorded attempts whose ends lead to a job of a DAG or to a callback, of a bounded number of jobs. None for any
+    /// other job.
     async fn attempts_before(&self, record: &WorkflowRecord, index: usize) -> StoreResult<Vec<SpanReference>> {
-        let Some(callback) = record.callback_at(index).filter(|_| spans::is_exporting()) else { return Ok(Vec::new()) };
-        let is_cause = |end: Option<TerminalState>| {
-            callback != BatchCallback::Failure || end.is_some_and(|end| end != TerminalState::Completed)
-        };
-        let members = record.progress.members.iter().enumerate().filter(|(_, end)| is_cause(**end));
-        let fields: Vec<String> = members.take(spans::MAX_LINKS).map(|(index, _)| format!("p{index}")).collect();
+        if !spans::is_exporting() {
+            return Ok(Vec::new());
+        }
+        let causes = causes_of(record, index);
+        let fields: Vec<String> = causes.iter().take(spans::MAX_LINKS).map(|index| format!("p{index}")).collect();
         if fields.is_empty() {
             return Ok(Vec::new());
         }
@@ -154,14 +151,27 @@ impl Workflows {
         Ok(command.exec_async(&mut self.jobs.store.redis.clone()).await?)
     }
 
-    /// Saves that the jobs before an index exist; returns the workflow's state if it is finished. A deleted workflow
-    /// counts as finished.
-    async fn record_started_members(&self, id: WorkflowId, existing: usize) -> StoreResult<Option<WorkflowState>> {
-        let state: String = script::NOTE_STARTED
-            .key(keys::workflow(&id))
-            .arg(existing)
-            .invoke_async(&mut self.jobs.store.redis.clone())
-            .await?;
+    /// About how many bytes the recorded results of a workflow have.
+    async fn results_bytes(&self, record: &WorkflowRecord) -> StoreResult<usize> {
+        let mut command = redis::cmd("HGET");
+        command.arg(keys::workflow(&record.id)).arg("b");
+        let bytes: Option<usize> = command.query_async(&mut self.jobs.store.redis.clone()).await?;
+        Ok(bytes.unwrap_or(0))
+    }
+
+    /// Saves that jobs exist, of a workflow that is no DAG also all before them; returns the workflow's state if it is
+    /// finished. A deleted workflow counts as finished.
+    async fn record_started_members(
+        &self,
+        record: &WorkflowRecord,
+        indexes: &[usize],
+    ) -> StoreResult<Option<WorkflowState>> {
+        let mut call = script::NOTE_STARTED.key(keys::workflow(&record.id));
+        match &record.started {
+            StartedMembers::Before(_) => call.arg(indexes.last().map_or(0, |last| last + 1)),
+            StartedMembers::Each(_) => call.arg(0).arg(indexes),
+        };
+        let state: String = call.invoke_async(&mut self.jobs.store.redis.clone()).await?;
         Ok(if state == "gone" { Some(WorkflowState::Failed) } else { WorkflowState::from_name(&state) })
     }
 
@@ -256,7 +266,7 @@ impl Workflows {
                 tracing::info!(workflow = %record.id, %id, "recorded an end that the workflow missed");
                 self.record_end(MemberEnd { membership, job: id, json: &json, span: None }).await?;
             }
-            None if index < record.started_before_index => {
+            None if record.started.contains(index) => {
                 tracing::warn!(workflow = %record.id, %id, "a job of a workflow cannot be found: it counts as failed");
                 self.record_end_as(membership, id, TerminalState::Discarded).await?;
             }
@@ -264,4 +274,18 @@ impl Workflows {
         }
         Ok(())
     }
+}
+
+/// The members whose ends lead to a job: those that a job of a DAG depends on, those that did not succeed for `on_failure`,
+/// and all for the other callbacks.
+fn causes_of(record: &WorkflowRecord, index: usize) -> Vec<usize> {
+    let progress = &record.progress;
+    if progress.kind == WorkflowKind::Dag {
+        return progress.depends_on.get(index).cloned().unwrap_or_default();
+    }
+    let Some(callback) = record.callback_at(index) else { return Vec::new() };
+    let is_cause = |end: Option<TerminalState>| {
+        callback != BatchCallback::Failure || end.is_some_and(|end| end != TerminalState::Completed)
+    };
+    (0..).zip(&progress.members).filter(|(_, end)| is_cause(**end)).map(|(index, _)| index).collect()
 }

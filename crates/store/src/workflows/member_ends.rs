@@ -94,7 +94,8 @@ impl Workflows {
     ) -> StoreResult<()> {
         let Some((kind, members, ended, state, _)) = recorded? else { return Ok(()) };
         // Most ends change nothing yet: a group continues when its last member has ended
-        let continues = state.is_empty() && (kind == WorkflowKind::Chain.as_str() || ended >= members);
+        let continues_at_each = matches!(WorkflowKind::from_name(&kind), Some(WorkflowKind::Chain | WorkflowKind::Dag));
+        let continues = state.is_empty() && (continues_at_each || ended >= members);
         if is_next_started || !continues {
             return Ok(());
         }

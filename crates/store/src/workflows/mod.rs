@@ -30,7 +30,7 @@ use futures_util::{TryStreamExt, stream};
 use crate::{
     StoreError, StoreResult,
     connection::budgets::DataKind,
-    jobs::{EnqueueRefusal, Jobs, LocatedJob},
+    jobs::{EnqueueRefusal, Jobs, LocatedJob, write_dependencies},
     keys, log_interruption, script,
     sealing::Sealer,
 };
@@ -207,9 +207,14 @@ impl Workflows {
 
 /// How many jobs a workflow starts at once in each queue.
 fn count_starting_jobs(new: &NewWorkflow) -> BTreeMap<&QueueName, u64> {
-    let first = if new.kind == WorkflowKind::Chain { 1 } else { new.members.len() };
+    let starts_at_once = |index: usize| match new.kind {
+        WorkflowKind::Chain => index == 0,
+        WorkflowKind::Dag => new.depends_on.get(index).is_none_or(Vec::is_empty),
+        WorkflowKind::Group | WorkflowKind::Batch => true,
+    };
     let mut starting = BTreeMap::new();
-    for member in new.members.iter().take(first).filter(|member| member.job.start_at.is_none()) {
+    let members = new.members.iter().enumerate().filter(|(index, _)| starts_at_once(*index)).map(|(_, member)| member);
+    for member in members.filter(|member| member.job.start_at.is_none()) {
         *starting.entry(&member.job.queue).or_default() += 1;
     }
     starting
@@ -238,9 +243,13 @@ fn record_fields(sealer: &Sealer, id: WorkflowId, new: &NewWorkflow, trace: &Tra
     for (index, member) in new.members.iter().enumerate() {
         push(index, member);
     }
+    let depends_on = new.depends_on.iter().enumerate().filter(|(_, depends_on)| !depends_on.is_empty());
+    let depends_on: Vec<_> =
+        depends_on.flat_map(|(index, depends_on)| [format!("u{index}"), write_dependencies(depends_on)]).collect();
     for (callback, member) in &new.callbacks {
         push(new.members.len() + callback.offset(), member);
     }
+    fields.extend(depends_on);
     fields
 }
 
@@ -257,6 +266,7 @@ fn to_view(record: &WorkflowRecord, jobs: Vec<WorkflowJobView>) -> WorkflowView 
         created_at: record.created_at,
         ended_at: record.ended.map(|(_, at)| at),
         total: record.member_count(),
+        depends_on: record.progress.depends_on.clone(),
         counts: [
             ended(TerminalState::Completed),
             ended(TerminalState::Discarded),

@@ -1,9 +1,11 @@
 //! A stored workflow; `docs/redis.md` describes the fields.
 
+use std::collections::BTreeSet;
+
 use super::{TRACE_REST, Workflows};
 use crate::{
     StoreError, StoreResult,
-    jobs::{RequestClock, open_results},
+    jobs::{RequestClock, open_results, parse_dependencies},
     keys,
 };
 use common::settings::MAX_WORKFLOW_JOBS;
@@ -16,7 +18,7 @@ use common::{
 };
 use model::{
     job::{JobState, NewJob},
-    workflow::{BatchCallback, Membership, TerminalState, WorkflowKind, WorkflowProgress, WorkflowState},
+    workflow::{BatchCallback, Membership, TerminalState, WorkflowKind, WorkflowProgress, WorkflowState, parents_of},
 };
 
 type MemberTexts = Vec<Option<String>>;
@@ -28,11 +30,28 @@ pub(super) struct WorkflowRecord {
     pub(super) name_and_meta: String,
     pub(super) created_at: Millis,
     pub(super) trace: TraceContext,
-    /// All jobs before this index that must exist do, or did.
-    pub(super) started_before_index: usize,
+    /// The jobs that exist, or did.
+    pub(super) started: StartedMembers,
     /// How and when it ended, if it did.
     pub(super) ended: Option<(WorkflowState, Millis)>,
     pub(super) progress: WorkflowProgress,
+}
+
+/// Which jobs of a workflow were started.
+pub(super) enum StartedMembers {
+    /// All before this index that must exist.
+    Before(usize),
+    /// These, of a DAG.
+    Each(BTreeSet<usize>),
+}
+
+impl StartedMembers {
+    pub(super) fn contains(&self, index: usize) -> bool {
+        match self {
+            Self::Before(end) => index < *end,
+            Self::Each(indexes) => indexes.contains(&index),
+        }
+    }
 }
 
 /// A job of a workflow, as it would start at that time.
@@ -64,6 +83,12 @@ impl WorkflowRecord {
     pub(super) fn unfinished_indexes(&self) -> Vec<usize> {
         let plan = self.progress.plan();
         plan.indexes(self.member_count()).filter(|index| self.progress.terminal_state(*index).is_none()).collect()
+    }
+
+    /// How many results a job gets from those before it.
+    pub(super) fn parent_count(&self, index: usize) -> usize {
+        let depends_on = self.progress.depends_on.get(index).map_or(&[][..], Vec::as_slice);
+        parents_of(self.progress.kind, self.member_count(), depends_on, index).len()
     }
 
     pub(super) fn job_id(&self, index: usize, queue: &QueueName) -> JobId {
@@ -106,13 +131,20 @@ impl Workflows {
             .map(|(c, _)| c)
             .collect();
         let mut progress = WorkflowProgress::new(kind, total, &present);
+        if kind == WorkflowKind::Dag {
+            progress.depends_on = self.read_dependencies(id, total).await?;
+        }
         // Reads all that changes at one moment: if the workflow is not finished, all ends before that are visible
         let mut command = redis::cmd("HMGET");
         command.arg(&key).arg(&["n", "s", "f", "y"]);
         for index in 0..total + BatchCallback::ALL.len() {
             command.arg(format!("e{index}"));
         }
-        let changing: MemberTexts = command.query_async(&mut redis).await?;
+        if kind == WorkflowKind::Dag {
+            command.arg((0..total).map(|index| format!("i{index}")).collect::<Vec<_>>());
+        }
+        let mut changing: MemberTexts = command.query_async(&mut redis).await?;
+        let exist = changing.split_off(changing.len().min(4 + total + BatchCallback::ALL.len()));
         if changing.get(3).is_none_or(Option::is_none) {
             // Redis was emptied between the two reads: do not mistake this for a workflow without ends
             return Ok(None);
@@ -129,10 +161,23 @@ impl Workflows {
             name_and_meta: self.jobs.sealer().open(&["workflow", &id.to_string(), "g"], about.clone())?,
             created_at: created_at.parse().unwrap_or_default(),
             trace: self.open_trace(id, traceparent.as_deref(), trace_rest.clone())?,
-            started_before_index: number(0).and_then(|number| usize::try_from(number).ok()).unwrap_or(0),
+            started: if kind == WorkflowKind::Dag {
+                StartedMembers::Each((0..).zip(exist).filter_map(|(index, exists)| exists.map(|_| index)).collect())
+            } else {
+                StartedMembers::Before(number(0).and_then(|number| usize::try_from(number).ok()).unwrap_or(0))
+            },
             ended: state.map(|state| (state, number(2).unwrap_or_default())),
             progress,
         }))
+    }
+
+    /// Of each member of a DAG, those that it depends on.
+    async fn read_dependencies(&self, id: WorkflowId, total: usize) -> StoreResult<Vec<Vec<usize>>> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(keys::workflow(&id)).arg((0..total).map(|index| format!("u{index}")).collect::<Vec<_>>());
+        let texts: MemberTexts = command.query_async(&mut self.jobs.store.redis.clone()).await?;
+        let parse = |text: Option<String>| parse_dependencies(text.as_deref().unwrap_or_default());
+        texts.into_iter().map(parse).collect::<Option<_>>().ok_or_else(|| damaged(id, "has bad dependencies"))
     }
 
     /// The trace of a workflow, from what is stored of it.

@@ -27,8 +27,9 @@ if tonumber(index) < members then
   ended = ended + 1
   changes[#changes + 1] = 'k'
   changes[#changes + 1] = string.format('%.0f', ended)
-  -- The callbacks of a batch follow from many jobs; the step of a chain learns of the one before it at once
-  if kind == 'batch' and attempt ~= '' then
+  -- The callbacks of a batch and the jobs of a DAG follow from many jobs; the step of a chain learns of the one before it
+  -- at once
+  if (kind == 'batch' or kind == 'dag') and attempt ~= '' then
     changes[#changes + 1] = 'p' .. index
     changes[#changes + 1] = attempt
   end

@@ -58,6 +58,7 @@ mod thread_connection;
 mod unique;
 mod workers;
 mod workflow_batches;
+mod workflow_dags;
 mod workflow_duplicates;
 mod workflow_faults;
 mod workflow_list;

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Ends a job as a process does that dies before it tells the workflow.
-async fn succeed_silently(kit: &StoreKit, claimed: &ClaimedJob, result: &str) {
+pub(crate) async fn succeed_silently(kit: &StoreKit, claimed: &ClaimedJob, result: &str) {
     // What is recorded is the whole job; only a client that records it does not know of the workflow
     let ended = FinishedJob::completed(&claimed.job, Some(result), Some(claimed.started_at), claimed.started_at);
     let mut unaware = claimed.job.clone();
@@ -39,11 +39,11 @@ fn hash(id: WorkflowId) -> String {
 }
 
 /// Lets the time of the maintenance's next look come.
-async fn make_workflow_due(kit: &StoreKit, id: WorkflowId) {
+pub(crate) async fn make_workflow_due(kit: &StoreKit, id: WorkflowId) {
     kit.redis_command(&["ZADD", "galley:workflows", "1", &id.to_string()]).await;
 }
 
-fn fast_sweep_kit() -> StoreKit {
+pub(crate) fn fast_sweep_kit() -> StoreKit {
     StoreKit::with_variables(&[("GALLEY__MAINTENANCE__SWEEP_MS", "50")])
 }
 
