@@ -26,7 +26,7 @@ pub const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 pub struct EndpointSettings {
     /// The URL.
     pub url: UrlTemplate,
-    /// Signing secrets: none, one, or two during a rotation.
+    /// What signs requests: none, shared secrets and private keys, the old ones too during a rotation.
     pub secrets: Vec<Secret>,
     /// Timeout for everything: waiting for a slot, connecting, sending, the whole answer. 1 ms to an hour.
     pub timeout: Duration,
@@ -66,7 +66,7 @@ impl EndpointSettings {
         let timeouts = Duration::from_millis(1)..=MAX_TIMEOUT;
         let opens = Duration::from_millis(1)..=Duration::from_hours(24);
         for (is_allowed, allowed) in [
-            (self.secrets.len() <= MAX_SECRETS, "at most 2 secrets"),
+            (self.secrets.len() <= MAX_SECRETS, "at most 4 secrets"),
             (timeouts.contains(&self.timeout), "a timeout of 1 ms to an hour"),
             (timeouts.contains(&self.connect_timeout), "a connect_timeout of 1 ms to an hour"),
             ((1..=MAX_CONCURRENCY).contains(&self.concurrency), "a concurrency of 1 to 10000"),
@@ -180,7 +180,7 @@ mod tests {
             let error = result.expect_err(word);
             assert!(error.starts_with("an endpoint must have ") && error.contains(word), "{error}");
         };
-        refused(check("http://a.test/", |s| s.secrets = vec![secret; 3]), "at most 2 secrets");
+        refused(check("http://a.test/", |s| s.secrets = vec![secret; 5]), "at most 4 secrets");
         refused(check("http://a.test/", |s| s.timeout = Duration::ZERO), "a timeout");
         refused(check("http://a.test/", |s| s.timeout = Duration::from_secs(3601)), "a timeout");
         refused(check("http://a.test/", |s| s.connect_timeout = Duration::ZERO), "a connect_timeout");

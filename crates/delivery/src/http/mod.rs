@@ -64,6 +64,7 @@ pub use self::{
     network::{DnsResolver, Network, ScriptedDns},
     request::{MAX_HEADER_BYTES, MAX_ID_BYTES, PushRequest},
     signature::Secret,
+    subscription_target::public_keys,
 };
 use self::{
     breaker::{Breaker, BreakerOutcome, BreakerPermit},

@@ -1,11 +1,11 @@
-//! Signatures of Standard Webhooks with a shared secret: `v1,` and HMAC-SHA256 over `<id>.<timestamp>.<body>`.
-//!
-//! Asymmetric signatures (`v1a`) are not supported.
+//! Signatures of Standard Webhooks over `<id>.<timestamp>.<body>`: `v1,` and HMAC-SHA256 with a shared secret, and `v1a,` and
+//! Ed25519 with a private key, whose public key is all that a receiver needs.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hmac::{Hmac, Mac};
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 use serde::Deserialize;
 use sha2::Sha256;
@@ -14,27 +14,55 @@ use sha2::Sha256;
 pub const TOLERANCE_SECONDS: u64 = 300;
 
 const PREFIX: &str = "whsec_";
+const PRIVATE_PREFIX: &str = "whsk_";
+const PUBLIC_PREFIX: &str = "whpk_";
 const VERSION: &str = "v1,";
+const ASYMMETRIC_VERSION: &str = "v1a,";
+/// Bytes of a private key from which the pair is derived. The public key, of as many, may follow it.
+const SEED_BYTES: usize = 32;
 
-/// A secret shared by sender and receiver: `whsec_` and 24 to 64 bytes in base64. It is never shown.
+/// What signs: a secret shared by sender and receiver, `whsec_` and 24 to 64 bytes in base64, or a private key of Ed25519,
+/// `whsk_` and 32 bytes in base64, or 64 with the public key after it. It is never shown.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Secret(SecretSlice<u8>);
+pub struct Secret {
+    bytes: SecretSlice<u8>,
+    pair: Option<SigningPair>,
+}
+
+/// Shows nothing of its private key.
+#[derive(Clone)]
+struct SigningPair(Arc<Ed25519KeyPair>);
+
+impl fmt::Debug for SigningPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ed25519")
+    }
+}
 
 /// An invalid secret. The error does not show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a signing secret must be {PREFIX} and 24 to 64 bytes in base64")]
+#[error(
+    "a signing secret must be {PREFIX} and 24 to 64 bytes in base64, or {PRIVATE_PREFIX} and a private key of Ed25519: 32 bytes in \
+     base64, or 64 with its public key"
+)]
 pub struct SecretError;
 
 impl FromStr for Secret {
     type Err = SecretError;
 
-    /// The prefix is optional, as in the libraries of Standard Webhooks.
+    /// The prefix of a shared secret is optional, as in the libraries of Standard Webhooks.
     fn from_str(text: &str) -> Result<Self, SecretError> {
-        let bytes = STANDARD.decode(text.strip_prefix(PREFIX).unwrap_or(text)).map_err(|_| SecretError)?;
-        let secret = SecretSlice::from(bytes);
-        if (24..=64).contains(&secret.expose_secret().len()) { Ok(Self(secret)) } else { Err(SecretError) }
+        if let Some(key) = text.strip_prefix(PRIVATE_PREFIX) {
+            return Self::from_private_key(key);
+        }
+        let bytes = decode(text.strip_prefix(PREFIX).unwrap_or(text))?;
+        if (24..=64).contains(&bytes.expose_secret().len()) { Ok(Self { bytes, pair: None }) } else { Err(SecretError) }
     }
+}
+
+fn decode(text: &str) -> Result<SecretSlice<u8>, SecretError> {
+    STANDARD.decode(text).map(SecretSlice::from).map_err(|_| SecretError)
 }
 
 impl TryFrom<String> for Secret {
@@ -46,15 +74,36 @@ impl TryFrom<String> for Secret {
 }
 
 impl Secret {
+    fn from_private_key(text: &str) -> Result<Self, SecretError> {
+        let bytes = decode(text)?;
+        let pair = match bytes.expose_secret() {
+            seed if seed.len() == SEED_BYTES => Ed25519KeyPair::from_seed_unchecked(seed),
+            both if both.len() == 2 * SEED_BYTES => {
+                let (seed, public) = both.split_at(SEED_BYTES);
+                Ed25519KeyPair::from_seed_and_public_key(seed, public)
+            }
+            _ => return Err(SecretError),
+        };
+        let pair = pair.map_err(|_| SecretError)?;
+        Ok(Self { bytes, pair: Some(SigningPair(Arc::new(pair))) })
+    }
+
+    /// The public key of a private one: `whpk_` and base64. A shared secret has none.
+    #[must_use]
+    pub fn public_key(&self) -> Option<String> {
+        let pair = self.pair.as_ref()?;
+        Some(format!("{PUBLIC_PREFIX}{}", STANDARD.encode(pair.0.public_key())))
+    }
+
     /// Base64 without the prefix: to find it in texts that must not contain it.
     pub(super) fn to_base64(&self) -> SecretString {
-        STANDARD.encode(self.0.expose_secret()).into()
+        STANDARD.encode(self.bytes.expose_secret()).into()
     }
 
     fn mac(&self, id: &str, timestamp: &str, body: &[u8]) -> Hmac<Sha256> {
         // HMAC accepts keys of any length: the library's error cannot occur, and an empty MAC would match nothing
         let mut mac =
-            Hmac::<Sha256>::new_from_slice(self.0.expose_secret()).unwrap_or_else(|_| Hmac::new(&[0; 64].into()));
+            Hmac::<Sha256>::new_from_slice(self.bytes.expose_secret()).unwrap_or_else(|_| Hmac::new(&[0; 64].into()));
         for part in [id.as_bytes(), b".", timestamp.as_bytes(), b".", body] {
             mac.update(part);
         }
@@ -67,15 +116,43 @@ impl Secret {
 #[must_use]
 pub fn sign(secrets: &[Secret], id: &str, timestamp_seconds: u64, body: &[u8]) -> String {
     let timestamp = timestamp_seconds.to_string();
-    let mut all = String::with_capacity(48 * secrets.len());
+    let mut all = String::with_capacity(96 * secrets.len());
     for secret in secrets {
         if !all.is_empty() {
             all.push(' ');
         }
-        all.push_str(VERSION);
-        STANDARD.encode_string(secret.mac(id, &timestamp, body).finalize().into_bytes(), &mut all);
+        if let Some(pair) = &secret.pair {
+            all.push_str(ASYMMETRIC_VERSION);
+            STANDARD.encode_string(pair.0.sign(&signed_text(id, &timestamp, body)), &mut all);
+        } else {
+            all.push_str(VERSION);
+            STANDARD.encode_string(secret.mac(id, &timestamp, body).finalize().into_bytes(), &mut all);
+        }
     }
     all
+}
+
+/// What is signed, in one piece: Ed25519 reads it twice.
+fn signed_text(id: &str, timestamp: &str, body: &[u8]) -> Vec<u8> {
+    [id.as_bytes(), b".", timestamp.as_bytes(), b".", body].concat()
+}
+
+/// The public key of a sender: `whpk_` and 32 bytes in base64.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicKey(Vec<u8>);
+
+/// An invalid public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a public key must be {PUBLIC_PREFIX} and 32 bytes in base64")]
+pub struct PublicKeyError;
+
+impl FromStr for PublicKey {
+    type Err = PublicKeyError;
+
+    fn from_str(text: &str) -> Result<Self, PublicKeyError> {
+        let bytes = text.strip_prefix(PUBLIC_PREFIX).and_then(|key| STANDARD.decode(key).ok());
+        bytes.filter(|bytes| bytes.len() == SEED_BYTES).map(Self).ok_or(PublicKeyError)
+    }
 }
 
 /// The three headers as received.
@@ -89,6 +166,12 @@ pub struct SignatureHeaders<'a> {
     pub signature: &'a str,
 }
 
+impl SignatureHeaders<'_> {
+    fn of_version(&self, version: &'static str) -> impl Iterator<Item = Vec<u8>> {
+        self.signature.split(' ').filter_map(move |one| STANDARD.decode(one.strip_prefix(version)?).ok())
+    }
+}
+
 /// Why a request is not trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
@@ -99,7 +182,7 @@ pub enum SignatureError {
     #[error("webhook-timestamp must be within {TOLERANCE_SECONDS} s of now")]
     TimestampOutsideTolerance,
     /// No signature matches.
-    #[error("webhook-signature must have a v1 signature of this id, timestamp and body with a known secret")]
+    #[error("webhook-signature must have a signature of this id, timestamp and body with a known secret or key")]
     NoMatchingSignature,
 }
 
@@ -114,13 +197,9 @@ pub fn verify(
     body: &[u8],
     now_seconds: u64,
 ) -> Result<(), SignatureError> {
-    let timestamp: u64 = signed.timestamp.parse().map_err(|_| SignatureError::InvalidTimestamp)?;
-    if timestamp.abs_diff(now_seconds) > TOLERANCE_SECONDS {
-        return Err(SignatureError::TimestampOutsideTolerance);
-    }
-    let signatures = signed.signature.split(' ').filter_map(|one| STANDARD.decode(one.strip_prefix(VERSION)?).ok());
-    for signature in signatures {
-        for secret in secrets {
+    check_time(signed.timestamp, now_seconds)?;
+    for signature in signed.of_version(VERSION) {
+        for secret in secrets.iter().filter(|secret| secret.pair.is_none()) {
             // Compares in constant time
             if secret.mac(signed.id, signed.timestamp, body).verify_slice(&signature).is_ok() {
                 return Ok(());
@@ -128,6 +207,33 @@ pub fn verify(
         }
     }
     Err(SignatureError::NoMatchingSignature)
+}
+
+/// Verifies that a request was signed with the private key of one of these public keys, within [`TOLERANCE_SECONDS`] of now. For
+/// receivers in Rust.
+///
+/// # Errors
+/// Why it is not trusted.
+pub fn verify_with_public_keys(
+    keys: &[PublicKey],
+    signed: SignatureHeaders<'_>,
+    body: &[u8],
+    now_seconds: u64,
+) -> Result<(), SignatureError> {
+    check_time(signed.timestamp, now_seconds)?;
+    let text = signed_text(signed.id, signed.timestamp, body);
+    let is_known = signed.of_version(ASYMMETRIC_VERSION).any(|signature| {
+        keys.iter().any(|key| UnparsedPublicKey::new(&ED25519, &key.0).verify(&text, &signature).is_ok())
+    });
+    if is_known { Ok(()) } else { Err(SignatureError::NoMatchingSignature) }
+}
+
+fn check_time(timestamp: &str, now_seconds: u64) -> Result<(), SignatureError> {
+    let timestamp: u64 = timestamp.parse().map_err(|_| SignatureError::InvalidTimestamp)?;
+    if timestamp.abs_diff(now_seconds) > TOLERANCE_SECONDS {
+        return Err(SignatureError::TimestampOutsideTolerance);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -208,6 +314,50 @@ mod tests {
             let result = verify(&keys, SignatureHeaders { signature: text, ..good }, body, timestamp);
             assert_eq!(result, Err(SignatureError::NoMatchingSignature), "{text:?}");
         }
+    }
+
+    /// The second test of RFC 8032: private key, public key.
+    const KEYS: (&str, &str) =
+        ("whsk_TM0Imyj/ltqdtsNG7BFOD1uKMZ81q6Yk2oz27U+4pvs=", "whpk_PUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw=");
+
+    #[test]
+    fn a_private_key_signs_what_its_public_key_verifies_and_no_shared_secret() {
+        let (private, public) = (secret(KEYS.0), KEYS.1.parse::<PublicKey>().expect("a key"));
+        assert_eq!(private.public_key().as_deref(), Some(KEYS.1));
+        assert_eq!(secret(TEST_VECTORS[0].0).public_key(), None);
+        let signature = sign(&[secret(TEST_VECTORS[0].0), private.clone()], "a", 5, b"{}");
+        let signed = SignatureHeaders { id: "a", timestamp: "5", signature: &signature };
+        assert!(signature.starts_with("v1,") && signature.contains(" v1a,"), "{signature}");
+        let renamed = signature.replace("v1a,", "v1,");
+        let verify_public = |signed: SignatureHeaders<'_>, body: &[u8], now| {
+            verify_with_public_keys(std::slice::from_ref(&public), signed, body, now)
+        };
+        assert_eq!(verify_public(signed, b"{}", 5), Ok(()));
+        assert_eq!(verify(&[secret(TEST_VECTORS[0].0)], signed, b"{}", 5), Ok(()));
+        for wrong in [
+            verify_public(signed, b"[]", 5),
+            verify_public(SignatureHeaders { id: "b", ..signed }, b"{}", 5),
+            verify_public(SignatureHeaders { timestamp: "6", ..signed }, b"{}", 5),
+            verify_public(SignatureHeaders { signature: &renamed, ..signed }, b"{}", 5),
+            verify(&[private], SignatureHeaders { signature: &signature[48..], ..signed }, b"{}", 5),
+            verify_with_public_keys(&[], signed, b"{}", 5),
+        ] {
+            assert_eq!(wrong, Err(SignatureError::NoMatchingSignature));
+        }
+        assert_eq!(verify_public(signed, b"{}", 306), Err(SignatureError::TimestampOutsideTolerance));
+    }
+
+    #[test]
+    fn a_private_key_may_have_its_public_key_after_it_and_no_other() {
+        let bytes = |text: &str| STANDARD.decode(text.split_once('_').expect("a prefix").1).expect("base64");
+        let both = |public: &[u8]| format!("whsk_{}", STANDARD.encode([&bytes(KEYS.0), public].concat()));
+        let pair: Secret = both(&bytes(KEYS.1)).parse().expect("a key");
+        assert_eq!(pair.public_key().as_deref(), Some(KEYS.1));
+        assert!(!format!("{pair:?}").contains("TM0Imyj"), "{pair:?}");
+        for wrong in [both(&[7; 32]), both(&[]) + "A", "whsk_".to_owned(), KEYS.1.to_owned(), both(&[7; 31])] {
+            assert!(wrong.parse::<Secret>().is_err(), "{wrong}");
+        }
+        assert!("whpk_AAAA".parse::<PublicKey>().is_err() && KEYS.0.parse::<PublicKey>().is_err());
     }
 
     #[test]

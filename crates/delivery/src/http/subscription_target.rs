@@ -7,10 +7,19 @@ use model::{
     url_template::UrlTemplate,
 };
 
-use super::{Endpoint, EndpointError, EndpointSettings, FixedHeaders, Network, signature::SecretError};
+use super::{
+    Endpoint, EndpointError, EndpointSettings, FixedHeaders, Network,
+    signature::{Secret, SecretError},
+};
 
 /// Maximum size of an answer in bytes: only its status matters.
 const ANSWER_LIMIT_BYTES: usize = 1 << 20;
+
+/// The public keys of the private keys that sign a target's requests: `whpk_` and base64 each.
+#[must_use]
+pub fn public_keys(target: &HttpTarget) -> Vec<String> {
+    target.secrets.iter().filter_map(|secret| secret.parse::<Secret>().ok()?.public_key()).collect()
+}
 
 impl Endpoint {
     /// An endpoint for a subscription's target, with its own connections.

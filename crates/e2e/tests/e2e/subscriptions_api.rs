@@ -7,6 +7,9 @@ use testkit::{RedisServer, ServiceProcess};
 
 use crate::kit::GalleyKit;
 
+/// The first key pair of RFC 8032.
+const PRIVATE_KEY: &str = "whsk_nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A=";
+const PUBLIC_KEY: &str = "whpk_11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 pub(crate) async fn send(kit: &GalleyKit, method: Method, path: &str, body: &str) -> Response {
@@ -202,12 +205,17 @@ async fn secrets_are_shown_to_a_client_that_has_them_made_and_nowhere_else() {
     let made: Value = response.json().await.expect("JSON");
     let secret = made["secret"].as_str().expect("a secret").to_owned();
     assert!(secret.starts_with("whsec_") && secret.len() > 40, "{secret}");
-    let (status, given) = put(&kit, "given", &target(json!({ "secrets": [SECRET] }))).await;
+    let (status, given) = put(&kit, "given", &target(json!({ "secrets": [SECRET, PRIVATE_KEY] }))).await;
     assert_eq!((status, &given["secret"]), (201, &Value::Null), "its owner knows it");
+    assert_eq!(
+        (&given["subscription"]["public_keys"], &made["subscription"]["public_keys"]),
+        (&json!([PUBLIC_KEY]), &Value::Null)
+    );
     publish(&kit, "c", 1).await;
     let mut answers = vec![made["subscription"].to_string(), given.to_string()];
     for name in ["made", "given"] {
         let seen = shown(&kit, name).await;
+        assert_eq!(seen.get("public_keys").is_some(), name == "given", "{seen}");
         assert_eq!(seen["deliver"]["http"]["headers"], json!({ "authorization": null }));
         // What is shown may be sent back, and keeps what is not shown
         answers.push(put(&kit, name, &seen).await.1.to_string());
@@ -221,7 +229,7 @@ async fn secrets_are_shown_to_a_client_that_has_them_made_and_nowhere_else() {
         answers.push(kit.get(path).await.text().await.expect("text"));
     }
     let stored = format!("{:?}", kit.redis_command(&["HGETALL", "galley:subscriptions"]).await);
-    for hidden in ["geheim", SECRET, &secret] {
+    for hidden in ["geheim", SECRET, PRIVATE_KEY, &secret] {
         assert!(stored.contains(hidden), "it is kept");
         for text in &answers {
             assert!(!text.contains(hidden), "{text}");

@@ -94,6 +94,8 @@ struct SubscriptionSpec {
     _reason: Option<IgnoredAny>,
     #[serde(rename = "queue")]
     _queue: Option<IgnoredAny>,
+    #[serde(rename = "public_keys")]
+    _public_keys: Option<IgnoredAny>,
     #[serde(rename = "created_at")]
     _created_at: Option<IgnoredAny>,
     #[serde(rename = "updated_at")]
@@ -369,7 +371,7 @@ mod tests {
                 r#"{"channels":["a"],"deliver":{"http":{"url":"http://a/","timeout_ms":30001}}}"#,
                 "not beyond ack_deadline_ms",
             ),
-            (r#"{"channels":["a"],"deliver":{"http":{"url":"http://a/","secrets":[]}}}"#, "1 to 2 secrets"),
+            (r#"{"channels":["a"],"deliver":{"http":{"url":"http://a/","secrets":[]}}}"#, "1 to 4 secrets"),
             (r#"{"channels":["a"],"deliver":{"http":{"url":"http://a/","headers":{"x":null}}}}"#, "must have a value"),
             (r#"{"channels":["a"],"deliver":{"queue":{"queue":"Q"}}}"#, "queue must match"),
             (r#"{"channels":["a"],"deliver":{"queue":{"queue":"sub.s"}}}"#, "must not begin with sub."),

@@ -7,8 +7,8 @@ use serde_json::{Value, json, value::RawValue};
 
 use common::name::{CommandName, JobType, QueueName};
 
-/// Most secrets of a target: the new one, and the old one during a rotation.
-pub const MAX_SECRETS: usize = 2;
+/// Most secrets of a target: a shared one and a private key, each new and old during a rotation.
+pub const MAX_SECRETS: usize = 4;
 /// The placeholders that a URL may have.
 pub const PLACEHOLDERS: [&str; 2] = ["subscription", "channel"];
 
@@ -31,7 +31,7 @@ pub enum SubscriptionTarget {
 pub struct HttpTarget {
     /// The URL.
     pub url: String,
-    /// Secrets that sign requests: one, or two during a rotation.
+    /// What signs requests: shared secrets and private keys, the old ones too during a rotation.
     pub secrets: Vec<String>,
     /// Headers of every request.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -161,7 +161,9 @@ fn parse_secrets(raw: &RawValue) -> Result<Vec<String>, SubscriptionRequestError
     let secrets: Option<Vec<String>> = serde_json::from_str(raw.get()).ok();
     let secrets = secrets.filter(|secrets| (1..=MAX_SECRETS).contains(&secrets.len()));
     secrets.ok_or_else(|| {
-        invalid(format!("deliver.http.secrets must be an array of 1 to {MAX_SECRETS} secrets, whsec_ and base64 each"))
+        invalid(format!(
+            "deliver.http.secrets must be an array of 1 to {MAX_SECRETS} secrets, whsec_ or whsk_ and base64 each"
+        ))
     })
 }
 

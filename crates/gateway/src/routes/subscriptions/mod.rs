@@ -20,7 +20,7 @@ use common::{
     json::{Object, ObjectWriter},
     name::{ChannelName, SubscriptionName, quoted},
 };
-use delivery::http::{Endpoint, Network};
+use delivery::http::{Endpoint, Network, public_keys};
 use model::job::managed_member_warning;
 use model::subscription::{Subscription, SubscriptionRequestError, SubscriptionTarget};
 use serde::Deserialize;
@@ -40,7 +40,7 @@ const DEFAULT_PAGE_SIZE: usize = 50;
 /// The most subscriptions on a page.
 const MAX_PAGE_SIZE: usize = 100;
 /// Members of a view that a client may send back and cannot set.
-const MANAGED_MEMBERS: [&str; 6] = ["state", "reason", "queue", "created_at", "updated_at", "progress"];
+const MANAGED_MEMBERS: [&str; 7] = ["state", "reason", "queue", "public_keys", "created_at", "updated_at", "progress"];
 /// The most channels, of all subscriptions on a page together, whose progress is looked up. A page has fewer
 /// subscriptions if they have more channels, but at least one.
 const MAX_PAGE_LOOKUPS: usize = 1000;
@@ -82,7 +82,7 @@ pub(super) async fn put(
     }
     let PutSubscriptionResult { subscription, is_new, secret } = put.map_err(put_error)?;
     let mut answer = ObjectWriter::default();
-    answer.raw("subscription", &subscription.to_json());
+    answer.raw("subscription", &with_public_keys(&subscription).finish());
     if let Some(secret) = secret {
         answer.text("secret", &secret);
     }
@@ -173,6 +173,19 @@ pub(super) async fn show(services: web::Data<Services>, name: web::Path<String>)
     Ok(json_response(answer))
 }
 
+/// The subscription as clients see it, and the public keys with which its receiver verifies signatures, if it has any.
+fn with_public_keys(subscription: &Subscription) -> ObjectWriter {
+    let mut shown = ObjectWriter::default();
+    shown.splice(&subscription.to_json());
+    if let SubscriptionTarget::Http(http) = &subscription.deliver {
+        let keys = public_keys(http);
+        if !keys.is_empty() {
+            shown.raw("public_keys", &json!(keys).to_string());
+        }
+    }
+    shown
+}
+
 /// `channels` are all channels.
 async fn subscription_json(
     services: &Services,
@@ -180,9 +193,9 @@ async fn subscription_json(
     channels: &[ChannelName],
     detail: ProgressDetail,
 ) -> Result<String, ApiError> {
-    let mut shown = ObjectWriter::default();
+    let mut shown = with_public_keys(subscription);
     let progress = progress::progress_json(services, subscription, channels, detail).await?;
-    shown.splice(&subscription.to_json()).raw("progress", &progress.to_string());
+    shown.raw("progress", &progress.to_string());
     Ok(shown.finish())
 }
 
