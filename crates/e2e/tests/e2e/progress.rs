@@ -49,6 +49,27 @@ async fn progress_is_shown_and_never_goes_back() {
 }
 
 #[tokio::test]
+async fn progress_with_a_message_is_shown_alone_too() {
+    let kit = GalleyKit::start().await;
+    let id = kit.enqueue(&job_body("a", &json!([]))).await;
+    let path = format!("/ojs/v1/jobs/{id}/progress");
+    let shown = async || kit.get(&path).await.json::<Value>().await.expect("JSON");
+    assert_eq!(shown().await, json!({ "id": id, "state": "available" }), "nobody reported anything");
+    let token = kit.fetch("default").await.expect("a job")["token"].clone();
+    let (status, _) = report(&kit, "PUT", &id, &json!({ "progress": 0.75, "message": "nearly", "token": token })).await;
+    assert_eq!(status, 200);
+    let answer = shown().await;
+    assert_eq!(
+        (&answer["progress"], &answer["message"], &answer["state"]),
+        (&json!(0.75), &json!("nearly"), &json!("active"))
+    );
+    assert_eq!(kit.job(&id).await["progress_data"], json!({ "message": "nearly" }));
+    let twice = json!({ "message": "a", "data": {}, "token": token });
+    assert_eq!(report(&kit, "PUT", &id, &twice).await.0, 400);
+    assert_eq!(kit.get("/ojs/v1/jobs/nobody/progress").await.status(), 404);
+}
+
+#[tokio::test]
 async fn progress_that_is_none_is_refused_and_nothing_is_noted() {
     let kit = GalleyKit::start().await;
     let id = kit.enqueue(&job_body("a", &json!([]))).await;

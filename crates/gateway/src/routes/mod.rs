@@ -90,6 +90,7 @@ routes! {
     "/docs" { GET reference::page => Need::Nothing, Nothing; }
     "/ojs/v1/health" { GET system::health => Need::Health, Nothing; }
     "/ojs/v1/jobs/{id}/progress" {
+        GET progress::show => Need::Has(JobsRead), Job;
         POST progress::report => Need::Has(Work), Job;
         PUT progress::report => Need::Has(Work), Job;
     }
