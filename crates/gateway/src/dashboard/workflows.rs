@@ -94,16 +94,16 @@ fn escaped(text: &str) -> String {
 }
 
 /// A column and a row.
-type Place = (usize, usize);
+type GridCell = (usize, usize);
 
 const BOX: (usize, usize) = (170, 40);
 const GAP: (usize, usize) = (40, 14);
 
 /// Where each member is drawn, as column and row: a chain in a row, a group or batch below each other, a member of a DAG one
 /// column behind the last of those that it depends on.
-fn places(view: &WorkflowView, members: usize) -> Vec<Place> {
+fn grid_cells(view: &WorkflowView, members: usize) -> Vec<GridCell> {
     let mut rows: Vec<usize> = Vec::new();
-    let mut places: Vec<Place> = Vec::with_capacity(members);
+    let mut places: Vec<GridCell> = Vec::with_capacity(members);
     for index in 0..members {
         let column = match view.kind {
             WorkflowKind::Chain => index,
@@ -125,9 +125,9 @@ pub(super) fn graph(view: &WorkflowView, current: Option<JobId>) -> String {
     let members: Vec<&WorkflowJobView> =
         view.jobs.iter().filter(|job| job.callback.is_none()).take(MAX_DRAWN).collect();
     let callbacks: Vec<&WorkflowJobView> = view.jobs.iter().filter(|job| job.callback.is_some()).collect();
-    let places = places(view, members.len());
+    let places = grid_cells(view, members.len());
     let (mut shapes, mut size) = (String::new(), (0, 0));
-    let mut draw = |job: &WorkflowJobView, (column, row): Place| {
+    let mut draw = |job: &WorkflowJobView, (column, row): GridCell| {
         let (x, y) = (column * (BOX.0 + GAP.0), row * (BOX.1 + GAP.1));
         size = (size.0.max(x + BOX.0), size.1.max(y + BOX.1));
         let state = job.state.map_or("waiting", |state| state.as_str());
@@ -151,7 +151,7 @@ pub(super) fn graph(view: &WorkflowView, current: Option<JobId>) -> String {
     for (job, place) in members.iter().copied().zip(&places) {
         draw(job, *place);
     }
-    let behind: Vec<Place> = (0..callbacks.len()).map(|index| (1, index)).collect();
+    let behind: Vec<GridCell> = (0..callbacks.len()).map(|index| (1, index)).collect();
     for (job, place) in callbacks.iter().copied().zip(&behind) {
         draw(job, *place);
     }
@@ -166,14 +166,14 @@ pub(super) fn graph(view: &WorkflowView, current: Option<JobId>) -> String {
 }
 
 /// From where to where the order of the jobs goes.
-fn lines_between(view: &WorkflowView, members: &[Place], callbacks: &[Place]) -> Vec<(Place, Place)> {
+fn lines_between(view: &WorkflowView, members: &[GridCell], callbacks: &[GridCell]) -> Vec<(GridCell, GridCell)> {
     match view.kind {
         WorkflowKind::Chain => members.windows(2).map(|pair| (pair[0], pair[1])).collect(),
         WorkflowKind::Group | WorkflowKind::Batch => {
             members.iter().flat_map(|from| callbacks.iter().map(|to| (*from, *to))).collect()
         }
         WorkflowKind::Dag => {
-            let of_member = |(to, before): (&Place, &Vec<usize>)| {
+            let of_member = |(to, before): (&GridCell, &Vec<usize>)| {
                 let to = *to;
                 before.iter().filter_map(move |before| Some((*members.get(*before)?, to))).collect::<Vec<_>>()
             };
@@ -183,7 +183,7 @@ fn lines_between(view: &WorkflowView, members: &[Place], callbacks: &[Place]) ->
 }
 
 /// A line from the right of a box to the left of another.
-fn line((from, from_row): Place, (to, to_row): Place) -> String {
+fn line((from, from_row): GridCell, (to, to_row): GridCell) -> String {
     let middle = |row: usize| row * (BOX.1 + GAP.1) + BOX.1 / 2;
     let (left, right) = (from * (BOX.0 + GAP.0) + BOX.0, to * (BOX.0 + GAP.0));
     format!(r#"<path d="M{left} {}L{right} {}"/>"#, middle(from_row), middle(to_row))
