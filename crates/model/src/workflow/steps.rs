@@ -96,7 +96,7 @@ fn parse_step(
             Some(position) if known.insert(*position) => depends_on.push(*position),
             Some(_) => {}
             None => return Err(invalid(format!("{place}.depends_on must name other steps, got {}", quoted(name)))),
-        };
+        }
     }
     let options = step.get("options").map(|raw| parse_object(raw, &format!("{place}.options"))).transpose()?;
     let callback = options.as_ref().and_then(|options| options.get("callback_type"));
