@@ -182,6 +182,27 @@ async fn workflows_survive_a_worker_that_is_killed_in_the_middle() {
 }
 
 #[tokio::test]
+async fn steps_of_a_dag_that_could_never_start_are_refused() {
+    let kit = GalleyKit::start().await;
+    let step = |id: &str, depends_on: &[&str]| json!({ "id": id, "type": "a", "args": [], "depends_on": depends_on });
+    for (body, message) in [
+        (json!({ "type": "dag", "jobs": [] }), "unknown member \"jobs\""),
+        (json!({ "type": "dag", "steps": [job_body("a", &json!([]))] }), "steps[0].id is required"),
+        (json!({ "type": "dag", "steps": [step("a", &["b"])] }), "steps[0].depends_on must name other steps"),
+        (
+            json!({ "type": "dag", "steps": [step("a", &["b"]), step("b", &["a"])] }),
+            "in a circle: \"a\" -> \"b\" -> \"a\"",
+        ),
+    ] {
+        let response = kit.post("/ojs/v1/workflows", &body).await;
+        assert_eq!(response.status(), 400, "{body}");
+        let answer: Value = response.json().await.expect("JSON");
+        let said = answer["error"]["message"].as_str().expect("a message");
+        assert!(said.contains(message), "{body}: {said}");
+    }
+}
+
+#[tokio::test]
 async fn bad_workflows_are_refused_clearly_and_nothing_is_written() {
     let kit = GalleyKit::start_with(RedisServer::start(), &[("GALLEY__WORKFLOWS__MAX_JOBS", "2")]).await;
     let before = kit.redis_keys().await;
@@ -193,17 +214,6 @@ async fn bad_workflows_are_refused_clearly_and_nothing_is_written() {
             400,
             "invalid_request",
             "\"chain\", \"group\", \"batch\" or \"dag\"",
-        ),
-        (json!({ "type": "dag", "jobs": [good] }), 400, "invalid_request", "unknown member \"jobs\""),
-        (json!({ "type": "dag", "steps": [good] }), 400, "invalid_request", "steps[0].id is required"),
-        (
-            json!({ "type": "dag", "steps": [
-                { "id": "a", "type": "a", "args": [], "depends_on": ["b"] },
-                { "id": "b", "type": "b", "args": [], "depends_on": ["a"] },
-            ] }),
-            400,
-            "invalid_request",
-            "in a circle: \"a\" -> \"b\" -> \"a\"",
         ),
         (json!({ "type": "chain", "steps": [] }), 400, "invalid_request", "steps must be a JSON array of 1 to 2 jobs"),
         (json!({ "type": "group", "jobs": [good, good, good] }), 400, "invalid_request", "1 to 2 jobs, got 3"),
