@@ -64,6 +64,10 @@ async fn progress_with_a_message_is_shown_alone_too() {
         (&json!(0.75), &json!("nearly"), &json!("active"))
     );
     assert_eq!(kit.job(&id).await["progress_data"], json!({ "message": "nearly" }));
+    let mut data = json!({ "message": "with much else" });
+    (0..300).for_each(|number| data[number.to_string()] = json!(number));
+    assert_eq!(report(&kit, "PUT", &id, &json!({ "data": data, "token": token })).await.0, 200);
+    assert_eq!(shown().await["message"], "with much else");
     let twice = json!({ "message": "a", "data": {}, "token": token });
     assert_eq!(report(&kit, "PUT", &id, &twice).await.0, 400);
     assert_eq!(kit.get("/ojs/v1/jobs/nobody/progress").await.status(), 404);

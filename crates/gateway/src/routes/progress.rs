@@ -52,6 +52,13 @@ pub(super) async fn report(services: web::Data<Services>, path: web::Path<String
     Ok(ojs_response(StatusCode::OK, answer.finish()))
 }
 
+/// The message in the data of a report.
+#[derive(Deserialize)]
+struct ReportedMessage<'a> {
+    #[serde(borrow)]
+    message: Option<&'a RawValue>,
+}
+
 fn message_data(message: &str) -> Result<Box<RawValue>, ApiError> {
     let mut data = ObjectWriter::default();
     data.text("message", message);
@@ -70,11 +77,10 @@ pub(super) async fn show(services: web::Data<Services>, path: web::Path<String>)
             answer.raw(name, value.get());
         }
     }
-    if let Some(data) = members.get("progress_data") {
-        let data: Object = serde_json::from_str(data.get()).map_err(damaged)?;
-        if let Some(message) = data.get("message") {
-            answer.raw("message", message.get());
-        }
+    // Data may be anything that was stored: more members than a request may have, or two of one name
+    let data = members.get("progress_data").and_then(|data| serde_json::from_str::<ReportedMessage>(data.get()).ok());
+    if let Some(message) = data.and_then(|data| data.message) {
+        answer.raw("message", message.get());
     }
     Ok(ojs_response(StatusCode::OK, answer.finish()))
 }
