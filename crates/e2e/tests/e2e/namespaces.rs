@@ -149,6 +149,7 @@ impl Outside {
                 json!({ "job_id": self.active, "token": self.token, "error": { "code": "x", "message": "y" } }),
             ),
             ("jobLogs", get.clone(), of_job(&self.waiting, "/logs"), null.clone()),
+            ("jobProgress", get.clone(), of_job(&self.waiting, "/progress"), null.clone()),
             (
                 "writeLog",
                 post.clone(),
