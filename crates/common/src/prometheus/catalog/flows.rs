@@ -10,7 +10,7 @@ pub(super) const QUEUES: &[MetricSpec] = &[
 ];
 
 pub(super) const WORKFLOWS: &[MetricSpec] = &[
-    counter("galley_workflows_created_total", &["type"], "workflows", "Workflows created: chain, group, batch"),
+    counter("galley_workflows_created_total", &["type"], "workflows", "Workflows created: chain, group, batch, dag"),
     counter("galley_workflows_ended_total", &["type", "state"], "workflows", "Workflows that ended")
         .explained("workflows that ended: `completed`, `failed`, `cancelled`"),
 ];
