@@ -1,16 +1,14 @@
 //! The process of a node of a Redis Cluster, and what it says about the others.
 
-use std::{path::Path, process::Child, time::Duration};
+use std::{path::Path, time::Duration};
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use redis::{Client, RedisResult, aio::MultiplexedConnection};
 use tempfile::TempDir;
 
 use crate::{
     ReservedPort, patient_config,
+    redis_process::RedisProcess,
     redis_server::{redis_command, spawn_until_it_answers},
 };
 
@@ -20,7 +18,7 @@ const NEVER_DOWN: Duration = Duration::from_mins(5);
 
 /// A node of a cluster.
 pub(crate) struct Node {
-    pub(crate) process: Option<Child>,
+    pub(crate) process: Option<RedisProcess>,
     pub(crate) port: ReservedPort,
     pub(crate) bus_port: ReservedPort,
     folder: TempDir,
@@ -58,9 +56,7 @@ impl Node {
     }
 
     pub(crate) fn kill(&mut self) {
-        let mut process = self.process.take().expect("the node runs");
-        process.kill().expect("it can be killed");
-        process.wait().expect("it ends");
+        self.process.take().expect("the node runs").kill();
     }
 
     pub(crate) fn restart(&mut self) {
@@ -69,17 +65,7 @@ impl Node {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        let process = self.process.as_ref().expect("the node runs");
-        kill(Pid::from_raw(i32::try_from(process.id()).expect("a pid")), signal).expect("it can be signalled");
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
+        self.process.as_ref().expect("the node runs").signal(signal);
     }
 }
 
@@ -107,7 +93,7 @@ impl NodeView {
     }
 }
 
-fn spawn(folder: &Path, port: &ReservedPort, bus_port: &ReservedPort, options: &[String]) -> Option<Child> {
+fn spawn(folder: &Path, port: &ReservedPort, bus_port: &ReservedPort, options: &[String]) -> Option<RedisProcess> {
     let mut command = redis_command();
     command.arg("--port").arg(port.number().to_string()).arg("--cluster-port").arg(bus_port.number().to_string());
     command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--logfile", "redis.log"]);

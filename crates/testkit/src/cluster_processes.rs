@@ -275,7 +275,8 @@ impl ClusterProcesses {
         self.end_move(slot, from, to).await;
     }
 
-    /// Begins to move a slot and gives the node that still has it: keys that this does not have are asked for at the other.
+    /// Begins to move a slot to a node, and returns the node that owns it until the move ends. That node answers with `ASK` for
+    /// keys that it does not have.
     ///
     /// # Panics
     /// A node refuses it.

@@ -13,6 +13,7 @@ mod message_drop_proxy;
 mod otlp;
 mod power_failure;
 mod process_mark;
+mod redis_process;
 mod redis_proxy;
 mod redis_server;
 mod reserved_port;

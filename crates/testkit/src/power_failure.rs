@@ -26,7 +26,7 @@ impl RedisServer {
     /// # Panics
     /// It was killed.
     pub fn has_ended(&mut self) -> bool {
-        self.process.as_mut().expect("redis runs").try_wait().expect("a process").is_some()
+        self.process.as_mut().expect("redis runs").has_ended()
     }
 
     /// Its disk.

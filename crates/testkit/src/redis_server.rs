@@ -4,19 +4,17 @@ use std::{
     io::Read,
     net::TcpStream,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use redis::AsyncConnectionConfig;
 use tempfile::TempDir;
 
 use crate::{
-    AdjustableClock, CertificateFiles, ReservedPort, TEST_TIMEOUT, TestAuthority, WatchedDisk, watched_disk::preloaded,
+    AdjustableClock, CertificateFiles, ReservedPort, TEST_TIMEOUT, TestAuthority, WatchedDisk,
+    redis_process::RedisProcess, watched_disk::preloaded,
 };
 
 /// What an acknowledged write survives.
@@ -32,7 +30,7 @@ pub enum RedisPersistence {
 
 /// A running server.
 pub struct RedisServer {
-    pub(crate) process: Option<Child>,
+    pub(crate) process: Option<RedisProcess>,
     pub(crate) folder: TempDir,
     port: ReservedPort,
     persistence: RedisPersistence,
@@ -252,9 +250,7 @@ impl RedisServer {
     /// # Panics
     /// It is not running.
     pub fn kill(&mut self) {
-        let mut process = self.process.take().expect("redis runs");
-        process.kill().expect("redis can be killed");
-        process.wait().expect("redis ends");
+        self.process.take().expect("redis runs").kill();
     }
 
     /// Starts it again, on the same port and data.
@@ -284,17 +280,7 @@ impl RedisServer {
     }
 
     fn signal(&self, signal: Signal) {
-        let process = self.process.as_ref().expect("redis runs");
-        kill(Pid::from_raw(i32::try_from(process.id()).expect("a pid")), signal).expect("redis can be signalled");
-    }
-}
-
-impl Drop for RedisServer {
-    fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
+        self.process.as_ref().expect("redis runs").signal(signal);
     }
 }
 
@@ -326,7 +312,7 @@ fn spawn_redis(
     persistence: RedisPersistence,
     options: &[String],
     variables: &[(&str, String)],
-) -> Option<Child> {
+) -> Option<RedisProcess> {
     let mut command = redis_command();
     command.arg("--port").arg(port.to_string()).arg("--bind").arg("127.0.0.1").arg("--dir").arg(folder);
     command.args(["--save", "", "--logfile", "redis.log", "--daemonize", "no"]);
@@ -346,24 +332,23 @@ pub(crate) fn redis_command() -> Command {
 }
 
 /// Starts it and waits until it answers on the port. None if it ends, as when somebody else has the port.
-pub(crate) fn spawn_until_it_answers(mut command: Command, port: u16) -> Option<Child> {
+pub(crate) fn spawn_until_it_answers(mut command: Command, port: u16) -> Option<RedisProcess> {
     let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let mut process = process.unwrap_or_else(|error| {
+    let process = process.unwrap_or_else(|error| {
         let program = command.get_program().display();
         panic!("{program} cannot be started ({error}): install redis-server, or run the tests with `make test`")
     });
+    let mut process = RedisProcess::new(process);
     let deadline = Instant::now() + Duration::from_secs(20);
     while Instant::now() < deadline {
         if answers_ping(port) {
             return Some(process);
         }
-        if process.try_wait().expect("a process").is_some() {
+        if process.has_ended() {
             return None;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    let _ = process.kill();
-    let _ = process.wait();
     None
 }
 

@@ -1,12 +1,13 @@
 //! A primary, its replica and three sentinels that watch them.
 
-use std::{collections::HashMap, fs, process::Child, time::Duration};
+use std::{collections::HashMap, fs, time::Duration};
 
 use redis::{Client, RedisResult, aio::MultiplexedConnection};
 use tempfile::TempDir;
 
 use crate::{
     CertificateFiles, RedisPersistence, RedisServer, ReservedPort, TestAuthority, eventually, patient_config,
+    redis_process::RedisProcess,
     redis_server::{redis_command, spawn_until_it_answers, tls_options},
 };
 
@@ -29,7 +30,7 @@ pub struct SentinelSet {
 pub struct SentinelProcesses(Vec<Sentinel>);
 
 struct Sentinel {
-    process: Child,
+    _process: RedisProcess,
     port: ReservedPort,
     tls_port: Option<ReservedPort>,
     _folder: TempDir,
@@ -175,7 +176,7 @@ impl Sentinel {
             let mut command = redis_command();
             command.arg(&path).arg("--sentinel");
             if let Some(process) = spawn_until_it_answers(command, port.number()) {
-                return Self { process, port, tls_port, _folder: folder };
+                return Self { _process: process, port, tls_port, _folder: folder };
             }
         }
         panic!("redis-server --sentinel does not start");
@@ -191,12 +192,5 @@ impl Sentinel {
     async fn ask<T: redis::FromRedisValue>(&self, question: &str) -> RedisResult<T> {
         let mut command = redis::cmd("SENTINEL");
         command.arg(question).arg(PRIMARY_NAME).query_async(&mut self.connection().await?).await
-    }
-}
-
-impl Drop for Sentinel {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }

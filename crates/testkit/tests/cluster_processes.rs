@@ -12,7 +12,7 @@ async fn set(cluster: &ClusterProcesses, node: usize, key: &str) {
     cluster.ask::<()>(node, redis::cmd("SET").arg(key).arg("v")).await;
 }
 
-/// What a node answers when it is asked for a key, or where it sends the client.
+/// The value of a key at a node, or the code of the error, such as `MOVED` or `ASK`.
 async fn get(cluster: &ClusterProcesses, node: usize, key: &str) -> String {
     let answer: RedisResult<Option<String>> =
         redis::cmd("GET").arg(key).query_async(&mut cluster.connection(node).await).await;
