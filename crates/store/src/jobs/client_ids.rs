@@ -22,6 +22,11 @@ pub(super) fn reservation_ttl(start_at: Option<Millis>, now: Millis) -> Millis {
     RESERVATION_TTL_MS + start_at.map_or(0, |start| (start - now).max(0))
 }
 
+/// Whether a job's id does not tell its queue, so that the queue is stored by the id.
+pub(super) fn has_stored_queue(job: &JobRecord) -> bool {
+    job.has_chosen_id() && job.id.queue_tag() != queue_tag(&job.queue)
+}
+
 impl Jobs {
     /// Stores the queue of a client-chosen id, and clears the timer at which maintenance would do it.
     pub(super) async fn save_client_job_id(&self, id: JobId, queue: &QueueName, ttl: Millis) -> StoreResult<()> {
@@ -59,7 +64,7 @@ impl Jobs {
 
     /// Shortens the TTL of a chosen id to that of its finished job. If that fails, the longer TTL applies.
     pub(super) async fn shorten_client_job_id(&self, job: &JobRecord, ttl: Duration) {
-        if job.has_chosen_id() && job.id.queue_tag() != queue_tag(&job.queue) {
+        if has_stored_queue(job) {
             let mut command = redis::cmd("PEXPIRE");
             command.arg(keys::client_job_id(&job.id)).arg(ttl.as_millis().to_string());
             if let Err(error) = command.exec_async(&mut self.store.redis.clone()).await {

@@ -1,14 +1,15 @@
 //! Puts off jobs that wait for their first attempt, and makes them what the newest request asks for.
 
 use super::{
-    EnqueuedJob, JobRecord, Jobs, LocatedJob, client_ids::reservation_ttl, enqueue::build_job_record,
+    EnqueuedJob, JobRecord, Jobs, LocatedJob,
+    client_ids::{has_stored_queue, reservation_ttl},
+    enqueue::build_job_record,
     uniqueness::uniqueness_ttl,
 };
 use crate::{
     StoreError, StoreResult, connection::notification::Notification, events::JobEvent, keys::QueueKeys, script,
 };
 use common::{
-    id::queue_tag,
     name::LimitKey,
     time::{self, Millis},
     trace_context::TraceContext,
@@ -80,7 +81,7 @@ impl Jobs {
             _ => return Ok(None),
         }
         self.store.events.record(JobEvent::debounced(&job, &start));
-        if job.history.created_at.is_some() && job.id.queue_tag() != queue_tag(&job.queue) {
+        if has_stored_queue(&job) {
             self.save_client_job_id(job.id, &job.queue, ttl).await.map_err(StoreError::after_write)?;
         }
         if let (JobState::Available, Some(key)) = (located.state(), older.limit_key()) {
