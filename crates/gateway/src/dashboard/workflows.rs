@@ -103,21 +103,21 @@ const GAP: (usize, usize) = (40, 14);
 /// column behind the last of those that it depends on.
 fn grid_cells(view: &WorkflowView, members: usize) -> Vec<GridCell> {
     let mut rows: Vec<usize> = Vec::new();
-    let mut places: Vec<GridCell> = Vec::with_capacity(members);
+    let mut cells: Vec<GridCell> = Vec::with_capacity(members);
     for index in 0..members {
         let column = match view.kind {
             WorkflowKind::Chain => index,
             WorkflowKind::Group | WorkflowKind::Batch => 0,
             WorkflowKind::Dag => {
                 let before = view.depends_on.get(index).into_iter().flatten();
-                before.filter_map(|before| places.get(*before)).map(|(column, _)| column + 1).max().unwrap_or(0)
+                before.filter_map(|before| cells.get(*before)).map(|(column, _)| column + 1).max().unwrap_or(0)
             }
         };
         rows.resize(rows.len().max(column + 1), 0);
-        places.push((column, rows[column]));
+        cells.push((column, rows[column]));
         rows[column] += 1;
     }
-    places
+    cells
 }
 
 /// The jobs as boxes with lines between, the callbacks of a batch behind its members.
@@ -125,7 +125,7 @@ pub(super) fn graph(view: &WorkflowView, current: Option<JobId>) -> String {
     let members: Vec<&WorkflowJobView> =
         view.jobs.iter().filter(|job| job.callback.is_none()).take(MAX_DRAWN).collect();
     let callbacks: Vec<&WorkflowJobView> = view.jobs.iter().filter(|job| job.callback.is_some()).collect();
-    let places = grid_cells(view, members.len());
+    let cells = grid_cells(view, members.len());
     let (mut shapes, mut size) = (String::new(), (0, 0));
     let mut draw = |job: &WorkflowJobView, (column, row): GridCell| {
         let (x, y) = (column * (BOX.0 + GAP.0), row * (BOX.1 + GAP.1));
@@ -148,14 +148,14 @@ pub(super) fn graph(view: &WorkflowView, current: Option<JobId>) -> String {
             escaped(&label),
         );
     };
-    for (job, place) in members.iter().copied().zip(&places) {
-        draw(job, *place);
+    for (job, cell) in members.iter().copied().zip(&cells) {
+        draw(job, *cell);
     }
     let behind: Vec<GridCell> = (0..callbacks.len()).map(|index| (1, index)).collect();
-    for (job, place) in callbacks.iter().copied().zip(&behind) {
-        draw(job, *place);
+    for (job, cell) in callbacks.iter().copied().zip(&behind) {
+        draw(job, *cell);
     }
-    let lines: String = lines_between(view, &places, &behind).into_iter().map(|(from, to)| line(from, to)).collect();
+    let lines: String = lines_between(view, &cells, &behind).into_iter().map(|(from, to)| line(from, to)).collect();
     format!(
         r#"<svg class="graph" viewBox="-1 -1 {} {}" width="{}" height="{}">{lines}{shapes}</svg>"#,
         size.0 + 2,

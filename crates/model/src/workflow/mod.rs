@@ -1,9 +1,8 @@
 //! Workflows: jobs that depend on each other. A chain runs its jobs in sequence, a group in parallel. A batch is a
 //! group with callbacks. In a DAG each job names those that it depends on.
 //!
-//! Pure code: `request` checks a client's request, `steps` reads one that has steps with `depends_on`,
-//! `step_order` finds its kind,
-//! `progress` decides which jobs must exist now and the state, `view` is what clients see. The store
+//! Pure code: `request` checks a client's request, `steps` reads one that has steps with `depends_on`, `step_order` finds
+//! its kind, `progress` decides which jobs must exist now and the state, `view` is what clients see. The store
 //! (`store::workflows`) applies it.
 //!
 //! A job of a workflow has an index: the members count from 0 in the order of the request, the callbacks come after
