@@ -4,14 +4,34 @@
 //! Two things may span slots, and ADR 43 says what becomes of them: a pipeline without a transaction, whose commands have
 //! a slot each, and a read of the streams of several queues at once, which is split by slot.
 
+use std::sync::LazyLock;
+
 use redis::{Arg, Cmd, Pipeline, ScriptInvocation};
 
 /// The number of slots.
-const SLOTS: u16 = 16_384;
+pub(crate) const SLOTS: u16 = 16_384;
 
 /// The slot of a key.
 pub(crate) fn slot_of(key: &[u8]) -> u16 {
     crc16(hashed_part(key)) % SLOTS
+}
+
+/// A number that has this slot as a tag: the first one.
+pub(crate) fn tag_of_slot(slot: u16) -> u32 {
+    static TAGS: LazyLock<Vec<u32>> = LazyLock::new(|| {
+        let (mut tags, mut missing) = (vec![None; usize::from(SLOTS)], SLOTS);
+        for number in 0_u32.. {
+            let tag = &mut tags[usize::from(slot_of(number.to_string().as_bytes()))];
+            if tag.replace(tag.unwrap_or(number)).is_none() {
+                missing -= 1;
+            }
+            if missing == 0 {
+                break;
+            }
+        }
+        tags.into_iter().flatten().collect()
+    });
+    TAGS[usize::from(slot % SLOTS)]
 }
 
 /// What decides on the slot of a key: its hash tag, which is what stands between the first `{` and the next `}`, if it has
@@ -67,6 +87,30 @@ fn assert_one_slot(keys: &[&[u8]]) {
     }
 }
 
+/// The slot of a command; none if it has no keys. A read of several streams has that of the first one.
+pub(crate) fn slot_of_command(command: &Cmd) -> Option<u16> {
+    if matches!(command.args_iter().next(), Some(Arg::Simple(b"XREAD" | b"XREADGROUP"))) {
+        let words: Vec<Arg<&[u8]>> = command.args_iter().collect();
+        return match words.get(first_stream(&words)?) {
+            Some(Arg::Simple(key)) => Some(slot_of(key)),
+            _ => None,
+        };
+    }
+    keys_of(command).first().map(|key| slot_of(key))
+}
+
+/// Where the streams begin in the words of a command that reads some.
+pub(crate) fn first_stream(words: &[Arg<&[u8]>]) -> Option<usize> {
+    let options = match words.first()? {
+        Arg::Simple(b"XREAD") => 1,
+        // The name of the group or of the consumer may be that of an option
+        Arg::Simple(b"XREADGROUP") => 4,
+        _ => return None,
+    };
+    let is_keyword = |word: &Arg<&[u8]>| matches!(word, Arg::Simple(b"STREAMS"));
+    Some(options + words.iter().skip(options).position(is_keyword)? + 1)
+}
+
 /// Whether a command is one of those that may have several keys: most are not, and tests send millions of them.
 fn has_several_keys(command: &Cmd) -> bool {
     let several: [&[u8]; 7] = [b"EVALSHA", b"EVAL", b"DEL", b"EXISTS", b"MGET", b"BLMOVE", b"LMOVE"];
@@ -89,7 +133,8 @@ fn keys_of(command: &Cmd) -> Vec<&[u8]> {
         b"BLMOVE" | b"LMOVE" => arguments.take(2).collect(),
         b"XGROUP" | b"XINFO" | b"MEMORY" => arguments.skip(1).take(1).collect(),
         b"XREAD" | b"XREADGROUP" | b"PING" | b"TIME" | b"INFO" | b"CONFIG" | b"CLIENT" | b"SCRIPT" | b"SCAN"
-        | b"PUBLISH" | b"MULTI" | b"EXEC" | b"DISCARD" | b"UNWATCH" | b"WAIT" | b"WAITAOF" => Vec::new(),
+        | b"CLUSTER" | b"ASKING" | b"HELLO" | b"SELECT" | b"SUBSCRIBE" | b"UNSUBSCRIBE" | b"PUBLISH" | b"MULTI"
+        | b"EXEC" | b"DISCARD" | b"UNWATCH" | b"WAIT" | b"WAITAOF" => Vec::new(),
         _ => arguments.take(1).collect(),
     }
 }
@@ -107,6 +152,13 @@ mod tests {
         }
         assert_eq!(slot_of(b"{}foo"), crc16(b"{}foo") % SLOTS, "an empty tag is none");
         assert_eq!(slot_of(b"{foo"), crc16(b"{foo") % SLOTS);
+    }
+
+    #[test]
+    fn every_slot_has_a_tag() {
+        for slot in 0..SLOTS {
+            assert_eq!(slot_of(crate::keys::epoch_of_slot(slot).as_bytes()), slot);
+        }
     }
 
     proptest! {

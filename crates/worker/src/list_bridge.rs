@@ -50,7 +50,7 @@ async fn feed(
     delays: &mut store::ReconnectDelays,
 ) -> StoreResult<()> {
     let mut connection = shared.jobs.redis().open_dedicated(MAX_BLOCK).await?;
-    let client_id = connection.client_id();
+    let ender = connection.ender();
     let mut recovered_at: Option<Instant> = None;
     loop {
         // Another worker may die with elements in transit at any time
@@ -64,7 +64,7 @@ async fn feed(
         }
         let forward = bridge.forward(&mut connection, MAX_BLOCK);
         // Stopping ends the move on the server; its answer may still hold an element
-        let (forwarded, _) = shared.jobs.redis().interruptible(client_id, forward, stop.cancelled()).await;
+        let (forwarded, _) = shared.jobs.redis().interruptible(ender.clone(), forward, stop.cancelled()).await;
         forwarded?;
         if stop.is_cancelled() {
             return Ok(());

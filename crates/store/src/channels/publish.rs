@@ -169,7 +169,7 @@ impl Channels {
         }
         call.arg(channel.as_str()).arg(self.redis.topics().live_messages(channel));
         // The epoch belongs to this connection: a server restarted with less data is another connection
-        let (connection, epoch) = self.redis.pinned_with_epoch().await?;
+        let (connection, epoch) = self.redis.pinned_with_epoch(&keys::channel_history(channel)).await?;
         let max = self.settings.retention.for_channel(channel).messages;
         call.arg(epoch).arg(max).arg(max.max(self.settings.retention.backlog_cap().messages));
         let (refresh, following) = (registry::registration_refresh_interval(&self.settings), self.max_following_time());
@@ -225,7 +225,7 @@ impl Channels {
         if self.settings.plain_channels.contains(channel) {
             return Ok(None);
         }
-        let (connection, _) = self.redis.pinned_with_epoch().await?;
+        let (connection, _) = self.redis.pinned_with_epoch(&keys::channel_history(channel)).await?;
         let Some(known) = self.known_histories.take_one(connection.id(), channel, self.max_following_time()) else {
             return Ok(None);
         };

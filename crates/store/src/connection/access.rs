@@ -97,6 +97,9 @@ const NEEDED_TOO: [&str; 6] = [
 /// What moves the elements of a list to a queue: the queue-worker does.
 pub const NEEDED_FOR_BRIDGE: [&str; 2] = ["BLMOVE @ @ RIGHT LEFT 1", "LMOVE @ @ RIGHT LEFT"];
 
+/// What a user of a cluster needs more.
+pub(super) const NEEDED_IN_CLUSTER: [&str; 3] = ["ASKING", "CLUSTER INFO", "CLUSTER SLOTS"];
+
 /// What confirms that writes have arrived, if `durability` asks for that. Redis knows the second one since 7.2.
 pub(super) const WAIT: &str = "WAIT 0 1";
 pub(super) const WAIT_FOR_DISK: &str = "WAITAOF 0 0 1";
@@ -204,7 +207,7 @@ fn command_name(call: &str) -> String {
     let mut words = call.split(' ');
     let command = words.next().unwrap_or_default().to_lowercase();
     match (command.as_str(), words.next()) {
-        ("client" | "config" | "memory" | "script" | "xgroup" | "xinfo", Some(sub)) => {
+        ("client" | "cluster" | "config" | "memory" | "script" | "xgroup" | "xinfo", Some(sub)) => {
             format!("{command}|{}", sub.to_lowercase())
         }
         _ => command,
@@ -298,9 +301,11 @@ mod tests {
         }
         // Named in an argument of its own
         used.remove("client");
+        used.remove("cluster");
         used.remove("xinfo");
         let on_demand = [WAIT, WAIT_FOR_DISK];
-        let optional = OPTIONAL.iter().map(|(call, _)| *call).chain(on_demand).map(command_name);
+        let optional =
+            OPTIONAL.iter().map(|(call, _)| *call).chain(on_demand).chain(NEEDED_IN_CLUSTER).map(command_name);
         let (optional, names) = (optional.collect::<BTreeSet<String>>(), names());
         let unchecked: Vec<_> =
             used.iter().filter(|name| !names.contains(*name) && !optional.contains(*name)).collect();
@@ -315,7 +320,7 @@ mod tests {
         let page = std::fs::read_to_string(page).expect("the page");
         let documented = page.split_whitespace().collect::<Vec<_>>().join(" ").replace("\\ ", "");
         assert!(documented.contains(&rules), "docs/redis.md lacks: {rules}");
-        for call in OPTIONAL.iter().map(|(call, _)| *call).chain([WAIT, WAIT_FOR_DISK]) {
+        for call in OPTIONAL.iter().map(|(call, _)| *call).chain([WAIT, WAIT_FOR_DISK]).chain(NEEDED_IN_CLUSTER) {
             assert!(documented.contains(&format!("+{}", command_name(call))), "{call}");
         }
     }

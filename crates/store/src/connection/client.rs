@@ -12,6 +12,7 @@
 //! others.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, Ordering},
@@ -26,11 +27,11 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, PushInfo, PushKind, RedisError, RedisFuture, RedisResult, Value,
-    aio::{ConnectionLike, MultiplexedConnection},
+    AsyncConnectionConfig, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, aio::MultiplexedConnection,
 };
 use tokio::{runtime::Handle, sync::watch};
 
+use self::cluster::Destination;
 use super::{
     dial::open_pool,
     error_class::connect_error,
@@ -39,14 +40,17 @@ use super::{
     samples,
     server_address::ServerAddress,
 };
-use crate::{command_times::RoundTrip, keys::TopicNames, next_reconnect_delay, sealing::Sealer};
+use crate::{keys::TopicNames, next_reconnect_delay, sealing::Sealer};
 use common::settings::RedisSettings;
+
+pub(super) mod cluster;
 
 /// A handle to Redis. Cheap to clone.
 #[derive(Clone)]
 pub struct Redis(Arc<RedisInner>, Sealer);
 
 pub(super) struct RedisInner {
+    pub(super) destination: Destination,
     pub(super) address: ServerAddress,
     pub(super) settings: RedisSettings,
     /// Connections live on this runtime, whichever thread asks for one: actix's threads come and go.
@@ -75,8 +79,8 @@ pub(super) struct HotConnection {
     pub(super) id: u64,
     pub(super) opened_at: Instant,
     pub(super) connection: MultiplexedConnection,
-    /// The epoch of messages, read on this connection.
-    epoch: Arc<Mutex<Option<SharedResult<u64>>>>,
+    /// Epochs of messages by their keys, read on this connection.
+    epochs: Arc<Mutex<BTreeMap<String, SharedResult<u64>>>>,
 }
 
 /// The connection that an answer came on.
@@ -105,7 +109,12 @@ impl Redis {
     /// # Panics
     /// Outside a tokio runtime. The runtime must outlive every clone.
     pub fn new(settings: &RedisSettings) -> anyhow::Result<Self> {
-        let address = ServerAddress::new(settings)?;
+        Self::open(settings, Handle::current(), Destination::Server)
+    }
+
+    /// Prepares a client whose connections live on that runtime.
+    pub(super) fn open(settings: &RedisSettings, runtime: Handle, destination: Destination) -> anyhow::Result<Self> {
+        let address = RedisInner::read_address(settings, &destination)?;
         let topics = TopicNames::of_database(address.info().redis_settings().db());
         let server_left = watch::Sender::new(None);
         let pool = open_pool(&address, settings, &server_left)?;
@@ -113,9 +122,10 @@ impl Redis {
         let dialling = ConnectState { generation: 0, delays, last_failure: None, connecting: None };
         let redis = Self(
             Arc::new(RedisInner {
+                destination,
                 address,
                 settings: settings.clone(),
-                runtime: Handle::current(),
+                runtime,
                 hot_connection: Arc::default(),
                 connect_state: Mutex::new(dialling),
                 pool: RwLock::new(pool),
@@ -128,8 +138,10 @@ impl Redis {
         );
         redis.0.runtime.spawn(read_clock_regularly(Arc::downgrade(&redis.0)));
         redis.0.runtime.spawn(RedisInner::follow_sentinels(Arc::downgrade(&redis.0)));
-        let shown = Arc::downgrade(&redis.0);
-        samples::show(move || Some((shown.upgrade()?.memory.used_and_max(), shown.upgrade()?.pool().status())));
+        if redis.node_of_cluster().is_none() {
+            let shown = Arc::downgrade(&redis.0);
+            samples::show(move || Some((shown.upgrade()?.memory.used_and_max(), shown.upgrade()?.pool().status())));
+        }
         Ok(redis)
     }
 
@@ -174,6 +186,13 @@ impl Redis {
 
     /// Opens a connection whatever the server is, to look at it. Its refusal is handed out as it is.
     pub(super) async fn connect_alone(&self) -> RedisResult<MultiplexedConnection> {
+        match self.cluster() {
+            None => self.connect_alone_to_server().await,
+            Some(cluster) => Box::pin(async { cluster.any_node().await?.connect_alone_to_server().await }).await,
+        }
+    }
+
+    async fn connect_alone_to_server(&self) -> RedisResult<MultiplexedConnection> {
         // While there is a shared connection, that decides which server it is
         if self.current_generation().is_none() {
             self.0.find_primary().await?;
@@ -197,7 +216,16 @@ impl Redis {
         self.0.settings.response_timeout
     }
 
+    /// The connection that callers share; of a cluster that of a node that can be reached.
     pub(super) async fn hot_connection(&self) -> RedisResult<HotConnection> {
+        match self.cluster() {
+            None => self.server_connection().await,
+            Some(cluster) => Box::pin(async { cluster.any_node().await?.server_connection().await }).await,
+        }
+    }
+
+    /// The same for the one server that this handle leads to.
+    pub(super) async fn server_connection(&self) -> RedisResult<HotConnection> {
         if let Some(generation) = self.current_generation()
             && let Some(live) = self.thread_connection(generation)
         {
@@ -307,6 +335,10 @@ impl Redis {
                 let pause = next_reconnect_delay(&mut dialling.delays);
                 dialling.last_failure = Some((error.clone(), Instant::now() + pause));
                 metrics::counter!("galley_redis_connect_failures_total").increment(1);
+                // Another node may have its slots by now
+                if let Some((_, Some(cluster))) = self.node_of_cluster() {
+                    cluster.demand_refresh();
+                }
                 Err(error)
             }
         }
@@ -317,11 +349,11 @@ impl HotConnection {
     pub(super) fn new(generation: u64, connection: MultiplexedConnection) -> Self {
         static OPENED: AtomicU64 = AtomicU64::new(0);
         let id = OPENED.fetch_add(1, Ordering::Relaxed);
-        Self { generation, id, opened_at: Instant::now(), connection, epoch: Arc::default() }
+        Self { generation, id, opened_at: Instant::now(), connection, epochs: Arc::default() }
     }
 
-    pub(super) fn epoch(&self) -> MutexGuard<'_, Option<SharedResult<u64>>> {
-        self.epoch.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn epochs(&self) -> MutexGuard<'_, BTreeMap<String, SharedResult<u64>>> {
+        self.epochs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn origin(&self) -> Origin {
@@ -334,7 +366,7 @@ async fn read_clock_regularly(redis: Weak<RedisInner>) {
     loop {
         tokio::time::sleep(READING_INTERVAL).await;
         let Some(redis) = redis.upgrade().map(Redis::without_keys) else { return };
-        if redis.current_connection().is_some()
+        if redis.is_connected()
             && let Err(error) = redis.now().await
         {
             tracing::debug!(%error, "redis's clock not read; read again soon");
@@ -346,39 +378,4 @@ async fn read_clock_regularly(redis: Weak<RedisInner>) {
 pub(super) fn drop_connection(live: &RwLock<Option<HotConnection>>, generation: u64) -> bool {
     let mut live = live.write().unwrap_or_else(PoisonError::into_inner);
     live.take_if(|live| live.generation == generation).is_some()
-}
-
-impl ConnectionLike for Redis {
-    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        async move {
-            let mut live = self.hot_connection().await?;
-            let trip = RoundTrip::of_command(cmd);
-            let answer = live.connection.send_packed_command(cmd).await;
-            trip.end();
-            self.judge(live.origin(), answer.as_ref().map(std::slice::from_ref));
-            answer
-        }
-        .boxed()
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        async move {
-            let mut live = self.hot_connection().await?;
-            let trip = RoundTrip::of_pipeline(pipeline);
-            let answers = live.connection.send_packed_commands(pipeline, offset, count).await;
-            trip.end();
-            self.judge(live.origin(), answers.as_ref().map(Vec::as_slice));
-            answers
-        }
-        .boxed()
-    }
-
-    fn get_db(&self) -> i64 {
-        self.0.address.info().redis_settings().db()
-    }
 }

@@ -27,13 +27,7 @@ impl Redis {
     /// is this process's clock.
     #[must_use]
     pub fn estimated_now(&self) -> Millis {
-        self.clock().estimate().unwrap_or_else(local_now)
-    }
-
-    /// When a lease starts that is written now, by what this process knows of Redis's clock; 0 if it knows nothing.
-    /// Scripts take Redis's time if that is later.
-    pub(crate) fn lease_start(&self) -> Millis {
-        self.clock().lease_start().unwrap_or(0)
+        self.clock().estimate().or_else(|| self.time_at_nodes()).unwrap_or_else(local_now)
     }
 
     /// At most `max` members of a set that are due at `now`, earliest first.

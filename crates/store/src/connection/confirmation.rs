@@ -27,6 +27,7 @@ use crate::keys;
 /// Requests that wait for the next round. Further ones wait until there is room.
 const QUEUE_LENGTH: usize = 1024;
 const NO_FILE: &str = "durability.fsync needs an append-only file: set `appendonly yes` and `appendfsync everysec` or `always` there, or unset it";
+const NOT_IN_CLUSTER: &str = "durability.replicas and durability.fsync cannot confirm what several servers have: unset them, or set redis.url to one server";
 /// How long the key of a process outlives it.
 const KEY_TTL_MS: u64 = 60_000;
 
@@ -104,6 +105,9 @@ impl Confirmer {
     /// The server or the setting must be changed first; the error says how.
     pub async fn check_at_start(&self) -> Result<(), ServerError> {
         let Some(Confirming { redis, wanted, .. }) = &self.0 else { return Ok(()) };
+        if redis.has_several_servers() {
+            return Err(ServerError::Unsuitable(NOT_IN_CLUSTER.to_owned()));
+        }
         match redis.check_server().await {
             Ok(server) if wanted.fsync && server.durability == ServerDurability::Memory => {
                 Err(ServerError::Unsuitable(NO_FILE.to_owned()))

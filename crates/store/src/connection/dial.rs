@@ -11,18 +11,21 @@ use redis::{
 use tokio::sync::watch;
 
 use super::{
-    error_class::{ErrorClass, connect_error},
+    error_class::{ErrorClass, connect_error, is_about_slot},
     server_address::ServerAddress,
 };
 use crate::keys;
 
-/// Connects to a server that takes writes: one that became a replica accepts connections too.
+/// Connects to a server that takes writes: one that became a replica accepts connections too. A node of a cluster need not
+/// have the slot of that write.
 pub(super) async fn connect_to_writable(
     client: &Client,
     config: &AsyncConnectionConfig,
+    is_node: bool,
 ) -> RedisResult<MultiplexedConnection> {
     let mut connection = client.get_multiplexed_async_connection_with_config(config).await.map_err(connect_error)?;
     match check_write(&mut connection).await {
+        Err(error) if is_node && is_about_slot(&error) => Ok(connection),
         Err(error) if ErrorClass::of(&error) >= ErrorClass::WrongServer => Err(connect_error(error)),
         _ => Ok(connection),
     }

@@ -63,6 +63,19 @@ impl ErrorClass {
     }
 }
 
+/// Whether a node of a cluster refuses a command only because of its slot: it may be good for other slots.
+pub(super) fn is_about_slot(error: &RedisError) -> bool {
+    let is_about = |code: Option<&str>, text: Option<&str>| match code {
+        Some("MOVED" | "ASK" | "TRYAGAIN") => true,
+        Some("CLUSTERDOWN") => text.is_some_and(|text| text.contains("slot")),
+        _ => false,
+    };
+    match error.clone().into_server_errors() {
+        Some(errors) => errors.iter().any(|(_, error)| is_about(Some(error.code()), error.details())),
+        None => is_about(error.code(), error.detail()),
+    }
+}
+
 /// Whether the server takes no writes because it cannot save its data to the disk. A pipeline says so for each command, and
 /// a transaction only as it is refused.
 pub(crate) fn cannot_save(error: &RedisError) -> bool {

@@ -90,6 +90,9 @@ impl Redis {
     /// How the shared connection is, for people.
     #[must_use]
     pub fn shared_connection_state(&self) -> SharedConnectionState {
+        if let Some(state) = self.state_of_nodes() {
+            return state;
+        }
         let live = self.current_connection();
         let connecting = self.connect_state();
         SharedConnectionState {
@@ -163,6 +166,10 @@ impl WorkCheckInner {
             Err(ServerError::Store(error @ (StoreError::OutOfMemory | StoreError::NoRoom(_)))) => {
                 PartState::Degraded(format!("no jobs are accepted: {error}"))
             }
+            // The other nodes of a cluster have work
+            Err(ServerError::Store(error @ StoreError::Unavailable(_))) if self.redis.is_partly_connected().await => {
+                PartState::Degraded(format!("a node of the cluster cannot be reached: {error}"))
+            }
             Err(error) => PartState::Failed(error.to_string()),
         }
     }
@@ -170,6 +177,9 @@ impl WorkCheckInner {
     async fn do_work(&self) -> Result<(), ServerError> {
         // A process that cannot open it does no work, even if the connection of this check is still good
         self.redis.hot_connection().await.map_err(StoreError::from)?;
+        if self.redis.cluster().is_some() {
+            return self.do_work_in_cluster().await;
+        }
         let kept = self.lock().connection.take();
         let mut opened = match kept.filter(|kept| !self.redis.left_server_since(kept.opened_at)) {
             Some(kept) => kept,
@@ -184,6 +194,13 @@ impl WorkCheckInner {
         checked
     }
 
+    /// The commands have their nodes, and the server that is asked the rest is one that can be reached.
+    async fn do_work_in_cluster(&self) -> Result<(), ServerError> {
+        let mut redis = self.redis.clone();
+        let answers = self.ask(&mut redis).await.map_err(StoreError::from)?;
+        self.check_answers(answers, &mut redis).await
+    }
+
     async fn open(&self) -> RedisResult<CheckConnection> {
         let opened_at = Instant::now();
         let mut connection = self.redis.connect_alone().await.map_err(connect_error)?;
@@ -191,7 +208,7 @@ impl WorkCheckInner {
         Ok(CheckConnection { connection, opened_at })
     }
 
-    async fn load_script(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    async fn load_script(&self, connection: &mut impl ConnectionLike) -> RedisResult<()> {
         if self.work == ServiceWork::Claim {
             script::CHECK_CLAIM.prepare_invoke().load_async(connection).await?;
         }
@@ -199,7 +216,7 @@ impl WorkCheckInner {
     }
 
     /// Sends everything at once and hands out an answer for each command.
-    async fn ask(&self, connection: &mut MultiplexedConnection) -> RedisResult<Vec<Value>> {
+    async fn ask(&self, connection: &mut impl ConnectionLike) -> RedisResult<Vec<Value>> {
         let pipeline = commands(self.work);
         let answers = connection.req_packed_commands(&pipeline, 0, COMMANDS).await?;
         let is_forgotten = |answer: &Value| matches!(answer, Value::ServerError(error) if error.code() == "NOSCRIPT");
@@ -213,7 +230,7 @@ impl WorkCheckInner {
     async fn check_answers(
         &self,
         answers: Vec<Value>,
-        connection: &mut MultiplexedConnection,
+        connection: &mut impl ConnectionLike,
     ) -> Result<(), ServerError> {
         let Ok([worked, _, hello, info, config, sealing_keys]) = <[Value; COMMANDS]>::try_from(answers) else {
             return Err(StoreError::from(RedisError::from((ErrorKind::Parse, "an answer is missing"))).into());
@@ -225,7 +242,7 @@ impl WorkCheckInner {
         if !is_done? {
             return Err(ServerError::Unsuitable("it lost an entry of a stream".to_owned()));
         }
-        let version = check_hello(&parse(hello)?).map_err(ServerError::Unsuitable)?;
+        let version = check_hello(&parse(hello)?, self.redis.cluster().is_some()).map_err(ServerError::Unsuitable)?;
         // A managed service may forbid both
         let info = parse(info).unwrap_or_else(|_| InfoDict::new(""));
         let config: HashMap<String, String> = parse(config).unwrap_or_default();

@@ -7,8 +7,8 @@ use redis::{ErrorKind, RedisError, Value};
 use tokio::sync::watch;
 
 use super::{
-    client::{Origin, Redis, drop_connection},
-    error_class::{ErrorClass, wrong_server_error},
+    client::{Origin, Redis, cluster::Redirect, drop_connection},
+    error_class::{ErrorClass, is_about_slot, wrong_server_error},
 };
 
 impl Redis {
@@ -23,6 +23,17 @@ impl Redis {
             Err(error) if error.kind() == ErrorKind::Parse => (error.clone(), ErrorClass::Broken),
             Err(error) => (error.clone(), ErrorClass::of(error)),
         };
+        if let Some((address, cluster)) = self.node_of_cluster() {
+            let redirect = Redirect::of_error(&error, address);
+            if let (Some(redirect), Some(cluster)) = (&redirect, &cluster) {
+                cluster.note(redirect);
+            } else if let Some(cluster) = cluster.filter(|_| class >= ErrorClass::WrongServer) {
+                cluster.demand_refresh();
+            }
+            if is_about_slot(&error) {
+                return;
+            }
+        }
         metrics::counter!("galley_redis_errors_total", "kind" => class.as_str()).increment(1);
         match (class, origin) {
             (ErrorClass::Broken, Origin::Shared(generation, _))

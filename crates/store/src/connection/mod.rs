@@ -2,7 +2,8 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | [`client`] | the shared connection: pipelined, reconnecting, fails fast |
+//! | [`client`], `send` | the shared connection: pipelined, reconnecting, fails fast |
+//! | `client::cluster` | several servers, of which each has a part of the keys |
 //! | `thread_connection` | connections of threads that serve requests, beside the shared one |
 //! | `pinned` | one specific connection, with the epoch of its data |
 //! | [`pool`] | connections for slow work |
@@ -15,7 +16,7 @@
 //! | [`notification`] | the notifications between processes |
 //! | [`hint_pace`] | how often they may cause a look |
 //! | [`diagnosis`] | what an operator wants to know of the server |
-//! | [`server`] | requirements on the server's configuration |
+//! | [`server`], `start_check` | requirements on the server's configuration |
 //! | `server_state` | how the server is, for metrics |
 //! | `samples` | how full the server and the pool are, for metrics |
 //! | `judge` | judges every answer: drops a broken connection, leaves a server that takes no writes |
@@ -47,8 +48,10 @@ mod primary;
 pub(crate) mod redis_clock;
 mod reload;
 mod samples;
+mod send;
 mod sentinels;
 pub mod server;
 mod server_address;
 pub(crate) mod server_state;
+mod start_check;
 mod thread_connection;

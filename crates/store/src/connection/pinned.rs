@@ -2,63 +2,89 @@
 //! another connection.
 
 use futures_util::FutureExt;
-use redis::{Cmd, FromRedisValue, Pipeline, RedisResult, ScriptInvocation, Value};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation, Value};
 
-use super::client::{HotConnection, Redis};
+use super::{
+    client::{HotConnection, Redis},
+    error_class::is_about_slot,
+};
 use crate::{command_times::RoundTrip, keys, script, slots};
 
 /// One specific connection: it fails when that breaks, instead of reconnecting.
-pub(crate) struct PinnedConnection(HotConnection);
+pub(crate) struct PinnedConnection {
+    live: HotConnection,
+    /// The node to which it leads, if that is one of a cluster.
+    node: Option<Redis>,
+}
 
 impl PinnedConnection {
     /// No other connection of this process has or had this number.
     pub(crate) fn id(&self) -> u64 {
-        self.0.id
+        self.live.id
+    }
+
+    /// Judges an answer that came on it.
+    fn judge(&self, redis: &Redis, answer: Result<&[Value], &RedisError>) {
+        self.node.as_ref().unwrap_or(redis).judge(self.live.origin(), answer);
     }
 }
 
 impl Redis {
-    /// The current connection with the epoch of its data, which is read once for each connection.
-    pub(crate) async fn pinned_with_epoch(&self) -> RedisResult<(PinnedConnection, u64)> {
-        let live = self.hot_connection().await?;
-        let ask = || {
-            let mut connection = live.connection.clone();
-            let ask = async move { script::SETTLE_EPOCH.key(keys::EPOCH).invoke_async(&mut connection).await };
-            ask.boxed().shared()
+    /// The current connection to the server with a key, with the epoch of the data there, which is read once for each
+    /// connection. In a cluster each slot has an epoch of its own: it says what the node of that slot has lost.
+    pub(crate) async fn pinned_with_epoch(&self, key: &str) -> RedisResult<(PinnedConnection, u64)> {
+        let (node, epoch_key) = match self.cluster() {
+            None => (None, None),
+            Some(cluster) => {
+                let slot = slots::slot_of(key.as_bytes());
+                (Some(cluster.owner(slot).await?), Some(keys::epoch_of_slot(slot)))
+            }
         };
-        let asked = live.epoch().get_or_insert_with(ask).clone();
+        let live = node.as_ref().unwrap_or(self).server_connection().await?;
+        let epoch_key = epoch_key.as_deref().unwrap_or(keys::EPOCH);
+        let ask = || {
+            let (mut connection, call) = (live.connection.clone(), script::SETTLE_EPOCH.key(epoch_key));
+            async move { call.invoke_async(&mut connection).await }.boxed().shared()
+        };
+        let known = live.epochs().get(epoch_key).cloned();
+        let asked = known.unwrap_or_else(|| live.epochs().entry(epoch_key.to_owned()).or_insert_with(ask).clone());
         let epoch = asked.await;
-        self.judge(live.origin(), epoch.as_ref().map(|_| [].as_slice()));
+        let connection = PinnedConnection { live, node };
+        connection.judge(self, epoch.as_ref().map(|_| [].as_slice()));
         if epoch.is_err() {
             // A retry may succeed
-            *live.epoch() = None;
+            connection.live.epochs().remove(epoch_key);
         }
-        Ok((PinnedConnection(live), epoch?))
+        Ok((connection, epoch?))
     }
 
     /// Runs a script on a specific connection.
     pub(crate) async fn run_pinned<T: FromRedisValue>(
         &self,
         call: &ScriptInvocation<'_>,
-        PinnedConnection(live): PinnedConnection,
+        pinned: PinnedConnection,
     ) -> RedisResult<T> {
         slots::check_call(call);
-        let mut connection = live.connection.clone();
+        let mut connection = pinned.live.connection.clone();
         let result = call.invoke_async(&mut connection).await;
-        self.judge(live.origin(), result.as_ref().map(|_| [].as_slice()));
-        result
+        pinned.judge(self, result.as_ref().map(|_| [].as_slice()));
+        match result {
+            // It was not executed: the slot has moved, with its data
+            Err(error) if pinned.node.is_some() && is_about_slot(&error) => call.invoke_async(&mut self.clone()).await,
+            result => result,
+        }
     }
 
     /// Runs a command on a specific connection.
     pub(crate) async fn query_pinned<T: FromRedisValue>(
         &self,
         command: &Cmd,
-        PinnedConnection(live): &PinnedConnection,
+        pinned: &PinnedConnection,
     ) -> RedisResult<T> {
         let trip = RoundTrip::of_command(command);
-        let answer = live.connection.clone().send_packed_command(command).await;
+        let answer = pinned.live.connection.clone().send_packed_command(command).await;
         trip.end();
-        self.judge(live.origin(), answer.as_ref().map(std::slice::from_ref));
+        pinned.judge(self, answer.as_ref().map(std::slice::from_ref));
         Ok(T::from_redis_value(answer?.extract_error()?)?)
     }
 
@@ -66,12 +92,12 @@ impl Redis {
     pub(crate) async fn query_pinned_pipeline(
         &self,
         pipeline: &Pipeline,
-        PinnedConnection(live): &PinnedConnection,
+        pinned: &PinnedConnection,
     ) -> RedisResult<Vec<Value>> {
         let trip = RoundTrip::of_pipeline(pipeline);
-        let answers = live.connection.clone().send_packed_commands(pipeline, 0, pipeline.len()).await;
+        let answers = pinned.live.connection.clone().send_packed_commands(pipeline, 0, pipeline.len()).await;
         trip.end();
-        self.judge(live.origin(), answers.as_ref().map(Vec::as_slice));
+        pinned.judge(self, answers.as_ref().map(Vec::as_slice));
         answers
     }
 }

@@ -13,9 +13,10 @@ use super::{
 };
 use crate::{StoreError, StoreResult, command_times::RoundTrip};
 
-/// A pooled connection. It returns to the pool when it is dropped.
+/// A pooled connection. It returns to the pool when it is dropped. Of a cluster it is one to each node for the time of a
+/// command.
 pub struct PooledConnection {
-    connection: deadpool_redis::Connection,
+    connection: Option<deadpool_redis::Connection>,
     opened_at: Instant,
     redis: Redis,
 }
@@ -26,12 +27,15 @@ impl Redis {
     /// # Errors
     /// The pool has no free connection in time, or Redis is unreachable.
     pub async fn pooled_connection(&self) -> StoreResult<PooledConnection> {
-        self.hot_connection().await?;
+        if self.cluster().is_some() {
+            return Ok(PooledConnection { connection: None, opened_at: Instant::now(), redis: self.clone() });
+        }
+        self.server_connection().await?;
         let connection = self.inner().pool().get().await.map_err(|error| match error {
             PoolError::Backend(error) => connect_error(error).into(),
             other => StoreError::Unavailable(RedisError::from((ErrorKind::Io, "pool", other.to_string()))),
         })?;
-        Ok(PooledConnection { connection, opened_at: Instant::now(), redis: self.clone() })
+        Ok(PooledConnection { connection: Some(connection), opened_at: Instant::now(), redis: self.clone() })
     }
 }
 
@@ -50,11 +54,13 @@ impl RedisInner {
 
 impl ConnectionLike for PooledConnection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        let Some(connection) = &mut self.connection else { return self.redis.send_pooled(cmd) };
+        let (redis, opened_at) = (&self.redis, self.opened_at);
         async move {
             let trip = RoundTrip::of_command(cmd);
-            let answer = self.connection.send_packed_command(cmd).await;
+            let answer = connection.send_packed_command(cmd).await;
             trip.end();
-            self.redis.judge(Origin::Other(self.opened_at), answer.as_ref().map(std::slice::from_ref));
+            redis.judge(Origin::Other(opened_at), answer.as_ref().map(std::slice::from_ref));
             answer
         }
         .boxed()
@@ -66,11 +72,15 @@ impl ConnectionLike for PooledConnection {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
+        let Some(connection) = &mut self.connection else {
+            return self.redis.send_all_pooled(pipeline, offset, count);
+        };
+        let (redis, opened_at) = (&self.redis, self.opened_at);
         async move {
             let trip = RoundTrip::of_pipeline(pipeline);
-            let answers = self.connection.send_packed_commands(pipeline, offset, count).await;
+            let answers = connection.send_packed_commands(pipeline, offset, count).await;
             trip.end();
-            self.redis.judge(Origin::Other(self.opened_at), answers.as_ref().map(Vec::as_slice));
+            redis.judge(Origin::Other(opened_at), answers.as_ref().map(Vec::as_slice));
             answers
         }
         .boxed()

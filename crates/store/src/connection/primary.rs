@@ -10,7 +10,12 @@ use futures_util::StreamExt;
 use redis::{AsyncConnectionConfig, ErrorKind, RedisError, RedisResult, aio::MultiplexedConnection};
 use tokio::time::timeout;
 
-use super::{client::RedisInner, dial::connect_to_writable, error_class::connect_error, server_address::ServerAddress};
+use super::{
+    client::{RedisInner, cluster::Destination},
+    dial::connect_to_writable,
+    error_class::connect_error,
+    server_address::ServerAddress,
+};
 use crate::{ReconnectDelays, next_reconnect_delay, reconnect_delays, reconnect_delays_up_to};
 
 /// How long one sentinel is listened to.
@@ -36,7 +41,8 @@ impl RedisInner {
     ) -> RedisResult<(MultiplexedConnection, Instant)> {
         self.find_primary().await.map_err(connect_error)?;
         let (client, known_at) = (self.address.client(), Instant::now());
-        Ok((connect_to_writable(&client, config).await?, known_at))
+        let is_node = matches!(self.destination, Destination::Node(..));
+        Ok((connect_to_writable(&client, config, is_node).await?, known_at))
     }
 
     /// Asks the sentinels for the primary, if there are any. If it is another server than before, leaves every connection
@@ -47,14 +53,17 @@ impl RedisInner {
         }
         let address = self.address.info().addr().to_string();
         tracing::info!(event = "redis.primary_found", address, "the sentinels name this server as the primary");
-        {
-            // Under the lock, so that a connection to the old one that is just being opened does not come after it
-            let mut live = self.hot_connection.write().unwrap_or_else(PoisonError::into_inner);
-            self.server_left.send_replace(Some(Instant::now()));
-            *live = None;
-        }
+        self.leave();
         let pool_error = |error: anyhow::Error| RedisError::from((ErrorKind::Io, "pool", format!("{error:#}")));
         self.replace_pool().map(|()| true).map_err(pool_error)
+    }
+
+    /// Leaves the server with every connection to it.
+    pub(super) fn leave(&self) {
+        // Under the lock, so that a connection to the old one that is just being opened does not come after it
+        let mut live = self.hot_connection.write().unwrap_or_else(PoisonError::into_inner);
+        self.server_left.send_replace(Some(Instant::now()));
+        *live = None;
     }
 
     /// Asks for the primary whenever a sentinel says that one moved, as long as there is a handle: a primary that is

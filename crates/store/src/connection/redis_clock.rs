@@ -138,14 +138,14 @@ impl RedisClock {
     }
 
     /// Redis's time from the last reading and the time since; none before the first reading.
-    pub(super) fn estimate(&self) -> Option<Millis> {
+    pub(crate) fn estimate(&self) -> Option<Millis> {
         self.state().reading.map(|reading| reading.now())
     }
 
     /// When a lease starts; none before the first reading. After a step back, the clock as it was before goes on for a
     /// while: if it is set ahead again before the leader has noticed, no lease ends early. Leases are too long if it is
     /// not. Then the leader shortens them, which harms nobody.
-    pub(super) fn lease_start(&self) -> Option<Millis> {
+    pub(crate) fn lease_start(&self) -> Option<Millis> {
         self.state().lease_readings().map(|reading| reading.now()).max()
     }
 

@@ -9,9 +9,8 @@ use common::{
 };
 
 use super::{
-    client::{Redis, RedisInner},
+    client::{Redis, RedisInner, cluster::Destination},
     server::ServerError,
-    server_address::ServerAddress,
 };
 use crate::{next_reconnect_delay, reconnect_delays, sealing::Sealer};
 
@@ -47,8 +46,12 @@ impl Redis {
 impl RedisInner {
     /// Reads the files of certificates again, for the connections that follow.
     fn read_certificates(&self) -> anyhow::Result<()> {
-        self.address.replace(&ServerAddress::new(&self.settings)?)?;
-        self.replace_pool()
+        self.address.replace(&Self::read_address(&self.settings, &self.destination)?)?;
+        self.replace_pool()?;
+        if let Destination::Cluster(cluster) = &self.destination {
+            cluster.known_nodes().iter().try_for_each(|node| node.inner().read_certificates())?;
+        }
+        Ok(())
     }
 }
 

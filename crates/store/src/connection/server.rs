@@ -5,15 +5,14 @@
 
 use std::collections::HashMap;
 
-use redis::{ErrorKind, FromRedisValue, InfoDict, RedisError, aio::ConnectionLike};
+use redis::{FromRedisValue, InfoDict, aio::ConnectionLike};
 
 pub use super::access::NEEDED_FOR_BRIDGE;
 use super::{
-    access::{self, MissingAccess},
     dial::check_write,
-    error_class::{ErrorClass, connect_error},
+    error_class::{ErrorClass, is_about_slot},
 };
-use crate::{Redis, StoreError, StoreResult, keys::TopicNames};
+use crate::{Redis, StoreError, StoreResult};
 
 /// The oldest Redis with everything that Galley uses: script flags, `XADD` with a partial id.
 const MIN_VERSION: (u32, u32) = (7, 0);
@@ -83,98 +82,16 @@ impl Redis {
         Ok(redis::cmd("PING").exec_async(&mut self.clone()).await?)
     }
 
-    /// Checks the server when a process starts. An unavailable server may come later; one that can never work is
-    /// refused. `extra` are calls that this service needs beside Galley's own, such as `SUBSCRIBE news`.
-    ///
-    /// # Errors
-    /// The URL, the server or its settings must be changed first; the error says how.
-    pub async fn check_at_start(&self, extra: &[String]) -> Result<(), ServerError> {
-        // A connection of its own: the shared one is not told why it is refused, because at run time that may pass
-        let checked = match self.connect_alone().await {
-            Ok(mut connection) => {
-                let checked = check_all(&mut connection, extra, self.topics()).await;
-                match self.sealer().check_keys(&mut connection).await {
-                    Err(error) if checked.is_ok() => Err(error),
-                    _ => checked,
-                }
-            }
-            Err(error) => match self.connect_problem(&error) {
-                Some(problem) => Err(ServerError::Unsuitable(problem)),
-                None => Err(StoreError::from(connect_error(error)).into()),
-            },
-        };
-        match checked {
-            Ok(server) => {
-                tracing::info!(version = server.version, durability = server.durability.as_str(), "redis found");
-                Ok(())
-            }
-            Err(ServerError::Store(error)) => {
-                tracing::warn!(%error, "starting without redis");
-                Ok(())
-            }
-            Err(unfit @ ServerError::Unsuitable(_)) => Err(unfit),
-        }
-    }
-
-    /// Why the server refused a connection, if no time will change it.
-    pub(super) fn connect_problem(&self, error: &RedisError) -> Option<String> {
-        let text = error.to_string();
-        let says = |words: &str| text.contains(words);
-        if let Some(problem) = tls_problem(&text) {
-            return Some(problem);
-        }
-        if error.kind() == ErrorKind::RESP3NotSupported || says("NOPROTO") {
-            return Some(String::from("it is older than Redis 7.0: set redis.url to a server of version 7.0 or newer"));
-        }
-        if error.code() == Some("WRONGPASS") || error.kind() == ErrorKind::AuthenticationFailed || says("WRONGPASS") {
-            let settings = self.credential_settings();
-            return Some(format!("user or password is wrong: change them in {settings}"));
-        }
-        if error.code() == Some("NOAUTH") || says("called without any password configured") {
-            let settings = self.credential_settings();
-            return Some(format!(
-                "the server and redis.url disagree on whether there is a password: change {settings}"
-            ));
-        }
-        if says("not point to a sentinel") {
-            return Some(String::from(
-                "what answers there is no sentinel: set redis.url to redis://, or to addresses of sentinels",
-            ));
-        }
-        if says("DB index is out of range") || says("invalid DB index") {
-            let database = self.get_db();
-            return Some(format!(
-                "it has no database {database}: put a lower number behind the host in redis.url, or raise `databases` there"
-            ));
-        }
-        if says("SELECT is not allowed in cluster mode") {
-            return Some(CLUSTER.to_owned());
-        }
-        if error.code() == Some("NOPERM") {
-            return Some(format!(
-                "the user of redis.url may not connect ({text}): allow what docs/redis.md#permissions lists"
-            ));
-        }
-        (error.kind() == ErrorKind::Parse)
-            .then(|| String::from("what answers there is no Redis server: change host or port in redis.url"))
-    }
-
-    /// Where Galley's credentials are.
-    fn credential_settings(&self) -> &'static str {
-        if self.inner().address.has_sentinels() {
-            "redis.url, or those of redis.sentinel_username and redis.sentinel_password"
-        } else {
-            "redis.url"
-        }
-    }
-
-    /// When the server started, in milliseconds before now, rounded up to whole seconds; none if it does not say.
+    /// When the server started, of a cluster the last node, in milliseconds before now, rounded up to whole seconds; none if it does not say.
     ///
     /// # Errors
     /// No answer in time.
     pub async fn uptime_ms(&self) -> StoreResult<Option<i64>> {
-        let info = ask_info(&mut self.clone(), "server").await?;
-        Ok(info.and_then(|info| info.get::<i64>("uptime_in_seconds")).map(|seconds| (seconds + 1) * 1000))
+        let uptime_of = |mut server: Self| async move {
+            let info = ask_info(&mut server, "server").await?;
+            Ok(info.and_then(|info| info.get::<i64>("uptime_in_seconds")).map(|seconds| (seconds + 1) * 1000))
+        };
+        Ok(self.ask_each(uptime_of).await?.into_iter().flatten().min())
     }
 
     /// Checks that a write works, and the server's role, version, eviction policy and durability, as far as it says.
@@ -182,58 +99,35 @@ impl Redis {
     /// # Errors
     /// It takes no writes, is too old, may evict jobs, or acknowledges writes that an fsync setting can lose.
     pub async fn check_server(&self) -> Result<ServerInfo, ServerError> {
-        let server = check_server_on(&mut self.clone()).await?;
+        let server = match self.cluster() {
+            None => check_server_on(&mut self.clone(), false).await?,
+            Some(_) => self.check_nodes().await?,
+        };
         self.sealer().check_keys(&mut self.clone()).await?;
         Ok(server)
     }
 }
 
-/// What is wrong with the certificates of either side, from the text of an error: it has no other form.
-fn tls_problem(text: &str) -> Option<String> {
-    let says = |words: &str| text.contains(words);
-    if let Some((_, problem)) = text.split_once("invalid peer certificate: ") {
-        return Some(if says("NotValidForName") || says("not valid for name") {
-            format!(
-                "its certificate has another name ({problem}): set redis.tls_server_name, or another host in redis.url"
-            )
-        } else {
-            format!("its certificate is not trusted ({problem}): set redis.tls_ca_file to the authority that signed it")
-        });
-    }
-    let alert = text.split_once("received fatal alert: ").map(|(_, alert)| alert);
-    if let Some(alert) = alert {
-        return Some(format!(
-            "it refuses TLS with this client ({alert}): set redis.tls_cert_file and redis.tls_key_file to a certificate \
-             that it trusts"
-        ));
-    }
-    says("InvalidContentType").then(|| String::from("it does not speak TLS on this port: set redis.url to redis://"))
-}
-
-const CLUSTER: &str =
+pub(super) const CLUSTER: &str =
     "it has `cluster-enabled yes`, which Galley does not support yet: set redis.url to a server without it";
+pub(super) const NO_CLUSTER: &str = "it has no `cluster-enabled yes`: set redis.url to redis://";
 const REPLICA: &str = "it is a replica and takes no writes: set redis.url to its primary";
 
-async fn check_all(
-    connection: &mut impl ConnectionLike,
-    extra: &[String],
-    topics: &TopicNames,
-) -> Result<ServerInfo, ServerError> {
-    ask_version(connection).await?;
-    // Before the rest is asked, which needs permissions too
-    check_access(connection, extra, topics).await?;
-    check_server_on(connection).await
-}
-
-async fn ask_version(connection: &mut impl ConnectionLike) -> Result<String, ServerError> {
+pub(super) async fn ask_version(connection: &mut impl ConnectionLike, is_node: bool) -> Result<String, ServerError> {
     let hello: HashMap<String, redis::Value> =
         redis::cmd("HELLO").query_async(connection).await.map_err(StoreError::from)?;
-    check_hello(&hello).map_err(ServerError::Unsuitable)
+    check_hello(&hello, is_node).map_err(ServerError::Unsuitable)
 }
 
-async fn check_server_on(connection: &mut impl ConnectionLike) -> Result<ServerInfo, ServerError> {
-    let version = ask_version(connection).await?;
-    check_write(connection).await.map_err(StoreError::from)?;
+pub(super) async fn check_server_on(
+    connection: &mut impl ConnectionLike,
+    is_node: bool,
+) -> Result<ServerInfo, ServerError> {
+    let version = ask_version(connection, is_node).await?;
+    match check_write(connection).await {
+        Err(error) if is_node && is_about_slot(&error) => {}
+        checked => checked.map_err(StoreError::from)?,
+    }
     let info = ask_info(connection, "default").await?;
     // A managed service may forbid CONFIG; INFO has the eviction policy
     let config: HashMap<String, String> =
@@ -251,34 +145,15 @@ pub(super) async fn ask_info(connection: &mut impl ConnectionLike, section: &str
     }
 }
 
-async fn check_access(
-    connection: &mut impl ConnectionLike,
-    extra: &[String],
-    topics: &TopicNames,
-) -> Result<(), ServerError> {
-    let MissingAccess { needed, optional } =
-        access::missing_access(connection, extra, topics).await.map_err(StoreError::from)?;
-    if !optional.is_empty() {
-        let without = optional.into_iter().collect::<Vec<_>>().join("; ");
-        tracing::info!(event = "redis.limited", without, "the user of redis.url may not ask everything");
-    }
-    if needed.is_empty() {
-        return Ok(());
-    }
-    let missing = needed.into_iter().collect::<Vec<_>>().join(", ");
-    Err(ServerError::Unsuitable(format!(
-        "the user of redis.url may not use {missing}: allow what docs/redis.md#permissions lists"
-    )))
-}
-
 /// The version, from the answer to HELLO, which every user may send.
-pub(super) fn check_hello(hello: &HashMap<String, redis::Value>) -> Result<String, String> {
+pub(super) fn check_hello(hello: &HashMap<String, redis::Value>, is_node: bool) -> Result<String, String> {
     let text = |name: &str| {
         let value = hello.get(name).cloned().unwrap_or_default();
         String::from_redis_value(value).unwrap_or_default()
     };
     match (text("mode").as_str(), text("role").as_str()) {
-        ("cluster", _) => Err(CLUSTER.to_owned()),
+        ("cluster", _) if !is_node => Err(CLUSTER.to_owned()),
+        ("standalone", _) if is_node => Err(NO_CLUSTER.to_owned()),
         ("sentinel", _) => Err(String::from("it is a sentinel: set redis.url to redis+sentinel://host:port/name/db")),
         (_, "replica" | "slave") => Err(REPLICA.to_owned()),
         _ => Ok(text("version")),

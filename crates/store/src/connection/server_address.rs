@@ -19,7 +19,7 @@ use rustls::{
 };
 use secrecy::ExposeSecret;
 
-use super::sentinels::Sentinels;
+use super::{client::cluster::NodeAddress, sentinels::Sentinels};
 
 /// How connections to the server are opened.
 pub(super) struct ServerAddress {
@@ -31,14 +31,15 @@ pub(super) struct ServerAddress {
 }
 
 impl ServerAddress {
-    /// Reads the files of certificates.
+    /// Reads the files of certificates. A node of a cluster has another address than the URL.
     ///
     /// # Errors
     /// The URL or a file cannot be used.
-    pub(super) fn new(settings: &RedisSettings) -> anyhow::Result<Self> {
+    pub(super) fn new(settings: &RedisSettings, node: Option<&NodeAddress>) -> anyhow::Result<Self> {
         let sentinels = settings.url.sentinels();
         let url = sentinels.as_ref().map_or(settings.url.expose(), |sentinels| &sentinels.urls[0]);
         let info = connection_info(url, settings)?;
+        let info = node.map_or(info.clone(), |node| at_node(info, node));
         if !settings.url.is_tls() {
             let sentinels = sentinels.map(|urls| Sentinels::new(&urls, settings, &info, None)).transpose()?;
             return Ok(Self::of(Client::open(info)?, sentinels, None));
@@ -131,6 +132,18 @@ fn connection_info(url: &str, settings: &RedisSettings) -> anyhow::Result<Connec
     }
     let tcp = info.tcp_settings().clone().set_nodelay(true);
     Ok(info.set_redis_settings(redis).set_tcp_settings(tcp))
+}
+
+/// The same for a node of a cluster.
+fn at_node(info: ConnectionInfo, NodeAddress { host, port }: &NodeAddress) -> ConnectionInfo {
+    let (host, port) = (host.clone(), *port);
+    let address = match info.addr() {
+        ConnectionAddr::TcpTls { insecure, tls_params, .. } => {
+            ConnectionAddr::TcpTls { host, port, insecure: *insecure, tls_params: tls_params.clone() }
+        }
+        _ => ConnectionAddr::Tcp(host, port),
+    };
+    info.set_addr(address)
 }
 
 /// The client checks certificates against the name that it connects to. For another name it connects to that one, and

@@ -20,12 +20,33 @@ pub(crate) struct ServerState {
 
 impl ServerState {
     pub(crate) async fn read(redis: &Redis) -> StoreResult<Self> {
-        let mut redis = redis.clone();
-        let info = ask_info(&mut redis, "default").await?.unwrap_or_else(|| InfoDict::new(""));
-        // A managed service may forbid it
-        let config: HashMap<String, String> =
-            redis::cmd("CONFIG").arg("GET").arg("appendfsync").query_async(&mut redis).await.unwrap_or_default();
-        Ok(Self::parse(&info, &config))
+        let state_of = |mut redis: Redis| async move {
+            let info = ask_info(&mut redis, "default").await?.unwrap_or_else(|| InfoDict::new(""));
+            // A managed service may forbid it
+            let config: HashMap<String, String> =
+                redis::cmd("CONFIG").arg("GET").arg("appendfsync").query_async(&mut redis).await.unwrap_or_default();
+            Ok(Self::parse(&info, &config))
+        };
+        let states = redis.ask_each(state_of).await?;
+        Ok(states
+            .into_iter()
+            .reduce(|one, other| one.worst(&other))
+            .unwrap_or_else(|| Self::parse(&InfoDict::new(""), &HashMap::new())))
+    }
+
+    /// Of two nodes of a cluster what is worse.
+    fn worst(&self, other: &Self) -> Self {
+        let use_of =
+            |state: &Self| state.clients.unwrap_or(0).saturating_mul(1000) / state.max_clients.unwrap_or(1).max(1);
+        let both = |one: Option<bool>, other: Option<bool>| one.zip(other).map(|(one, other)| one && other);
+        let fuller = if use_of(self) >= use_of(other) { self } else { other };
+        Self {
+            durability: std::cmp::min_by_key(self.durability, other.durability, |durability| durability.level()),
+            can_save_rdb: both(self.can_save_rdb, other.can_save_rdb),
+            can_save_aof: both(self.can_save_aof, other.can_save_aof),
+            clients: fuller.clients,
+            max_clients: fuller.max_clients,
+        }
     }
 
     fn parse(info: &InfoDict, config: &HashMap<String, String>) -> Self {

@@ -76,7 +76,7 @@ impl Redis {
         });
         let client = self.inner().address.client();
         tokio::spawn(async move {
-            match connect_to_writable(&client, &config).await {
+            match connect_to_writable(&client, &config, false).await {
                 Ok(connection) => {
                     let opened = HotConnection::new(generation, connection);
                     *live.write().unwrap_or_else(PoisonError::into_inner) = Some(opened);

@@ -150,7 +150,7 @@ impl Jobs {
         } else {
             call.arg(duration_millis(timeout));
         }
-        call.arg(self.claim_bytes()).arg(self.claim_budget.max_read()).arg(self.store.redis.lease_start());
+        call.arg(self.claim_bytes()).arg(self.claim_budget.max_read()).arg(self.store.redis.lease_start(keys.prefix()));
         for priority in priorities {
             call.arg(priority.get());
         }

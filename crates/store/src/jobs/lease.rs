@@ -25,14 +25,14 @@ impl Jobs {
     /// Redis is unavailable.
     pub async fn heartbeat(&self, attempt: Attempt<'_>, progress: Option<&str>) -> StoreResult<bool> {
         let Attempt { job, entry, fence } = attempt;
-        let [_, token, worker] = fence.args();
+        let ([_, token, worker], keys) = (fence.args(), QueueKeys::new(&job.queue));
         let renewed: i64 = call_about(&script::HEARTBEAT, job, entry)
             .arg(token)
             .arg(worker)
             .arg(progress.map_or_else(String::new, |progress| self.seal_progress(job, entry, progress)))
             .arg(self.store.redis.topics().notifications())
             .arg(Notification::DueChanged(job.queue.clone()).encode())
-            .arg(self.store.redis.lease_start())
+            .arg(self.store.redis.lease_start(keys.prefix()))
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         count_renewals(usize::from(renewed == 1), usize::from(renewed != 1));
@@ -93,7 +93,7 @@ impl Jobs {
         lease: Option<Duration>,
     ) -> StoreResult<bool> {
         let job = &claimed.job;
-        let deadline = self.attempt_deadline(claimed, lease);
+        let (deadline, keys) = (self.attempt_deadline(claimed, lease), QueueKeys::new(&job.queue));
         let issued: i64 = call_about(&script::ISSUE_CALLBACK_TOKEN, job, claimed.entry)
             .arg(consumer.name())
             .arg(token)
@@ -104,7 +104,7 @@ impl Jobs {
             .arg(PULL_CONSUMER)
             .arg(self.store.redis.topics().notifications())
             .arg(Notification::DueChanged(job.queue.clone()).encode())
-            .arg(self.store.redis.lease_start())
+            .arg(self.store.redis.lease_start(keys.prefix()))
             .invoke_async(&mut self.store.redis.clone())
             .await?;
         Ok(issued == 1)
@@ -127,7 +127,7 @@ impl Jobs {
         call.key(keys.stream(priority)).key(keys.active()).key(keys.leases());
         call.arg(consumer.name()).arg(priority.get()).arg(worker.as_str());
         call.arg(self.store.redis.topics().notifications()).arg(Notification::DueChanged(queue.clone()).encode());
-        call.arg(self.store.redis.lease_start());
+        call.arg(self.store.redis.lease_start(keys.prefix()));
         for (entry, started_at, lease_ms) in held {
             call.arg(entry.to_string()).arg(*started_at).arg(lease_ms.unwrap_or(0));
         }

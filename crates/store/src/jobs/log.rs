@@ -76,7 +76,7 @@ impl Jobs {
         let mut call = attempt.call(&script::WRITE_LOG);
         call.key(keys.log(&job.id)).arg(max_lines).arg(duration_millis(MAX_LOG_TTL));
         call.arg(self.store.redis.topics().notifications());
-        call.arg(Notification::DueChanged(job.queue.clone()).encode()).arg(self.store.redis.lease_start());
+        call.arg(Notification::DueChanged(job.queue.clone()).encode()).arg(self.store.redis.lease_start(keys.prefix()));
         for text in &texts {
             call.arg(self.sealer().seal(&["log", queue, &id], text).as_ref());
         }

@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 79] = [
+pub const KEY_PATTERNS: [&str; 80] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -57,6 +57,7 @@ pub const KEY_PATTERNS: [&str; 79] = [
     "galley:{<queue>}:bridged:<list>",
     "galley:channels",
     "galley:epoch",
+    "galley:{<tag>}:epoch",
     "galley:{ch:<channel>}:m",
     "galley:{ch:<channel>}:state",
     "galley:{ch:<channel>}:once:<seed>-<n>",
@@ -121,6 +122,12 @@ pub const READER_GATEWAYS: &str = "galley:readers";
 pub const SUBSCRIPTIONS: &str = "galley:subscriptions";
 /// The epoch of message positions, and the data it belongs to: a string.
 pub const EPOCH: &str = "galley:epoch";
+
+/// The same in a cluster, for the channels of one slot.
+#[must_use]
+pub fn epoch_of_slot(slot: u16) -> String {
+    format!("galley:{{{}}}:epoch", crate::slots::tag_of_slot(slot))
+}
 /// Events: a capped stream.
 pub const EVENTS: &str = "galley:events";
 /// What was administered: a capped stream.

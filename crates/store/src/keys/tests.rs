@@ -80,6 +80,7 @@ fn every_function_spells_one_of_the_patterns() {
         gateway_readers(&uuid::Uuid::nil()),
         CHANNELS.to_owned(),
         EPOCH.to_owned(),
+        epoch_of_slot(0),
         QUEUES.to_owned(),
         API_KEYS.to_owned(),
         API_KEY_USES.to_owned(),
@@ -131,6 +132,7 @@ fn every_function_spells_one_of_the_patterns() {
                 .replace("<number>", "7")
                 .replace("<gateway>", &"0".repeat(32))
                 .replace("<process>", &"0".repeat(32))
+                .replace("<tag>", &crate::slots::tag_of_slot(0).to_string())
                 .replace("<db>", "5")
         })
         .collect();

@@ -140,9 +140,9 @@ async fn wait_for_arrivals(
     streams: &[WatchedStream],
     block: Duration,
 ) -> StoreResult<WatchRead> {
-    let client_id = connection.client_id();
+    let ender = connection.ender();
     let read = jobs.wait_for_entries(connection, streams, block);
-    let (queues, is_interrupted) = jobs.store.redis.interruptible(client_id, read, shared.changed.notified()).await;
+    let (queues, is_interrupted) = jobs.store.redis.interruptible(ender, read, shared.changed.notified()).await;
     let queues = queues?;
     Ok(match (queues.is_empty(), is_interrupted) {
         (false, _) => WatchRead::Arrived(queues),

@@ -176,7 +176,7 @@ impl Jobs {
         limit: usize,
     ) -> StoreResult<(Vec<Candidate>, Option<String>)> {
         let prefix = keys.prefix();
-        let mut redis = self.store.redis.clone();
+        let mut redis = self.store.redis.server_of(prefix).await?;
         let mut scan = redis::cmd("SCAN");
         scan.arg(if from.position.is_empty() { "0" } else { &from.position }).arg("MATCH").arg(format!("{prefix}*"));
         let (next, names): (String, Vec<String>) = scan.arg("COUNT").arg(limit).query_async(&mut redis).await?;

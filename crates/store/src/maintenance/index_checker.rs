@@ -76,9 +76,10 @@ impl Jobs {
     }
 
     async fn scan_stored_keys(&self, from: u64, limit: usize) -> StoreResult<(u64, Vec<StoredKey>)> {
-        let mut command = redis::cmd("SCAN");
-        command.arg(from).arg("MATCH").arg(StoredKey::PATTERN).arg("COUNT").arg(limit);
-        let (next, names): (u64, Vec<String>) = command.query_async(&mut self.store.redis.clone()).await?;
+        let options = |command: &mut redis::Cmd| {
+            command.arg("MATCH").arg(StoredKey::PATTERN).arg("COUNT").arg(limit);
+        };
+        let (next, names) = self.store.redis.scan(from, options).await?;
         Ok((next, names.iter().filter_map(|name| StoredKey::parse(name)).collect()))
     }
 

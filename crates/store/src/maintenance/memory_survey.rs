@@ -12,7 +12,7 @@ use std::{
 use redis::{InfoDict, Pipeline, aio::ConnectionLike};
 
 use crate::{
-    StoreError, StoreResult,
+    Redis, StoreError, StoreResult,
     channels::Channels,
     connection::budgets::{BUDGETS, DataKind},
     jobs::Jobs,
@@ -164,10 +164,10 @@ impl MemorySurvey {
 
     /// What kinds of small keys take.
     async fn sample_keys(&mut self, jobs: &Jobs) -> StoreResult<[u64; BUDGETS.len()]> {
-        let mut redis = jobs.store.redis.clone();
-        let mut command = redis::cmd("SCAN");
-        command.arg(self.scan_cursor).arg("COUNT").arg(SAMPLED_KEYS);
-        let (next, names): (u64, Vec<String>) = command.query_async(&mut redis).await?;
+        let options = |command: &mut redis::Cmd| {
+            command.arg("COUNT").arg(SAMPLED_KEYS);
+        };
+        let (next, names) = jobs.store.redis.scan(self.scan_cursor, options).await?;
         self.scan_cursor = next;
         let known: Vec<(&String, DataKind)> =
             names.iter().filter_map(|name| kind_of_key(name).map(|kind| (name, kind))).collect();
@@ -212,11 +212,13 @@ fn kind_of_key(name: &str) -> Option<DataKind> {
 
 /// How many keys the database has.
 async fn key_count(jobs: &Jobs) -> StoreResult<u64> {
-    let mut redis = jobs.store.redis.clone();
-    let info: InfoDict = redis::cmd("INFO").arg("keyspace").query_async(&mut redis).await?;
-    let database: Option<String> = info.get(&format!("db{}", redis.get_db()));
-    let count = database.as_deref().and_then(|text| text.strip_prefix("keys=")?.split(',').next()?.parse().ok());
-    Ok(count.unwrap_or(0))
+    let count_of = |mut redis: Redis| async move {
+        let info: InfoDict = redis::cmd("INFO").arg("keyspace").query_async(&mut redis).await?;
+        let database: Option<String> = info.get(&format!("db{}", redis.get_db()));
+        let count = database.as_deref().and_then(|text| text.strip_prefix("keys=")?.split(',').next()?.parse().ok());
+        Ok(count.unwrap_or(0_u64))
+    };
+    Ok(jobs.store.redis.ask_each(count_of).await?.into_iter().sum())
 }
 
 /// The bytes of each key, 0 for one that does not exist.

@@ -51,13 +51,19 @@ pub(crate) async fn watch(jobs: &Jobs, stop: &CancellationToken) {
     }
 }
 
-/// Reads the memory of Redis once. The first claim of a process needs to know how full it is.
+/// Reads the memory of Redis once, of a cluster that of the fullest node. The first claim of a process needs to know how full it is.
 ///
 /// # Errors
 /// Redis is unavailable, or does not allow the question.
 pub async fn read_memory(redis: &Redis) -> StoreResult<()> {
-    let info: InfoDict = redis::cmd("INFO").arg("memory").query_async(&mut redis.clone()).await?;
-    redis.memory().set(info.get("used_memory").unwrap_or(0), info.get("maxmemory").unwrap_or(0));
+    let memory_of = |mut redis: Redis| async move {
+        let info: InfoDict = redis::cmd("INFO").arg("memory").query_async(&mut redis).await?;
+        Ok((info.get("used_memory").unwrap_or(0_u64), info.get("maxmemory").unwrap_or(0_u64)))
+    };
+    // The fullest one refuses first
+    let share = |(used, max): &(u64, u64)| (used.saturating_mul(1000).checked_div(*max), *used);
+    let (used, max) = redis.ask_each(memory_of).await?.into_iter().max_by_key(share).unwrap_or_default();
+    redis.memory().set(used, max);
     Ok(())
 }
 

@@ -101,7 +101,7 @@ async fn lead(jobs: &Jobs, settings: MaintenanceSettings, stop: &CancellationTok
         let asked = async {
             // First: a step is seen before the answer says up to when a leader has healed
             jobs.now().await?;
-            let steps = jobs.store.redis.clock().steps();
+            let steps = jobs.store.redis.clock_steps();
             acquire_leadership(jobs, &leader_id, settings.leader_lease, None).await.map(|answer| (answer, steps))
         };
         let result = match outage_grace.observe(asked).await {
@@ -250,7 +250,7 @@ impl<'a> Leader<'a> {
     }
 
     async fn renew_leadership(&mut self) -> StoreResult<bool> {
-        let has_healed_all = self.jobs.store.redis.clock().steps().count == self.healed.steps.count;
+        let has_healed_all = self.jobs.store.redis.clock_steps().count == self.healed.steps.count;
         let expected_now = has_healed_all.then(|| self.now());
         let asked = acquire_leadership(self.jobs, self.holder, self.settings.leader_lease, expected_now);
         Ok(self.grace.observe(asked).await?.is_held)
@@ -258,7 +258,7 @@ impl<'a> Leader<'a> {
 
     /// Heals what steps of Redis's clock left behind since the last call; false if the leader lease is lost.
     async fn heal_clock_steps(&mut self) -> StoreResult<bool> {
-        let steps = self.jobs.store.redis.clock().steps();
+        let steps = self.jobs.store.redis.clock_steps();
         if steps.count == self.healed.steps.count {
             return self.healed.heal_again(self.jobs).await.map(|()| true);
         }

@@ -49,7 +49,7 @@ impl OutageGrace {
     pub(super) fn remaining_grace(&self, silent_ms: Millis) -> Millis {
         let whole = |duration: Duration| Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX);
         let seen = self.grace_ends_at.saturating_duration_since(Instant::now());
-        let stepped = self.redis.clock().steps().remaining(2 * self.grace);
+        let stepped = self.redis.clock_steps().remaining(2 * self.grace);
         // Redis restarted since: a worker seen before may not have had the time to report again
         let since_start = self.redis_started.map(|started| started.elapsed());
         let restarted = since_start.filter(|age| silent_ms > whole(*age)).map(|age| self.grace.saturating_sub(age));

@@ -126,7 +126,7 @@ impl Subscriptions {
         if is_one_idle {
             self.jobs.now().await?;
         }
-        let steps = self.redis().clock().steps();
+        let steps = self.redis().clock_steps();
         if steps.remaining(lease).is_zero() {
             return Ok(false);
         }

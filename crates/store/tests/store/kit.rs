@@ -23,7 +23,7 @@ use store::{
     sealing::Sealer,
     workflows::Workflows,
 };
-use testkit::RedisServer;
+use testkit::{ClusterProcesses, RedisServer};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) struct StoreKit {
@@ -57,6 +57,24 @@ impl StoreKit {
         }
         let settings = Settings::from_sources(None, all).expect("allowed settings");
         let redis = Redis::new(&settings.redis).expect("a URL");
+        Self::with_redis(server, redis, settings)
+    }
+
+    /// A store that knows the nodes of a cluster. The server is another one.
+    pub(crate) fn of_cluster(cluster: &ClusterProcesses, variables: &[(&str, &str)]) -> Self {
+        let mut all: HashMap<String, String> =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let urls: Vec<String> = cluster.addresses().iter().map(|address| format!("redis://{address}/0")).collect();
+        all.insert("GALLEY__REDIS__URL".to_owned(), urls[0].clone());
+        for name in ["GALLEY__REDIS__CONNECT_TIMEOUT_MS", "GALLEY__REDIS__RESPONSE_TIMEOUT_MS"] {
+            all.entry(name.to_owned()).or_insert_with(|| "20000".to_owned());
+        }
+        let settings = Settings::from_sources(None, all).expect("allowed settings");
+        let redis = Redis::of_cluster(&settings.redis, &urls).expect("URLs");
+        Self::with_redis(RedisServer::start(), redis, settings)
+    }
+
+    fn with_redis(server: RedisServer, redis: Redis, settings: Settings) -> Self {
         let redis = redis.with_sealer(Sealer::from_settings(&settings.encryption).expect("keys"));
         let (log, _writer) = EventLog::start(&redis, &settings, CancellationToken::new());
         let notifier = Notifier::start(&redis, settings.channels.probe_interval, CancellationToken::new());

@@ -12,6 +12,7 @@ mod channel_publishing;
 mod channels;
 mod claims;
 mod clock_steps;
+mod cluster;
 mod compact_results;
 mod confirmation;
 mod consistency_checker;

@@ -170,9 +170,9 @@ impl Claimer {
         Ok(priorities)
     }
 
-    /// Leaves a queue out for a while, unless the error concerns all queues.
+    /// Leaves a queue out for a while, unless the error concerns all queues: with several servers none does.
     fn leave_out(&mut self, queue: &QueueName, error: StoreError) -> StoreResult<()> {
-        if matches!(error, StoreError::Unavailable(_)) {
+        if matches!(error, StoreError::Unavailable(_)) && !self.shared.jobs.redis().has_several_servers() {
             return Err(error);
         }
         if self.queues.get_mut(queue).set_failing(Instant::now()) {

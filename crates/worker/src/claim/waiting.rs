@@ -43,10 +43,10 @@ impl Claimer {
             Some(connection) => connection,
             None => self.shared.jobs.redis().open_dedicated(MAX_BLOCK).await?,
         };
-        let (jobs, client_id) = (&self.shared.jobs, connection.client_id());
+        let (jobs, ender) = (&self.shared.jobs, connection.ender());
         let block = max_block.max(Duration::from_millis(1));
         let read = jobs.claim_blocking(&mut connection, &plan.streams, &self.shared.consumer, block);
-        let (arrived, _) = jobs.redis().interruptible(client_id, read, self.wakeup.woken()).await;
+        let (arrived, _) = jobs.redis().interruptible(ender, read, self.wakeup.woken()).await;
         let (shared, mut permits) = (self.shared.clone(), Vec::from_iter(permit));
         // Drop the connection after an error: its next answer could belong to this read
         let arrived = match arrived {

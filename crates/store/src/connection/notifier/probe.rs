@@ -109,7 +109,8 @@ impl Probe {
         self.0.sent.send_replace((number, false));
         let mut publish = redis::cmd("PUBLISH");
         publish.arg(&self.0.topic).arg(number);
-        if let Err(error) = publish.exec_async(&mut redis.clone()).await {
+        let published = async { publish.exec_async(&mut redis.some_server().await?).await };
+        if let Err(error) = published.await {
             return ProbeOutcome::SendFailed(error.into());
         }
         tokio::select! {

@@ -50,6 +50,8 @@ async fn listen(redis: &Redis, notifier: &Arc<NotifierInner>) -> RedisResult<()>
     let gone = Arc::new(Notify::new());
     let config = redis.config().set_push_sender(push_handler(notifier.clone(), gone.clone()));
     let mut reconnects = notifier.reconnects.subscribe();
+    // In a cluster each node hears what is published at any other
+    let redis = redis.some_server().await?;
     let closed = || RedisError::from((ErrorKind::Io, "connection closed"));
     let (connection, known_at) = redis.connect_separately(&config).await?;
     let mut server_left = redis.server_left();
