@@ -124,6 +124,7 @@ mod trace_context;
 mod trace_export;
 mod trace_trees;
 mod trace_trees_of_messages;
+mod trace_trees_of_workflows;
 mod traced_kit;
 mod tracing;
 mod typescript_package;
