@@ -15,27 +15,43 @@ use tokio_tungstenite::{
 
 use crate::kit::GalleyKit;
 
-struct TestWebSocket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+pub(crate) struct TestWebSocket(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 fn url(gateway: &ServiceProcess) -> String {
     gateway.url("/v1/ws").replacen("http", "ws", 1)
 }
 
 impl TestWebSocket {
-    async fn open(gateway: &ServiceProcess) -> Self {
+    pub(crate) async fn open(gateway: &ServiceProcess) -> Self {
         Self::open_at(url(gateway)).await
+    }
+
+    /// With a header that a browser or a program sends.
+    pub(crate) async fn open_with(gateway: &ServiceProcess, name: &'static str, value: &str) -> Self {
+        Self::open_at_with(&url(gateway), name, value).await
+    }
+
+    /// As a page opens one that has a token.
+    pub(crate) async fn open_as_page(gateway: &ServiceProcess, token: &str, origin: &str) -> Self {
+        Self::open_at_with(&format!("{}?token={token}", url(gateway)), "origin", origin).await
+    }
+
+    async fn open_at_with(url: &str, name: &'static str, value: &str) -> Self {
+        let mut request = url.into_client_request().expect("a request");
+        request.headers_mut().insert(name, value.parse().expect("a header"));
+        Self(connect_async(request).await.expect("a websocket").0)
     }
 
     async fn open_at(url: String) -> Self {
         Self(connect_async(url).await.expect("a websocket").0)
     }
 
-    async fn send(&mut self, frame: &str) {
+    pub(crate) async fn send(&mut self, frame: &str) {
         self.0.send(Message::text(frame)).await.expect("sent");
     }
 
     /// The next frame that says something; none when the server closes.
-    async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         let next = async {
             loop {
                 match self.0.next().await?.expect("no broken connection") {
@@ -58,13 +74,13 @@ impl TestWebSocket {
         }
     }
 
-    async fn expect(&mut self, kind: &str) -> Value {
+    pub(crate) async fn expect(&mut self, kind: &str) -> Value {
         let frame = self.next().await.expect("it goes on");
         assert_eq!(frame["type"], kind, "{frame}");
         frame
     }
 
-    async fn ask(&mut self, frame: &Value) -> Value {
+    pub(crate) async fn ask(&mut self, frame: &Value) -> Value {
         self.send(&frame.to_string()).await;
         self.next().await.expect("an answer")
     }
@@ -229,7 +245,7 @@ async fn what_is_not_understood_is_an_error_and_the_connection_stays_open() {
     for (frame, said) in [
         ("no", "not valid JSON"),
         (r#"{"type":"subscribe"}"#, "type and channel"),
-        (r#"{"type":"shout","channel":"a"}"#, "subscribe, unsubscribe or ack"),
+        (r#"{"type":"shout","channel":"a"}"#, "subscribe, unsubscribe, ack or publish"),
         (r#"{"type":"ack","channel":"a","id":"1-0"}"#, "not subscribed"),
         (r#"{"type":"ack","channel":"a"}"#, "id of a message"),
         (r#"{"type":"subscribe","channel":"a b"}"#, "channel must match"),

@@ -20,6 +20,7 @@ mod channels_history;
 mod channels_publish;
 mod channels_sse;
 mod channels_ws;
+mod channels_ws_publish;
 mod chromium;
 mod claiming_ahead;
 mod client_keys;

@@ -1,12 +1,12 @@
 //! A frame from a client.
 
 use common::json::{self, Object};
-use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use crate::error::ApiError;
 
-/// The most levels of JSON in a frame.
-const MAX_FRAME_DEPTH: usize = 8;
+/// Members that are texts, in the order of [`ClientFrame`].
+const TEXTS: [&str; 7] = ["type", "channel", "after", "since", "id", "ref", "idempotency_key"];
 
 /// A request of a client.
 pub(super) struct ClientFrame {
@@ -15,27 +15,38 @@ pub(super) struct ClientFrame {
     pub(super) after: Option<String>,
     pub(super) since: Option<String>,
     pub(super) id: Option<String>,
+    /// What the answer repeats, so that the client knows which frame it answers.
+    pub(super) reference: Option<String>,
+    pub(super) idempotency_key: Option<String>,
+    /// What to publish.
+    pub(super) message: Option<Box<RawValue>>,
 }
 
 impl ClientFrame {
-    pub(super) fn parse(text: &[u8]) -> Result<Self, ApiError> {
-        let members: Object = json::parse(text, MAX_FRAME_DEPTH)?;
-        members.check_names(&["type", "channel", "after", "since", "id"]).map_err(ApiError::invalid)?;
-        let mut known = [("type", None), ("channel", None), ("after", None), ("since", None), ("id", None)];
-        for (name, value) in members.iter() {
-            let Some(slot) = known.iter_mut().find(|(known, _)| *known == name) else { continue };
-            let text: Option<String> = serde_json::from_str(value.get()).ok();
-            let is_null = serde_json::from_str::<Option<IgnoredAny>>(value.get()).is_ok_and(|value| value.is_none());
-            if text.is_none() && !is_null {
-                return Err(ApiError::invalid(format!("{name} must be a string")));
-            }
-            slot.1 = text;
-        }
-        let [action, channel, after, since, id] = known.map(|(_, value)| value);
-        let (Some(action), Some(channel)) = (action, channel) else {
+    /// `depth_limit` is that of a message in the frame.
+    pub(super) fn parse(text: &[u8], depth_limit: usize) -> Result<Self, ApiError> {
+        // The frame and the message are a level each
+        let members: Object = json::parse(text, depth_limit.saturating_add(2))?;
+        let names: Vec<&str> = TEXTS.into_iter().chain(["message"]).collect();
+        members.check_names(&names).map_err(ApiError::invalid)?;
+        let text = |name: &str| -> Result<Option<String>, ApiError> {
+            let given = members.get(name).map(|value| serde_json::from_str(value.get()));
+            given.transpose().map_err(|_| ApiError::invalid(format!("{name} must be a string")))
+        };
+        let [action, channel, after, since, id, reference, idempotency_key] = TEXTS.map(text);
+        let (Some(action), Some(channel)) = (action?, channel?) else {
             return Err(ApiError::invalid("a frame must have type and channel"));
         };
-        Ok(Self { action, channel, after, since, id })
+        Ok(Self {
+            action,
+            channel,
+            after: after?,
+            since: since?,
+            id: id?,
+            reference: reference?,
+            idempotency_key: idempotency_key?,
+            message: members.get("message").map(ToOwned::to_owned),
+        })
     }
 }
 
@@ -45,17 +56,18 @@ mod tests {
 
     #[test]
     fn a_frame_that_is_not_understood_is_refused_with_what_is_allowed() {
-        let asked =
-            ClientFrame::parse(br#"{"type":"subscribe","channel":"a","after":"1-1","since":null}"#).expect("a frame");
+        let asked = br#"{"type":"subscribe","channel":"a","after":"1-1","since":null}"#;
+        let asked = ClientFrame::parse(asked, 8).expect("a frame");
         assert_eq!((asked.channel.as_str(), asked.after.as_deref(), asked.since), ("a", Some("1-1"), None));
         for (bad, said) in [
             ("", "not valid JSON"),
             ("[]", "a JSON object"),
             (r#"{"type":"subscribe"}"#, "type and channel"),
             (r#"{"type":1,"channel":"a"}"#, "type must be a string"),
+            (r#"{"type":"publish","channel":"a","ref":7}"#, "ref must be a string"),
             (r#"{"type":"subscribe","chanel":"a"}"#, "did you mean \"channel\""),
         ] {
-            let error = ClientFrame::parse(bad.as_bytes()).err().expect(bad).to_string();
+            let error = ClientFrame::parse(bad.as_bytes(), 8).err().expect(bad).to_string();
             assert!(error.contains(said), "{bad}: {error}");
         }
     }

@@ -1,10 +1,11 @@
-//! A WebSocket. The client subscribes to channels and leaves them while it is open; the readers are those of the event
-//! streams. All frames are JSON text. A slow client makes the gateway buffer only a bounded number of bytes.
+//! A WebSocket. The client subscribes to channels, leaves them and publishes while it is open; the readers are those of
+//! the event streams. All frames are JSON text. A slow client makes the gateway buffer only a bounded number of bytes.
 
 mod client_frame;
 mod frame_guard;
 mod frame_heads;
 mod outbound_bytes;
+mod publishing;
 mod window;
 
 use std::{
@@ -25,6 +26,7 @@ use self::{client_frame::ClientFrame, window::UnknownAck};
 pub(crate) use self::{
     frame_guard::FrameGuard,
     outbound_bytes::{OutboundBytes, SharedOutbound},
+    publishing::SocketPublisher,
     window::{AckWindow, MAX_WINDOW},
 };
 use crate::{
@@ -51,6 +53,7 @@ pub(crate) struct MessageSocket {
     pub(crate) outbound: OutboundBytes,
     pub(crate) caller: Caller,
     pub(crate) rights: StreamSession,
+    pub(crate) publisher: SocketPublisher,
     /// None if the client did not ask for a window.
     pub(crate) window: Option<AckWindow>,
 }
@@ -156,7 +159,7 @@ impl MessageSocket {
             }
             ReaderEvent::ChannelSkipped(channel) => {
                 let error = ApiError::from(store::channels::ReaderLimitExceeded);
-                return self.send_text(error_frame(&error, Some(channel.as_str()))).await;
+                return self.send_text(error_frame(&error, Some(channel.as_str())).finish()).await;
             }
             ReaderEvent::Stopped => {
                 json.text("type", "closing").number("retry_ms", reconnect_delay_ms());
@@ -193,17 +196,22 @@ impl MessageSocket {
 
     /// Handles a request and returns the answer, if it has one.
     async fn handle_request(&mut self, text: &[u8]) -> Option<String> {
-        let frame = match ClientFrame::parse(text) {
+        let frame = match ClientFrame::parse(text, self.services.settings.gateway.json_depth_limit) {
             Ok(frame) => frame,
-            Err(error) => return Some(error_frame(&error, None)),
+            Err(error) => return Some(error_frame(&error, None).finish()),
         };
         let result = match frame.action.as_str() {
             "subscribe" => self.subscribe(&frame).await.map(Some),
             "unsubscribe" => self.unsubscribe(&frame.channel).map(Some),
             "ack" => self.acknowledge(&frame).map(|()| None),
-            _ => Err(ApiError::invalid("type must be subscribe, unsubscribe or ack")),
+            "publish" => self.publisher.publish(&self.services, &self.caller, &frame).await.map(Some),
+            _ => Err(ApiError::invalid("type must be subscribe, unsubscribe, ack or publish")),
         };
-        result.unwrap_or_else(|error| Some(error_frame(&error, Some(&frame.channel))))
+        let mut answer = result.unwrap_or_else(|error| Some(error_frame(&error, Some(&frame.channel))))?;
+        if let Some(reference) = &frame.reference {
+            answer.text("ref", reference);
+        }
+        Some(answer.finish())
     }
 
     fn acknowledge(&mut self, frame: &ClientFrame) -> Result<(), ApiError> {
@@ -221,7 +229,7 @@ impl MessageSocket {
         })
     }
 
-    async fn subscribe(&mut self, frame: &ClientFrame) -> Result<String, ApiError> {
+    async fn subscribe(&mut self, frame: &ClientFrame) -> Result<ObjectWriter, ApiError> {
         let start = match (&frame.after, &frame.since) {
             (Some(_), Some(_)) => return Err(ApiError::invalid("give either after or since")),
             (Some(after), None) => ReaderStart::After(after.parse::<Position>()?),
@@ -244,10 +252,10 @@ impl MessageSocket {
             let after = self.reader.position(&channel).unwrap_or(Position::START);
             json.text("after", &after.to_string());
         }
-        Ok(json.finish())
+        Ok(json)
     }
 
-    fn unsubscribe(&mut self, channel: &str) -> Result<String, ApiError> {
+    fn unsubscribe(&mut self, channel: &str) -> Result<ObjectWriter, ApiError> {
         let left = if channel.contains('*') {
             if self.reader.remove_pattern(&channel.parse()?) {
                 RemoveChannelResult::Removed
@@ -270,7 +278,7 @@ impl MessageSocket {
         }
         let mut json = ObjectWriter::default();
         json.text("type", "unsubscribed").text("channel", channel);
-        Ok(json.finish())
+        Ok(json)
     }
 }
 
@@ -306,12 +314,12 @@ fn not_subscribed(channel: &str) -> ApiError {
     ApiError::new(ErrorCode::NotFound, format!("{channel} is not subscribed"))
 }
 
-fn error_frame(error: &ApiError, channel: Option<&str>) -> String {
+fn error_frame(error: &ApiError, channel: Option<&str>) -> ObjectWriter {
     let mut json = ObjectWriter::default();
     json.text("type", "error");
     if let Some(channel) = channel {
         json.text("channel", channel);
     }
     json.raw("error", &error.to_json().to_string());
-    json.finish()
+    json
 }

@@ -17,7 +17,9 @@ use super::open_reader;
 use crate::{
     auth::{Caller, StreamSession},
     error::{ApiError, ErrorCode},
-    message_socket::{AckWindow, FRAME_LIMIT_BYTES, FrameGuard, MAX_WINDOW, MessageSocket, OutboundBytes},
+    message_socket::{
+        AckWindow, FRAME_LIMIT_BYTES, FrameGuard, MAX_WINDOW, MessageSocket, OutboundBytes, SocketPublisher,
+    },
     routes::{ApiResult, parse_bounded},
     services::Services,
 };
@@ -44,6 +46,7 @@ pub(crate) async fn connect(
     };
     require_upgrade(&request)?;
     let rights = StreamSession::open(&request)?;
+    let publisher = SocketPublisher::of(&request, &services);
     let reader = open_reader(&services)?;
     let frames: BoxedPayloadStream = Box::pin(FrameGuard::new(body.into_inner(), FRAME_LIMIT_BYTES));
     let mut guarded = Payload::from(frames);
@@ -57,6 +60,7 @@ pub(crate) async fn connect(
         services: services.get_ref().clone(),
         caller,
         rights,
+        publisher,
         reader,
         session,
         outbound: outbox.clone(),
