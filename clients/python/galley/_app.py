@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from ._async_client import AsyncClient
 from ._client import Client
-from ._context import Context
+from ._context import Context, current
 from ._errors import nearest
+from ._many import check_many, checked_results
 from ._options import new_job, wire_options
 from ._testing import FakeGateway
 from ._types import Job, JobOptions, LogLine, NewJob, When
 from ._worker import M, Middleware, Worker
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,9 +40,11 @@ class _Definition:
         if {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.KEYWORD_ONLY} <= kinds:
             raise TypeError(f"the task {type} has *arguments and keyword-only ones: a job has one list of arguments")
 
-    def with_options(self, options: Mapping[str, Any]) -> _Definition:
+    def with_options(self, options: Mapping[str, Any]) -> Self:
         wire_options("with_options()", options)
-        return _Definition(self.app, self.type, self.handler, {**self.options, **options})
+        other = copy.copy(self)
+        other.options = {**self.options, **options}
+        return other
 
     def args(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """Arguments as the list of a job: in the order of the signature, up to the last one that is given."""
@@ -72,6 +76,43 @@ class _Definition:
 
     def job(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
         return new_job(self.type, self.args(args, kwargs), self.options)
+
+    def register(self, worker: Worker) -> None:
+        """Makes it the handler of a worker."""
+        worker.job(self.type)(lambda _, *args: self.run(args))
+
+
+class _ManyDefinition(_Definition):
+    """A task whose handler takes several jobs in one call."""
+
+    def __init__(
+        self, app: App, type: str, handler: Callable[..., Any], options: Mapping[str, Any], count: int, delay: float
+    ) -> None:
+        super().__init__(app, type, handler, options)
+        self.count, self.delay = count, delay
+
+    def args(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        if kwargs:
+            raise TypeError(f"{self.type}: its jobs have a list of arguments; {', '.join(kwargs)} cannot be named")
+        return list(args)
+
+    def run(self, args: Sequence[Any]) -> Any:
+        """Calls the handler with one job: the one that runs here."""
+        results = self.handler([current()])
+        return self._one_awaited(results) if inspect.isawaitable(results) else _one(results)
+
+    async def _one_awaited(self, results: Awaitable[Any]) -> Any:
+        return _one(await results)
+
+    def register(self, worker: Worker) -> None:
+        worker.jobs(self.type, count=self.count, delay=self.delay)(self.handler)
+
+
+def _one(results: Any) -> Any:
+    result = checked_results(results, 1)[0]
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 class Handle(Generic[R]):
@@ -260,6 +301,27 @@ class App:
         wire_options("task()", options)
         return _Decorator(self, type, options)
 
+    def task_of_many(
+        self, type: str, *, count: int, delay: float = 1.0, **options: Unpack[JobOptions]
+    ) -> Callable[[Callable[[list[Context]], Any]], Task[..., Any]]:
+        """Makes a function that takes several jobs in one call a task: up to ``count``, which come within ``delay``
+        seconds. A worker needs a ``concurrency`` of ``count`` at least.
+
+        The function is called with a list of contexts and gives a list with a result for each, or None. An exception in
+        the list fails its job; one that is raised fails all of them. In test modes each call has one job.
+        """
+        check_many(count, delay)
+        wire_options("task_of_many()", options)
+
+        def define(handler: Callable[[list[Context]], Any]) -> Task[..., Any]:
+            definition = _ManyDefinition(self, type, handler, options, count, delay)
+            self._add(definition)
+            task: Task[..., Any] = Task(definition)
+            functools.update_wrapper(task, handler)
+            return task
+
+        return define
+
     def middleware(self, around: M) -> M:
         """Registers a function that runs around each attempt, the first one outermost: it is called with the context
         and ``call_next``, and gives what ``call_next()`` gives. It runs in a thread, around ``async def`` handlers
@@ -316,8 +378,8 @@ class App:
             self._key,
             self._middleware,
         )
-        for type, task in self._tasks.items():
-            worker.job(type)(_without_context(task))
+        for task in self._tasks.values():
+            task.register(worker)
         return worker
 
     def fake(self) -> FakeGateway:
@@ -328,10 +390,3 @@ class App:
     def inline(self) -> FakeGateway:
         """For tests: inside ``with app.inline()`` a job runs when it is enqueued, in this process."""
         return FakeGateway(self, is_inline=True)
-
-
-def _without_context(task: _Definition) -> Callable[..., Any]:
-    def handle(_: Context, *args: Any) -> Any:
-        return task.run(args)
-
-    return handle

@@ -27,6 +27,7 @@ from ._context import Context, handled, log
 from ._errors import GalleyError, NoRetry, Retry, Unavailable
 from ._http import Connection
 from ._loop import HandlerCancelled, LoopThread
+from ._many import HandlerOfMany, check_many
 from ._outcome import Outcome, current_stack, failure, instead_of_refused, name_of, text_of, valid
 from ._trace import attempt_span
 from ._types import Job
@@ -98,6 +99,26 @@ class Worker:
 
         return register
 
+    def jobs(self, type: str, *, count: int, delay: float = 1.0) -> Callable[[H], H]:
+        """Registers a handler that takes several jobs of a type in one call: up to ``count``, which come within
+        ``delay`` seconds.
+
+        It is called with a list of contexts and gives a list with a result for each, or None. An exception in the list
+        fails its job; one that is raised fails all of them. Each job counts for ``concurrency``.
+        """
+        check_many(count, delay)
+        if count > self._concurrency:
+            raise ValueError(
+                f"count={count} for jobs of type {type}: the worker has no more than concurrency={self._concurrency} at"
+                " a time"
+            )
+
+        def register(handler: H) -> H:
+            self._handlers[type] = HandlerOfMany(handler, count, delay, self._loop, self._changed, self._is_stopping)
+            return handler
+
+        return register
+
     def middleware(self, around: M) -> M:
         """Registers a function that runs around each attempt, the first one outermost. It is called with the context
         and ``call_next``, in the thread of the attempt, around ``async def`` handlers too."""
@@ -155,6 +176,9 @@ class Worker:
         with self._changed:
             while not is_so() and time.monotonic() < deadline:
                 self._changed.wait(min(0.1, max(0.0, deadline - time.monotonic())))
+
+    def _is_stopping(self) -> bool:
+        return self._stops > 0
 
     def _is_idle(self) -> bool:
         return not self._active and self._apart == 0

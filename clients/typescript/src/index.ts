@@ -26,6 +26,7 @@ export type {
   Unique,
   When,
 } from "./options.js";
+export type { HandlerOfMany, JobOfMany, ManyOptions } from "./many.js";
 export { Subscription } from "./subscription.js";
 export { type EnqueuedFilter, FakeGateway } from "./testing.js";
 export type {

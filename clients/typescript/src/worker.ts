@@ -8,6 +8,7 @@
 
 import { GalleyError, Unavailable } from "./errors.js";
 import { Gateway, pauses, sleep } from "./http.js";
+import { checkMany, gathering, type HandlerOfMany, type ManyOptions } from "./many.js";
 import { checkNames } from "./names.js";
 import { failure, failureOf, insteadOfRefused, type Settled } from "./settled.js";
 import { handled, inSpan, traceOf } from "./trace.js";
@@ -107,6 +108,7 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
   private leaseMs!: number;
   private graceMs!: number;
   private readonly handlers = new Map<string, Handler<any[], unknown>>();
+  private readonly handlersOfMany = new Map<string, { handler: HandlerOfMany<any[], unknown>; count: number }>();
   private readonly middleware: Middleware[] = [];
   private readonly active = new Set<Attempt>();
   private readonly stopping = new AbortController();
@@ -140,6 +142,22 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
     return this;
   }
 
+  /**
+   * Registers a handler that takes several jobs of a type in one call: up to `count`, which come within `delayMs`. Each of
+   * them counts for `concurrency`. In test modes a call has one job.
+   */
+  jobs<K extends TaskType<Tasks>>(
+    type: K,
+    options: ManyOptions,
+    handler: HandlerOfMany<Tasks[K]["args"], TaskResult<Tasks[K]>>,
+  ): this {
+    const checked = checkMany("jobs()", options);
+    const untyped = handler as unknown as HandlerOfMany<any[], unknown>;
+    this.handlersOfMany.set(type, { handler: untyped, count: checked.count });
+    this.handlers.set(type, gathering(untyped, checked, this.stopping.signal));
+    return this;
+  }
+
   /** Registers a function that runs around each attempt, in test modes too; the first one is outermost. */
   use(middleware: Middleware): this {
     this.middleware.push(middleware);
@@ -148,6 +166,11 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
 
   /** Works until SIGTERM, SIGINT, `stop()` or a directive to terminate. */
   async run(): Promise<void> {
+    for (const [type, { count }] of this.handlersOfMany) {
+      if (count <= this.concurrency) continue;
+      const most = `the worker has no more than concurrency: ${this.concurrency} at a time`;
+      throw new RangeError(`count: ${count} for jobs of type ${type}: ${most}`);
+    }
     const caught = () => this.stop();
     const signals = ["SIGTERM", "SIGINT"];
     if (typeof process !== "undefined") for (const signal of signals) process.on(signal, caught);
@@ -181,7 +204,9 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
       if (message !== undefined) job.progress_data = { message };
     };
     attempt.log = async (message, level = "info") => log(level, message);
-    return this.handle(attempt);
+    const many = this.handlersOfMany.get(job.type)?.handler;
+    const alone = many && gathering(many, { count: 1, delayMs: 0 }, this.stopping.signal);
+    return this.handle(attempt, alone);
   }
 
   private change(ms = 2 ** 31 - 1): Promise<void> {
@@ -281,9 +306,8 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
     this.changed();
   }
 
-  private async handle(attempt: Attempt): Promise<Settled> {
+  private async handle(attempt: Attempt, handler = this.handlers.get(attempt.job.type)): Promise<Settled> {
     const { type, args = [] } = attempt.job;
-    const handler = this.handlers.get(type);
     if (handler === undefined) {
       return failure("handler_not_found", "HandlerNotFound", `no handler for jobs of type ${type}`);
     }

@@ -6,7 +6,7 @@ use common::{name::JobType, settings::Settings};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    handlers::{Context, HandlerError, Handlers},
+    handlers::{Context, HandlerError, Handlers, JobsPerCall},
     shared::RunMode,
     worker::Worker,
 };
@@ -24,6 +24,7 @@ impl Worker {
 pub struct WorkerBuilder {
     handlers: Handlers,
     problems: Vec<String>,
+    most_jobs_per_call: Vec<(String, usize)>,
     run_mode: RunMode,
     configure: Option<ConfigureFn>,
 }
@@ -60,6 +61,38 @@ impl WorkerBuilder {
     {
         self.validate_job_type(job_type);
         self.handlers.add_blocking(job_type, handler);
+        self
+    }
+
+    /// Adds a handler that takes several jobs of a type in one call: as many as have come, up to `limits.count`, once the
+    /// first one has waited for `limits.delay`. It gives a result for each of them, in their order; an error of its own
+    /// fails all of them. Each job occupies one of `queue_worker.concurrency`, has its own time limit, and is cancelled,
+    /// settled and retried by itself. A handler whose jobs are all stopped is dropped where it waits.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use galley_worker::{Context, HandlerError, JobsPerCall, Worker};
+    /// async fn index(jobs: Vec<(Context, (String,))>) -> Result<Vec<Result<(), HandlerError>>, HandlerError> {
+    ///     // One request for all of them
+    ///     Ok(jobs.iter().map(|_| Ok(())).collect())
+    /// }
+    ///
+    /// Worker::builder().handler_of_many("page.index", JobsPerCall { count: 50, delay: Duration::from_secs(1) }, index);
+    /// ```
+    #[must_use]
+    pub fn handler_of_many<A, R, F, Fut>(mut self, job_type: &str, limits: JobsPerCall, handler: F) -> Self
+    where
+        A: DeserializeOwned + Send + 'static,
+        R: Serialize + Send + 'static,
+        F: Fn(Vec<(Context, A)>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<Result<R, HandlerError>>, HandlerError>> + Send + 'static,
+    {
+        self.validate_job_type(job_type);
+        if limits.count == 0 {
+            self.problems.push(format!("{job_type}: count must be at least 1"));
+        }
+        self.most_jobs_per_call.push((job_type.to_owned(), limits.count));
+        self.handlers.add_for_many(job_type, limits, handler);
         self
     }
 
@@ -100,6 +133,11 @@ impl WorkerBuilder {
         if let Some(configure) = self.configure.take() {
             self = configure(self, settings);
         }
+        let concurrency = settings.queue_worker.concurrency;
+        let too_many = self.most_jobs_per_call.iter().filter(|(_, count)| *count > concurrency);
+        self.problems.extend(too_many.map(|(job_type, count)| {
+            format!("{job_type}: no call has {count} jobs, because queue_worker.concurrency is {concurrency}")
+        }));
         anyhow::ensure!(self.problems.is_empty(), "{}", self.problems.join("; "));
         Ok(self.handlers)
     }
@@ -107,7 +145,7 @@ impl WorkerBuilder {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::{collections::HashMap, time::Duration};
 
     use super::*;
 
@@ -130,6 +168,15 @@ mod tests {
             WorkerBuilder::default().handler("a", nothing).configure(|builder, _| builder.handler("b", nothing));
         let handlers = configured.into_handlers(&settings).expect("two handlers");
         assert!(handlers.contains("a") && handlers.contains("b"));
+        let many = |count| {
+            let limits = JobsPerCall { count, delay: Duration::ZERO };
+            problem(WorkerBuilder::default().handler_of_many("many", limits, |jobs: Vec<(Context, ())>| async move {
+                Ok(jobs.iter().map(|_| Ok(())).collect())
+            }))
+        };
+        assert_eq!(many(100), "");
+        assert_eq!(many(101), "many: no call has 101 jobs, because queue_worker.concurrency is 100");
+        assert!(many(0).contains("count must be at least 1"));
         assert!(
             problem(WorkerBuilder::default().configure(|builder, _| builder.handler("B", nothing)))
                 .contains("type must match")

@@ -40,6 +40,8 @@ pub(crate) struct WorkerShared {
     /// The longest time that a handler of this process may tidy up, in milliseconds.
     pub(crate) max_stop_grace_ms: AtomicU64,
     pub(crate) attempts: TaskTracker,
+    /// Cancelled when the worker claims nothing more and finishes what it has.
+    pub(crate) finishing: CancellationToken,
     /// Cancelled when the shutdown grace is over: running jobs are released.
     pub(crate) hard_shutdown: CancellationToken,
 }

@@ -93,6 +93,7 @@ impl Worker {
             run_mode: until,
             max_stop_grace_ms: AtomicU64::new(0),
             attempts: TaskTracker::new(),
+            finishing: CancellationToken::new(),
             hard_shutdown: CancellationToken::new(),
             settings,
         };
@@ -147,6 +148,7 @@ impl Worker {
         // No new jobs. The claim loop drops the runner, so the channel closes when the last attempt ends
         claiming.await?;
         bridging.await?;
+        shared.finishing.cancel();
         finish_attempts(shared, &end_grace).await;
         if tokio::time::timeout(DRAIN_TIMEOUT, committing).await.is_err() {
             tracing::error!("results could not be recorded in time: the jobs will run again");

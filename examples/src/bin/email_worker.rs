@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, fmt::Write, path::PathBuf, time::Duration};
 
-use galley_worker::{Context, ContextError, HandlerError, Worker};
+use galley_worker::{Context, ContextError, HandlerError, JobsPerCall, Worker};
 use serde::{Deserialize, Serialize};
 use tokio::{fs, select, time::sleep};
 
@@ -16,6 +16,7 @@ fn main() -> std::process::ExitCode {
         .handler("email.newsletter", newsletter)
         .handler("email.from_template", from_template)
         .blocking_handler("email.render", render)
+        .handler_of_many("email.digest", JobsPerCall { count: 3, delay: digest_delay() }, digest)
         // A job without arguments, or with any number of one type, can use a closure
         .handler("email.addresses", |_, addresses: BTreeSet<String>| async move { Ok(addresses) })
         .handler("email.count", |context: Context, (): ()| async move { count(&context) })
@@ -119,6 +120,29 @@ fn render(_context: Context, (template, repeat): (String, usize)) -> Result<Stri
         return Err(HandlerError::not_retryable(format!("at most {MAX_RENDERED_BYTES} bytes can be rendered")));
     }
     Ok(template.repeat(repeat))
+}
+
+/// How long a notice waits for others: `DIGEST_SECONDS`, or two.
+fn digest_delay() -> Duration {
+    let seconds = std::env::var("DIGEST_SECONDS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(2))
+}
+
+/// Several jobs in one call: their notices go into one mail. Each job has a result of its own, or an error.
+async fn digest(jobs: Vec<(Context, (String,))>) -> Result<Vec<Result<PathBuf, HandlerError>>, HandlerError> {
+    let (mut text, file) = (String::new(), outbox(&jobs[0].0, "digest"));
+    let mut results = Vec::new();
+    for (_, (notice,)) in &jobs {
+        if notice.is_empty() {
+            results.push(Err(HandlerError::not_retryable("a notice has text")));
+        } else {
+            let _ = writeln!(text, "{notice}");
+            results.push(Ok(file.clone()));
+        }
+    }
+    // An error here fails all of them
+    fs::write(&file, text).await?;
+    Ok(results)
 }
 
 /// In a workflow: uses the results of the job's parents.

@@ -267,3 +267,39 @@ async fn a_handler_gets_the_results_of_the_jobs_before_it() {
     .await;
     assert_eq!(ended["members"][1]["result"], 2, "two of the three addresses are different: {ended}");
 }
+
+#[tokio::test]
+async fn several_jobs_are_handled_in_one_call_and_each_ends_by_itself() {
+    let kit = GalleyKit::start().await;
+    let outbox = TestFolder::new();
+    // Longer than any test: it is the third job that begins the call
+    let worker = email_worker(&kit, &outbox, &[("DIGEST_SECONDS", "86400")]).await;
+    let notice = |text: &str| job_body("email.digest", &json!([text]));
+    let [one, two, empty] = [
+        kit.enqueue(&notice("the mill turns")).await,
+        kit.enqueue(&notice("the ship sails")).await,
+        kit.enqueue(&notice("")).await,
+    ];
+    let (first, second) = (kit.wait_for_state(&one, "completed").await, kit.wait_for_state(&two, "completed").await);
+    let refused = kit.wait_for_state(&empty, "discarded").await;
+    assert_eq!(refused["error"]["message"], "a notice has text");
+    assert_eq!(first["result"], second["result"], "one mail for both");
+    let sent = std::fs::read_to_string(first["result"].as_str().expect("a file")).expect("a mail");
+    let lines: std::collections::BTreeSet<_> = sent.lines().collect();
+    assert_eq!(lines, ["the mill turns", "the ship sails"].into());
+
+    // A job that is cancelled while it waits for others is in no call
+    let cancelled = kit.enqueue(&notice("nobody reads this")).await;
+    kit.wait_for_state(&cancelled, "active").await;
+    let response =
+        kit.http.delete(kit.gateway.url(&format!("/ojs/v1/jobs/{cancelled}"))).send().await.expect("an answer");
+    assert_eq!(response.status(), 200);
+    worker.wait_for_event("attempt.lost").await;
+    // A worker that stops calls with what it has
+    let last = kit.enqueue(&notice("the last one")).await;
+    kit.wait_for_state(&last, "active").await;
+    assert!(worker.terminate().await.success());
+    let last = kit.wait_for_state(&last, "completed").await;
+    let sent = std::fs::read_to_string(last["result"].as_str().expect("a file")).expect("a mail");
+    assert_eq!(sent, "the last one\n");
+}

@@ -149,6 +149,11 @@ impl Context {
         self.0.stop.clone()
     }
 
+    /// Fires when the worker finishes what it has: nothing more will come.
+    pub(crate) fn finishing(&self) -> &CancellationToken {
+        &self.0.shared.finishing
+    }
+
     pub(crate) fn stop_grace(&self) -> Duration {
         Duration::from_millis(self.0.stop_grace_ms.load(Relaxed))
     }

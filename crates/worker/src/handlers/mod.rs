@@ -5,16 +5,19 @@ pub(crate) mod command;
 mod context;
 mod error;
 pub(crate) mod http;
+mod many;
 
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use common::name::JobType;
 use serde::{Serialize, de::DeserializeOwned};
 
+use self::many::Gathering;
 pub(crate) use error::parse_arguments;
 
 pub use context::{Context, ContextError};
 pub use error::HandlerError;
+pub use many::JobsPerCall;
 
 /// How a handler ended without an error.
 #[derive(Debug)]
@@ -97,6 +100,21 @@ impl Handlers {
                     },
                 }
             }
+        });
+    }
+
+    /// Adds a typed handler that takes several jobs in one call.
+    pub(crate) fn add_for_many<A, R, F, Fut>(&mut self, job_type: &str, limits: JobsPerCall, handler: F)
+    where
+        A: DeserializeOwned + Send + 'static,
+        R: Serialize + Send + 'static,
+        F: Fn(Vec<(Context, A)>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<Result<R, HandlerError>>, HandlerError>> + Send + 'static,
+    {
+        let gathering = Arc::new(Gathering::new(handler, limits));
+        self.add_typed(job_type, move |context, arguments| {
+            let gathering = gathering.clone();
+            async move { gathering.run(context, arguments).await }
         });
     }
 
