@@ -6,10 +6,11 @@
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use redis::aio::ConnectionLike;
+use tokio::time::Instant;
 
 use crate::StoreResult;
 use common::time::Millis;
@@ -132,9 +133,15 @@ impl RedisClock {
     pub(super) async fn read(&self, connection: &mut impl ConnectionLike) -> StoreResult<Millis> {
         let asked = Instant::now();
         let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(connection).await?;
-        let (at, answered) = (seconds * 1000 + micros / 1000, Instant::now());
-        self.record(ClockReading { at, answered, round_trip: answered - asked });
+        let at = seconds * 1000 + micros / 1000;
+        self.note_answer(at, asked);
         Ok(at)
+    }
+
+    /// Notes an answer to TIME that has just come.
+    pub(crate) fn note_answer(&self, at: Millis, asked: Instant) {
+        let answered = Instant::now();
+        self.record(ClockReading { at, answered, round_trip: answered - asked });
     }
 
     /// Redis's time from the last reading and the time since; none before the first reading.

@@ -5,10 +5,12 @@
 //! gets there again: they get the longest time that they can have from now on. What a user gave as a time of day stays:
 //! scheduled jobs, `expires_at`. TTLs of results and similar data stay too: only Redis could change them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::aio::ConnectionLike;
+use tokio::time::Instant;
 
+use super::maintenance_store::MaintenanceStore;
 use crate::{
     StoreError, StoreResult,
     connection::{
@@ -53,21 +55,21 @@ impl HealedSteps {
     }
 
     /// Heals leases again when it is time.
-    pub(super) async fn heal_again(&mut self, jobs: &Jobs) -> StoreResult<()> {
+    pub(super) async fn heal_again(&mut self, store: &impl MaintenanceStore) -> StoreResult<()> {
         if self.again_at.take_if(|at| *at <= Instant::now()).is_none() {
             return Ok(());
         }
-        move_leases(jobs, 0).await
+        store.move_leases(0).await
     }
 }
 
 /// Gives running attempts back what was left of their leases and time limits before Redis's clock was set by `by_ms`.
-pub(super) async fn heal_leases(jobs: &Jobs, by_ms: Millis) -> StoreResult<()> {
+pub(super) async fn heal_leases(store: &impl MaintenanceStore, by_ms: Millis) -> StoreResult<()> {
     tracing::warn!(event = "maintenance.clock_healed", by_ms, "redis's clock was set: leases get their time back");
-    move_leases(jobs, by_ms).await
+    store.move_leases(by_ms).await
 }
 
-async fn move_leases(jobs: &Jobs, by_ms: Millis) -> StoreResult<()> {
+pub(super) async fn move_leases(jobs: &Jobs, by_ms: Millis) -> StoreResult<()> {
     for queue in jobs.list_queues().await? {
         match move_leases_of(jobs, &queue, by_ms).await {
             // A key of a wrong type must not keep the other queues from it

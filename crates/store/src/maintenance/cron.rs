@@ -1,8 +1,11 @@
 //! Fires due cron entries: one more timer of the leader.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::{StoreResult, connection::clock::first_due_at, jobs::Jobs, keys};
+use tokio::time::Instant;
+
+use super::maintenance_store::MaintenanceStore;
+use crate::StoreResult;
 use common::time::Millis;
 
 /// When the next cron entry is due, by Redis's clock. Read again whenever it may have changed.
@@ -29,21 +32,18 @@ impl CronTimer {
         self.not_before = Some(Instant::now() + length);
     }
 
-    pub(super) async fn refresh(&mut self, jobs: &Jobs) -> StoreResult<()> {
+    pub(super) async fn refresh(&mut self, store: &impl MaintenanceStore) -> StoreResult<()> {
         if self.is_stale {
-            let mut command = redis::cmd("ZRANGE");
-            command.arg(keys::CRON_NEXT).arg(0).arg(0).arg("WITHSCORES");
-            let head: Vec<(redis::Value, f64)> = command.query_async(&mut jobs.store.redis.clone()).await?;
-            (self.next_at, self.is_stale) = (first_due_at(&head), false);
+            (self.next_at, self.is_stale) = (store.first_cron_run().await?, false);
         }
         Ok(())
     }
 
     /// Fires due entries, a bounded number.
-    pub(super) async fn fire_if_due(&mut self, jobs: &Jobs, now: Millis) -> StoreResult<()> {
+    pub(super) async fn fire_if_due(&mut self, store: &impl MaintenanceStore, now: Millis) -> StoreResult<()> {
         if self.is_due(now) {
-            let troubled = jobs.cron().fire_due().await?;
-            self.not_before = (troubled > 0).then(|| Instant::now() + super::FAILURE_PAUSE);
+            let troubled = store.fire_cron().await?;
+            self.not_before = (troubled > 0).then(|| Instant::now() + super::failures::FAILURE_PAUSE);
             self.is_stale = true;
         }
         Ok(())

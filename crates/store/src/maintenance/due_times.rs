@@ -2,10 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use crate::{StoreError, StoreResult, connection::clock::first_due_at, jobs::Jobs, keys::QueueKeys};
+use tokio::time::Instant;
+
+use super::maintenance_store::MaintenanceStore;
+use crate::{StoreResult, keys::QueueKeys};
 use common::{name::QueueName, rotation::Rotation, time::Millis};
 
 /// The kinds of due times in a queue.
@@ -22,7 +25,7 @@ pub(super) enum QueueTask {
 impl QueueTask {
     pub(super) const ALL: [Self; 3] = [Self::ExpiredLease, Self::Timer, Self::Due];
 
-    fn key(self, keys: &QueueKeys) -> String {
+    pub(super) fn key(self, keys: &QueueKeys) -> String {
         match self {
             Self::Due => keys.due(),
             Self::ExpiredLease => keys.leases(),
@@ -37,6 +40,8 @@ const ACTIVE_TIME: Duration = Duration::from_mins(1);
 const SOON: Duration = Duration::from_secs(10);
 /// How many other queues are read each time: only a lost notification is found there.
 const QUEUES_PER_TURN: usize = 1;
+/// How many queues are read in one round trip.
+const MAX_READ_AT_ONCE: usize = 500;
 
 /// The next due times of all queues.
 #[derive(Default)]
@@ -142,29 +147,13 @@ impl DueTimes {
     }
 
     /// Reads the next due times of these queues.
-    pub(super) async fn read(&mut self, jobs: &Jobs, queues: &[QueueName]) -> StoreResult<()> {
-        for some in queues.chunks(500) {
-            let mut pipeline = redis::pipe();
-            // A key of another type in one queue must not stop the others
-            pipeline.ignore_errors();
-            for keys in some.iter().map(QueueKeys::new) {
-                for task in QueueTask::ALL {
-                    pipeline.cmd("ZRANGE").arg(task.key(&keys)).arg(0).arg(0).arg("WITHSCORES");
-                }
-            }
-            let heads: Vec<redis::RedisResult<Vec<(redis::Value, f64)>>> =
-                pipeline.query_async(&mut jobs.store.redis.clone()).await?;
-            for (queue, heads) in some.iter().zip(heads.chunks(QueueTask::ALL.len())) {
+    pub(super) async fn read(&mut self, store: &impl MaintenanceStore, queues: &[QueueName]) -> StoreResult<()> {
+        for some in queues.chunks(MAX_READ_AT_ONCE) {
+            for (queue, first) in some.iter().zip(store.first_due_times(some).await?) {
                 let times = self.queues.entry(queue.clone()).or_default();
                 times.told = None;
-                for (task, head) in QueueTask::ALL.into_iter().zip(heads) {
-                    let head = match head.as_deref().map_err(|error| StoreError::from(error.clone())) {
-                        Err(error @ StoreError::Unavailable(_)) => return Err(error),
-                        // The sweep reports it
-                        Err(_) => &[],
-                        Ok(head) => head,
-                    };
-                    times.tasks[task as usize].0 = first_due_at(head);
+                for (task, at) in times.tasks.iter_mut().zip(first) {
+                    task.0 = at;
                 }
             }
         }

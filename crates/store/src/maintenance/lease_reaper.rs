@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{OutageGrace, reschedule_on_error};
+use super::{OutageGrace, maintenance_store::MaintenanceStore, reschedule_on_error};
 use crate::{
     StoreResult,
     connection::clock::MoveDue,
@@ -16,42 +16,39 @@ use common::{name::QueueName, time::Millis};
 use model::job::{AttemptError, RetryAdvice};
 
 /// Maximum number of attempts of a queue in one turn.
-const BATCH: usize = 100;
+pub(super) const BATCH: usize = 100;
 /// When the lease of a job that cannot be read is looked at again.
 const UNREADABLE_PAUSE_MS: Millis = 60_000;
 
 /// Settles attempts whose lease expired, a batch at most. Answers with the time until it makes sense to look again, if
 /// some were spared because Redis was away or its clock was set.
 pub(super) async fn reap_expired(
-    jobs: &Jobs,
+    store: &impl MaintenanceStore,
     queue: &QueueName,
     outage_grace: &mut OutageGrace,
 ) -> StoreResult<Duration> {
-    let keys = QueueKeys::new(queue);
-    let now = outage_grace.observe(jobs.now()).await?;
+    let now = outage_grace.observe(store.now()).await?;
     let mut spared = 0;
-    for member in jobs.store.redis.due_members(&keys.leases(), now, BATCH).await? {
-        let (claimed, attempt) = match read_attempt(jobs, queue, &keys, &member).await? {
-            LeasedAttempt::Found(claimed, attempt) => (*claimed, attempt),
-            LeasedAttempt::Gone => {
-                remove_member(jobs, &keys, &member).await?;
-                continue;
-            }
-            // A process that can read it settles it: one with the key, if it is sealed
-            LeasedAttempt::Unreadable => {
-                jobs.move_due(queue, &keys.leases(), &[member], (now + UNREADABLE_PAUSE_MS, MoveDue::Always)).await?;
-                continue;
-            }
-        };
-        match outage_grace.remaining_grace(now - attempt.started_at) {
-            0 => {
-                let settled = reap_one(jobs, &claimed, &attempt, now).await;
-                reschedule_on_error(jobs, queue, (&keys.leases(), member), settled).await?;
-            }
+    for lease in store.expired_leases(queue, now).await? {
+        let Some((started_at, attempt)) = store.leased_attempt(queue, &lease, now).await? else { continue };
+        match outage_grace.remaining_grace(now - started_at, store.clock_steps()) {
+            0 => store.settle_expired(queue, lease, attempt, now).await?,
             wait => spared = spared.max(wait),
         }
     }
     Ok(Duration::from_millis(spared.unsigned_abs()))
+}
+
+/// Settles an attempt whose lease or time limit is over, or reschedules that after an error.
+pub(super) async fn settle(
+    jobs: &Jobs,
+    queue: &QueueName,
+    lease: String,
+    attempt: ReadAttempt,
+    now: Millis,
+) -> StoreResult<()> {
+    let settled = reap_one(jobs, &attempt.claimed, &attempt.attempt, now).await;
+    reschedule_on_error(jobs, queue, (&QueueKeys::new(queue).leases(), lease), settled).await
 }
 
 async fn reap_one(jobs: &Jobs, claimed: &ClaimedJob, attempt: &ActiveAttempt, now: Millis) -> StoreResult<()> {
@@ -77,34 +74,44 @@ async fn reap_one(jobs: &Jobs, claimed: &ClaimedJob, attempt: &ActiveAttempt, no
     Ok(())
 }
 
-/// What a lease is of.
-enum LeasedAttempt {
-    Found(Box<ClaimedJob>, ActiveAttempt),
-    /// The job or the attempt does not exist.
-    Gone,
-    /// The job cannot be read here, which was logged.
-    Unreadable,
+/// An attempt and its job.
+pub(super) struct ReadAttempt {
+    claimed: Box<ClaimedJob>,
+    attempt: ActiveAttempt,
 }
 
-/// The job and the attempt of a lease.
-async fn read_attempt(jobs: &Jobs, queue: &QueueName, keys: &QueueKeys, member: &str) -> StoreResult<LeasedAttempt> {
-    let Some((priority, entry)) = keys::parse_attempt_name(member) else { return Ok(LeasedAttempt::Gone) };
+/// The attempt of a lease, and when it started; none if it does not exist any more or cannot be read here.
+pub(super) async fn read_attempt(
+    jobs: &Jobs,
+    queue: &QueueName,
+    lease: &str,
+    now: Millis,
+) -> StoreResult<Option<(Millis, ReadAttempt)>> {
+    let keys = QueueKeys::new(queue);
+    let Some((priority, entry)) = keys::parse_attempt_name(lease) else {
+        return remove_lease(jobs, &keys, lease).await.map(|()| None);
+    };
     let text: Option<String> =
-        redis::cmd("HGET").arg(keys.active()).arg(member).query_async(&mut jobs.store.redis.clone()).await?;
+        redis::cmd("HGET").arg(keys.active()).arg(lease).query_async(&mut jobs.store.redis.clone()).await?;
     let Some(attempt) = text.as_deref().and_then(ActiveAttempt::parse) else {
-        return Ok(LeasedAttempt::Gone);
+        return remove_lease(jobs, &keys, lease).await.map(|()| None);
     };
-    let job = match jobs.read_entry(queue, priority, entry).await? {
-        JobStreamEntry::Job(job) => job,
-        JobStreamEntry::Missing => return Ok(LeasedAttempt::Gone),
-        JobStreamEntry::Unreadable => return Ok(LeasedAttempt::Unreadable),
-    };
-    let claimed = ClaimedJob::new(*job, entry, None, attempt.started_at);
-    Ok(LeasedAttempt::Found(Box::new(claimed), attempt))
+    match jobs.read_entry(queue, priority, entry).await? {
+        JobStreamEntry::Job(job) => {
+            let claimed = Box::new(ClaimedJob::new(*job, entry, None, attempt.started_at));
+            Ok(Some((attempt.started_at, ReadAttempt { claimed, attempt })))
+        }
+        JobStreamEntry::Missing => remove_lease(jobs, &keys, lease).await.map(|()| None),
+        // A process that can read it settles it: one with the key, if it is sealed
+        JobStreamEntry::Unreadable => {
+            let at = (now + UNREADABLE_PAUSE_MS, MoveDue::Always);
+            jobs.move_due(queue, &keys.leases(), &[lease.to_owned()], at).await.map(|()| None)
+        }
+    }
 }
 
 /// A lease without an attempt: its job ended, or somebody changed the data.
-async fn remove_member(jobs: &Jobs, keys: &QueueKeys, member: &str) -> StoreResult<()> {
+async fn remove_lease(jobs: &Jobs, keys: &QueueKeys, member: &str) -> StoreResult<()> {
     let mut pipeline = redis::pipe();
     pipeline.cmd("ZREM").arg(keys.leases()).arg(member).cmd("HDEL").arg(keys.active()).arg(member);
     Ok(pipeline.exec_async(&mut jobs.store.redis.clone()).await?)

@@ -18,7 +18,7 @@ pub async fn run_once(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
 /// # Errors
 /// Redis is unavailable.
 pub async fn run_once_watching(jobs: &Jobs, queue: &QueueName, watch: &mut SilenceWatch) -> StoreResult<()> {
-    let mut outage_grace = OutageGrace::new(&jobs.store.redis, jobs.store.settings.jobs.lease / 2);
+    let mut outage_grace = OutageGrace::new(jobs.store.settings.jobs.lease / 2);
     lease_reaper::reap_expired(jobs, queue, &mut outage_grace).await?;
     worker_reaper::reap_queue(jobs, queue, &mut outage_grace, watch).await?;
     worker_reaper::prune_queue(jobs, queue).await?;

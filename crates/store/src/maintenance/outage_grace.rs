@@ -1,18 +1,16 @@
 //! Decides whether a worker's silence means that it died.
 
-use std::{
-    future::Future,
-    time::{Duration, Instant},
-};
+use std::{future::Future, time::Duration};
 
-use crate::{Redis, StoreResult};
+use tokio::time::Instant;
+
+use crate::{StoreResult, connection::redis_clock::ClockSteps};
 use common::time::Millis;
 
 /// Decides whether a worker's silence means that it died. After an outage of Redis it does not, because the worker
 /// could not report: it gets half a lease to do so. After Redis's clock was set it does not either, because nobody
 /// knows how long the silence was: the worker gets a lease.
 pub(super) struct OutageGrace {
-    redis: Redis,
     grace: Duration,
     /// From this moment on Redis has been available long enough, as far as this process saw.
     grace_ends_at: Instant,
@@ -23,9 +21,8 @@ pub(super) struct OutageGrace {
 }
 
 impl OutageGrace {
-    pub(super) fn new(redis: &Redis, grace: Duration) -> Self {
-        let grace_ends_at = Instant::now();
-        Self { redis: redis.clone(), grace, grace_ends_at, is_redis_away: false, redis_started: None }
+    pub(super) fn new(grace: Duration) -> Self {
+        Self { grace, grace_ends_at: Instant::now(), is_redis_away: false, redis_started: None }
     }
 
     /// Awaits a call and judges by its result: after a failure or a late answer, workers could not report either.
@@ -44,12 +41,12 @@ impl OutageGrace {
         self.grace_ends_at = Instant::now() + 2 * self.grace;
     }
 
-    /// Milliseconds until a silence of `silent_ms` counts; 0 if it does already. Read Redis's clock after the silence was
-    /// measured and before this call: a step in between is seen then.
-    pub(super) fn remaining_grace(&self, silent_ms: Millis) -> Millis {
+    /// Milliseconds until a silence of `silent_ms` counts; 0 if it does already. Read Redis's clock, whose steps these are,
+    /// after the silence was measured: a step in between is seen then.
+    pub(super) fn remaining_grace(&self, silent_ms: Millis, steps: ClockSteps) -> Millis {
         let whole = |duration: Duration| Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX);
         let seen = self.grace_ends_at.saturating_duration_since(Instant::now());
-        let stepped = self.redis.clock_steps().remaining(2 * self.grace);
+        let stepped = steps.remaining(2 * self.grace);
         // Redis restarted since: a worker seen before may not have had the time to report again
         let since_start = self.redis_started.map(|started| started.elapsed());
         let restarted = since_start.filter(|age| silent_ms > whole(*age)).map(|age| self.grace.saturating_sub(age));
@@ -68,20 +65,22 @@ mod tests {
     }
 
     fn outage_grace() -> OutageGrace {
-        let settings = common::settings::Settings::from_sources(None, std::collections::HashMap::new());
-        let redis = Redis::new(&settings.expect("the defaults are allowed").redis).expect("a URL");
-        OutageGrace::new(&redis, Duration::from_secs(15))
+        OutageGrace::new(Duration::from_secs(15))
+    }
+
+    fn remaining_grace(outage_grace: &OutageGrace, silent_ms: Millis) -> Millis {
+        outage_grace.remaining_grace(silent_ms, ClockSteps::default())
     }
 
     #[tokio::test]
     async fn silence_does_not_count_until_half_a_lease_after_redis_was_away() {
         let mut outage_grace = outage_grace();
         outage_grace.observe(async { Ok(()) }).await.expect("an answer");
-        assert_eq!(outage_grace.remaining_grace(49_000), 0);
+        assert_eq!(remaining_grace(&outage_grace, 49_000), 0);
         outage_grace.is_redis_away = true;
         let begin = Instant::now();
         outage_grace.observe(async { Ok(()) }).await.expect("an answer");
-        let remaining = outage_grace.remaining_grace(49_000);
+        let remaining = remaining_grace(&outage_grace, 49_000);
         assert!(is_what_is_left_of(remaining, 15_000, begin), "{remaining}");
     }
 
@@ -90,10 +89,10 @@ mod tests {
         let begin = Instant::now();
         let started = |ago| begin.checked_sub(Duration::from_secs(ago));
         let mut outage_grace = OutageGrace { redis_started: started(1), ..outage_grace() };
-        let remaining = outage_grace.remaining_grace(3_600_000);
+        let remaining = remaining_grace(&outage_grace, 3_600_000);
         assert!(is_what_is_left_of(remaining, 14_000, begin), "{remaining}");
-        assert_eq!(outage_grace.remaining_grace(500), 0, "heard of since the restart");
+        assert_eq!(remaining_grace(&outage_grace, 500), 0, "heard of since the restart");
         outage_grace.redis_started = started(15);
-        assert_eq!(outage_grace.remaining_grace(16_000), 0);
+        assert_eq!(remaining_grace(&outage_grace, 16_000), 0);
     }
 }

@@ -5,10 +5,9 @@
 //! silence counts only if the leader saw it last, by its own monotonic clock, for longer than a worker that lives takes to
 //! renew its lease. It begins to look at half of a lease, so a dead worker loses its jobs no later.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Duration};
+
+use tokio::time::Instant;
 
 use common::{
     id::EntryId,

@@ -1,17 +1,12 @@
 //! Notices queue-workers that stopped reporting: only the queues of those can hold jobs that must be reclaimed. Workers
 //! that live renew their own jobs, so their queues cost nothing here.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Duration};
 
-use crate::{
-    StoreError, StoreResult,
-    jobs::{Consumer, Jobs},
-    keys,
-    workers::{WorkerKey, Workers},
-};
+use tokio::time::Instant;
+
+use super::maintenance_store::MaintenanceStore;
+use crate::{StoreResult, jobs::Consumer};
 use common::name::QueueName;
 
 /// What is known of the workers on the list.
@@ -32,20 +27,9 @@ struct KnownWorker {
 
 impl SilentWorkers {
     /// The queues of workers that have not reported for their lease or are no longer listed, with that lease.
-    pub(super) async fn find(&mut self, jobs: &Jobs) -> StoreResult<Vec<(QueueName, Duration)>> {
-        let mut command = redis::cmd("ZRANGE");
-        command.arg(keys::WORKERS).arg(0).arg(-1).arg("WITHSCORES");
-        let listed = command.query_async(&mut jobs.store.redis.clone()).await.map_err(StoreError::from);
-        let listed: Vec<(String, f64)> = match listed {
-            Err(error @ StoreError::Unavailable(_)) => return Err(error),
-            // Every queue has its turn without the list
-            Err(error) => {
-                tracing::warn!(%error, "the list of workers cannot be read");
-                return Ok(Vec::new());
-            }
-            Ok(listed) => listed,
-        };
-        self.read_new(jobs, &listed).await?;
+    pub(super) async fn find(&mut self, store: &impl MaintenanceStore) -> StoreResult<Vec<(QueueName, Duration)>> {
+        let listed = store.listed_workers().await?;
+        self.read_new(store, &listed).await?;
         Ok(self.update(&listed, Instant::now()))
     }
 
@@ -60,23 +44,16 @@ impl SilentWorkers {
     }
 
     /// Reads the queues of workers that were not known yet.
-    async fn read_new(&mut self, jobs: &Jobs, listed: &[(String, f64)]) -> StoreResult<()> {
-        let is_new = |(id, _): &&(String, f64)| !self.known.contains_key(id) && Consumer::parse(id).is_some();
-        let new: Vec<WorkerKey> = listed.iter().filter(is_new).filter_map(|(id, _)| id.parse().ok()).collect();
+    async fn read_new(&mut self, store: &impl MaintenanceStore, listed: &[(String, f64)]) -> StoreResult<()> {
+        let is_new = |id: &&str| !self.known.contains_key(*id) && Consumer::parse(id).is_some();
+        let new: Vec<&str> = listed.iter().map(|(id, _)| id.as_str()).filter(is_new).collect();
         if new.is_empty() {
             return Ok(());
         }
-        for worker in Workers::new(&jobs.store.redis).workers(&new).await? {
-            let Some(consumer) = Consumer::parse(worker.key.as_str()) else { continue };
-            let queues = worker.record.queues.iter().filter_map(|queue| queue.parse().ok()).collect();
-            let known = KnownWorker {
-                lease: consumer.lease(),
-                queues,
-                reported: f64::NAN,
-                seen_at: Instant::now(),
-                is_listed: true,
-            };
-            self.known.insert(worker.key.as_str().to_owned(), known);
+        for (consumer, queues) in store.worker_queues(&new).await? {
+            let (lease, reported) = (consumer.lease(), f64::NAN);
+            let known = KnownWorker { lease, queues, reported, seen_at: Instant::now(), is_listed: true };
+            self.known.insert(consumer.name().to_owned(), known);
         }
         Ok(())
     }

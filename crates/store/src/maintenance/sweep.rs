@@ -3,51 +3,48 @@
 //! A sweep looks at the queues of silent workers, and at a few others in turn: a queue with nothing to do costs next to
 //! nothing, however many there are. The first sweep of a leader looks at all.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Duration};
+
+use tokio::time::Instant;
 
 use super::{
-    OutageGrace, consistency_checker::CheckRound, index_checker::IndexChecker, pause_on_error,
-    silence_watch::SilenceWatch, silent_workers::SilentWorkers, worker_reaper,
+    OutageGrace,
+    maintenance_store::{HoldingWorker, MaintenanceStore},
+    pause_on_error,
+    silence_watch::SilenceWatch,
+    silent_workers::SilentWorkers,
+    worker_reaper,
 };
-use crate::{StoreError, StoreResult, jobs::Jobs, workflows::Workflows};
+use crate::StoreResult;
 use common::{name::QueueName, rotation::Rotation};
 
-/// Number of a queue's items whose consistency one sweep checks.
-const CHECKED_PER_SLICE: usize = 200;
 /// How many queues have their turn in one sweep.
 const QUEUES_PER_SWEEP: usize = 2;
 /// How long a queue is looked at with every sweep after the lease of a silent worker.
 const WATCH_AFTER_LEASE: Duration = Duration::from_secs(10);
 
 /// The state of the sweeps.
-pub(super) struct PeriodicSweep<'a> {
-    jobs: &'a Jobs,
+pub(super) struct PeriodicSweep<'a, S: MaintenanceStore> {
+    store: &'a S,
     pub(super) grace: &'a mut OutageGrace,
-    check_round: CheckRound,
-    index_checker: IndexChecker,
+    data_checks: S::DataChecks,
     silent_workers: SilentWorkers,
     silence_watch: SilenceWatch,
     rotation: Rotation,
-    prune_rotation: Rotation,
     /// Queues to look at with every sweep, and until when.
     watched: HashMap<QueueName, Instant>,
     is_first: bool,
 }
 
-impl<'a> PeriodicSweep<'a> {
-    pub(super) fn new(jobs: &'a Jobs, grace: &'a mut OutageGrace) -> Self {
+impl<'a, S: MaintenanceStore> PeriodicSweep<'a, S> {
+    pub(super) fn new(store: &'a S, grace: &'a mut OutageGrace) -> Self {
         Self {
-            jobs,
+            store,
             grace,
-            check_round: CheckRound::default(),
-            index_checker: IndexChecker::default(),
+            data_checks: S::DataChecks::default(),
             silent_workers: SilentWorkers::default(),
             silence_watch: SilenceWatch::default(),
             rotation: Rotation::default(),
-            prune_rotation: Rotation::default(),
             watched: HashMap::new(),
             is_first: true,
         }
@@ -64,43 +61,21 @@ impl<'a> PeriodicSweep<'a> {
     }
 
     async fn sweep_once(&mut self) -> StoreResult<()> {
-        let queues = self.jobs.list_queues().await?;
+        let queues = self.store.list_queues().await?;
         for queue in self.queues_to_reap(&queues).await? {
-            let holders = worker_reaper::reap_queue(self.jobs, &queue, self.grace, &mut self.silence_watch).await;
+            let holders = worker_reaper::reap_queue(self.store, &queue, self.grace, &mut self.silence_watch).await;
             let watch = holders.as_ref().ok().and_then(|holders| self.time_to_watch(holders));
             pause_on_error(&queue, holders.map(|_| Duration::ZERO))?;
             if let Some(time) = watch {
                 self.watch(queue, time);
             }
         }
-        for queue in self.prune_rotation.next(&queues, 1) {
-            let pruned = worker_reaper::prune_queue(self.jobs, &queue).await;
-            pause_on_error(&queue, pruned.map(|()| Duration::ZERO))?;
-        }
-        let restored = self.index_checker.check_slice(self.jobs, &queues, self.silent_workers.queues()).await;
-        match restored {
-            Err(error @ StoreError::Unavailable(_)) => return Err(error),
-            Err(error) => tracing::error!(%error, "the check of lists failed"),
-            Ok(()) => {}
-        }
-        match self.check_round.check_slice(self.jobs, &queues, CHECKED_PER_SLICE).await {
-            Err(error @ StoreError::Unavailable(_)) => return Err(error),
-            Err(error) => tracing::error!(%error, "consistency check failed"),
-            Ok(()) => {}
-        }
-        let mut looked_at = 0;
-        let workflows = Workflows::new(self.jobs);
-        for id in workflows.workflows_to_check().await? {
-            if looked_at >= super::workflows::MAX_JOBS_PER_TICK {
-                break;
-            }
-            looked_at += super::workflows::check_or_reschedule(&workflows, id).await?;
-        }
-        Ok(())
+        let worker_queues: Vec<QueueName> = self.silent_workers.queues().cloned().collect();
+        self.store.check_data(&mut self.data_checks, &queues, &worker_queues).await
     }
 
     async fn queues_to_reap(&mut self, queues: &[QueueName]) -> StoreResult<Vec<QueueName>> {
-        for (queue, lease) in self.silent_workers.find(self.jobs).await? {
+        for (queue, lease) in self.silent_workers.find(self.store).await? {
             self.watch(queue, lease + WATCH_AFTER_LEASE);
         }
         let now = Instant::now();
@@ -113,8 +88,8 @@ impl<'a> PeriodicSweep<'a> {
 
     /// How long to look at a queue with every sweep because of those that hold its jobs: a worker that has been silent for
     /// half of its lease may be dead, and so may one that is not on the list, whose silence nobody would notice.
-    fn time_to_watch(&self, holders: &[worker_reaper::HoldingWorker]) -> Option<Duration> {
-        let time = |holder: &worker_reaper::HoldingWorker| {
+    fn time_to_watch(&self, holders: &[HoldingWorker]) -> Option<Duration> {
+        let time = |holder: &HoldingWorker| {
             let lease = holder.consumer.lease();
             if !self.silent_workers.is_known(&holder.consumer) {
                 return Some(lease + WATCH_AFTER_LEASE);

@@ -1,26 +1,28 @@
 //! Reclaims jobs of dead queue-workers; deletes idle consumers and old dead letters.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use redis::{FromRedisValue, Value};
+use tokio::time::Instant;
 
 use super::{
     OutageGrace,
+    maintenance_store::{HoldingWorker, MaintenanceStore},
     silence_watch::{SilenceWatch, SilentQueue},
 };
 use crate::{
-    StoreError, StoreResult,
-    jobs::{ClaimedJob, Consumer, Fence, JobStreamEntry, Jobs, malformed_reply},
+    StoreResult,
+    jobs::{ClaimedJob, Consumer, Fence, JobStreamEntry, Jobs},
     keys::QueueKeys,
     script,
 };
 use common::{
     id::EntryId,
     name::{Priority, QueueName},
+    time::Millis,
 };
 
 /// Maximum number of jobs of one dead worker in one page.
-const BATCH: usize = 100;
+pub(super) const BATCH: usize = 100;
 /// Maximum number of pages in one turn.
 const MAX_PAGES: usize = 20;
 /// The stream of a priority is removed when it had no new job for this long.
@@ -28,24 +30,17 @@ const STREAM_TTL: Duration = Duration::from_mins(1);
 /// A consumer without jobs is deleted after this long.
 const CONSUMER_TTL: Duration = Duration::from_hours(1);
 
-/// A queue-worker that holds jobs of a queue.
-pub(super) struct HoldingWorker {
-    pub(super) consumer: Consumer,
-    /// How long it has been silent.
-    pub(super) idle: Duration,
-}
-
 /// Reclaims what silent queue-workers hold in one queue; returns all that held jobs.
 pub(super) async fn reap_queue(
-    jobs: &Jobs,
+    store: &impl MaintenanceStore,
     queue: &QueueName,
     outage_grace: &mut OutageGrace,
     watch: &mut SilenceWatch,
 ) -> StoreResult<Vec<HoldingWorker>> {
     let (mut holders, mut silent) = (Vec::new(), watch.look(queue));
-    for priority in jobs.priorities(queue).await? {
-        for holder in job_holders(jobs, queue, priority).await? {
-            reclaim(jobs, (queue, priority), &holder.consumer, outage_grace, &mut silent).await?;
+    for priority in store.priorities(queue).await? {
+        for holder in store.job_holders(queue, priority).await? {
+            reclaim(store, (queue, priority), &holder.consumer, outage_grace, &mut silent).await?;
             holders.push(holder);
         }
     }
@@ -88,51 +83,44 @@ async fn remove_idle_streams(jobs: &Jobs, queue: &QueueName, priorities: &[Prior
 
 /// Makes the jobs of a queue-worker that was silent for its lease available again, page by page.
 async fn reclaim(
-    jobs: &Jobs,
-    (queue, priority): (&QueueName, Priority),
+    store: &impl MaintenanceStore,
+    stream: (&QueueName, Priority),
     consumer: &Consumer,
     outage_grace: &mut OutageGrace,
     watch: &mut SilentQueue<'_>,
 ) -> StoreResult<()> {
     // What waits for memory stays silent
     let looks_from = if consumer.is_postponed() { consumer.lease() } else { watch.looks_from(consumer.lease()) };
-    let mut after = String::from("-");
+    let mut after = None;
     for _ in 0..MAX_PAGES {
-        if consumer.is_postponed() && !jobs.has_room_for_records() {
+        if consumer.is_postponed() && !store.has_room_for_records() {
             return Ok(());
         }
-        let mut command = redis::cmd("XPENDING");
-        command.arg(QueueKeys::new(queue).stream(priority)).arg("workers").arg("IDLE");
-        command.arg(looks_from.as_millis().to_string()).arg(&after).arg("+").arg(BATCH).arg(consumer.name());
-        let mut redis = jobs.store.redis.clone();
-        let asked = async { Ok(command.query_async(&mut redis).await?) };
-        let silent: Vec<(String, String, i64, i64)> = outage_grace.observe(asked).await?;
-        let Some((last, ..)) = silent.last() else { return Ok(()) };
-        after = format!("({last}");
-        for (entry, _, idle, _) in &silent {
-            let Ok(entry) = entry.parse::<EntryId>() else { continue };
-            let silence = (Duration::from_millis(u64::try_from(*idle).unwrap_or(0)), consumer.lease());
-            let counts = watch.counts((priority, consumer.name()), entry, silence, Instant::now());
+        let silent = outage_grace.observe(store.idle_entries(stream, consumer, looks_from, after)).await?;
+        let Some((last, _)) = silent.last() else { return Ok(()) };
+        after = Some(*last);
+        for (entry, idle) in silent {
+            let silence = (Duration::from_millis(u64::try_from(idle).unwrap_or(0)), consumer.lease());
+            let counts = watch.counts((stream.1, consumer.name()), entry, silence, Instant::now());
             if counts || consumer.is_postponed() {
-                reclaim_one(jobs, queue, priority, consumer, (entry, *idle), outage_grace).await?;
+                let last_seen_at = store.now().await? - idle;
+                if outage_grace.remaining_grace(idle, store.clock_steps()) == 0 {
+                    store.take_from_worker(stream, consumer, entry, last_seen_at).await?;
+                }
             }
         }
     }
     Ok(())
 }
 
-async fn reclaim_one(
+/// Settles the attempt of a worker that is dead, unless the entry is not its own any more.
+pub(super) async fn take_from_worker(
     jobs: &Jobs,
-    queue: &QueueName,
-    priority: Priority,
+    (queue, priority): (&QueueName, Priority),
     consumer: &Consumer,
-    (entry, idle): (EntryId, i64),
-    outage_grace: &OutageGrace,
+    entry: EntryId,
+    last_seen_at: Millis,
 ) -> StoreResult<()> {
-    let last_seen_at = jobs.now().await? - idle;
-    if outage_grace.remaining_grace(idle) > 0 {
-        return Ok(());
-    }
     let job = match jobs.read_entry(queue, priority, entry).await? {
         JobStreamEntry::Job(job) => *job,
         JobStreamEntry::Unreadable => return Ok(()),
@@ -157,27 +145,6 @@ async fn reclaim_one(
     });
     metrics::counter!("galley_leases_lost_total", "queue" => queue.to_string()).increment(1);
     Ok(())
-}
-
-/// Queue-workers that hold jobs of one stream.
-async fn job_holders(jobs: &Jobs, queue: &QueueName, priority: Priority) -> StoreResult<Vec<HoldingWorker>> {
-    let mut command = redis::cmd("XINFO");
-    command.arg("CONSUMERS").arg(QueueKeys::new(queue).stream(priority)).arg("workers");
-    let reply: Value = match command.query_async(&mut jobs.store.redis.clone()).await.map_err(StoreError::from) {
-        Ok(reply) => reply,
-        // No such stream or group: nobody can hold anything
-        Err(StoreError::Refused(_)) => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let consumers =
-        Vec::<std::collections::HashMap<String, Value>>::from_redis_value(reply).map_err(malformed_reply)?;
-    let holding = consumers.into_iter().filter_map(|mut fields| {
-        let pending = i64::from_redis_value(fields.remove("pending")?).ok()?;
-        let idle = Duration::from_millis(u64::from_redis_value(fields.remove("idle")?).ok()?);
-        let name = String::from_redis_value(fields.remove("name")?).ok()?;
-        Consumer::parse(&name).filter(|_| pending > 0).map(|consumer| HoldingWorker { consumer, idle })
-    });
-    Ok(holding.collect())
 }
 
 async fn prune_dead_letters(jobs: &Jobs, queue: &QueueName) -> StoreResult<()> {
