@@ -47,11 +47,9 @@ impl HealedSteps {
         Self { steps, again_at: None }
     }
 
-    /// Notes that all steps so far are being healed; returns by how many ms the clock was set since the last call.
-    pub(super) fn advance(&mut self, steps: ClockSteps) -> Millis {
-        let by_ms = steps.total_ms - self.steps.total_ms;
+    /// Notes that these steps are healed.
+    pub(super) fn note(&mut self, steps: ClockSteps) {
         *self = Self { steps, again_at: Some(Instant::now() + HEAL_AGAIN_AFTER) };
-        by_ms
     }
 
     /// Heals leases again when it is time.

@@ -4,8 +4,8 @@
 -- KEYS: 1 leases, 2 active
 -- ARGV: 1 by how many ms the clock was set, 0 when it was set back nobody knows how far, 2.. attempt names, at most 100
 -- Returns how many attempts there were.
--- May run twice only if ARGV[1] is not positive: then a time that is close enough already stays. The caller repeats no
--- call with a positive one.
+-- May run twice, but then the time limits of old attempts are moved twice: the caller repeats a step ahead after an error,
+-- which ends none early, and no step back.
 local leases, active = KEYS[1], KEYS[2]
 local step_ms = tonumber(ARGV[1])
 local first_name = 2

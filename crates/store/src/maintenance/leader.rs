@@ -42,12 +42,13 @@ pub(super) async fn lead(store: &impl MaintenanceStore, settings: &MaintenanceSe
         let result = match outage_grace.observe(asked).await {
             Ok((leadership, steps)) if leadership.is_held => {
                 let sweep = PeriodicSweep::new(store, &mut sweep_grace);
-                let mut healed = HealedSteps::new(std::mem::take(&mut unhealed).look(leadership.healed_until, steps));
+                let mut healed = HealedSteps::new(unhealed.look(leadership.healed_until, steps));
                 let leader = Leader::new(store, settings, &leader_id, &mut outage_grace, &mut healed);
                 metrics::gauge!("galley_leader").set(1);
                 store.tell_leader(&leader_id).await;
                 let worked = Box::pin(leader.work(sweep, leadership.since_last_leader, stop)).await;
                 metrics::gauge!("galley_leader").set(0);
+                unhealed = UnhealedSteps::after_leading(healed.steps);
                 worked
             }
             Ok((leadership, steps)) => {
@@ -192,11 +193,16 @@ impl<'a, S: MaintenanceStore> Leader<'a, S> {
         if !self.renew_leadership().await? {
             return Ok(false);
         }
-        let by_ms = self.healed.advance(steps);
+        let by_ms = steps.total_ms - self.healed.steps.total_ms;
+        // After an error a step ahead is healed again and one back is not: a time limit may end late then, but none ends early
+        if by_ms < 0 {
+            self.healed.note(steps);
+        }
         clock_steps::heal_leases(self.store, by_ms).await?;
         if by_ms < 0 {
             self.heal_clock_set_back(by_ms).await?;
         }
+        self.healed.note(steps);
         self.refresh_all().await?;
         Ok(true)
     }

@@ -32,6 +32,11 @@ struct LastLook {
 }
 
 impl UnhealedSteps {
+    /// What a leader knows when its period ends: it has healed these steps, and may lead again with nobody in between.
+    pub(super) fn after_leading(healed: ClockSteps) -> Self {
+        Self { last: Some(LastLook { healed_until: 0, seen: healed, healed }) }
+    }
+
     /// Notes up to when a leader has healed and the steps that this process saw before it asked for that; returns those
     /// that are healed. When the time has moved on, a leader lived after the last look and has healed what was seen by
     /// then. At the first look nobody can tell: then all count as healed.
@@ -145,5 +150,13 @@ mod tests {
         assert_eq!(unhealed.look(20, steps(3, 90)), steps(2, 70), "the third may have come after");
         assert_eq!(unhealed.look(20, steps(3, 90)), steps(2, 70));
         assert_eq!(unhealed.look(30, steps(3, 90)), steps(3, 90));
+    }
+
+    #[test]
+    fn a_step_that_a_leader_sees_after_its_period_is_not_healed() {
+        let mut unhealed = UnhealedSteps::after_leading(steps(1, 50));
+        assert_eq!(unhealed.look(10, steps(2, 70)), steps(1, 50));
+        assert_eq!(unhealed.look(10, steps(2, 70)), steps(1, 50));
+        assert_eq!(unhealed.look(20, steps(2, 70)), steps(2, 70), "another leader has moved on since");
     }
 }

@@ -54,6 +54,8 @@ mod redis_store;
 mod scheduler;
 mod silence_watch;
 mod silent_workers;
+#[cfg(test)]
+mod simulation;
 mod sweep;
 mod timers;
 mod worker_reaper;
