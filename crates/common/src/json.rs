@@ -13,9 +13,9 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error as _, MapAccess, SeqAccess, Visitor},
 };
-use serde_json::value::RawValue;
 
-use crate::known_names;
+pub(crate) use crate::json_object::MemberName;
+pub use crate::json_object::Object;
 
 /// Why a body is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -106,58 +106,6 @@ fn after_string(mut bytes: &[u8]) -> &[u8] {
     &[]
 }
 
-/// The members of a JSON object in their order. Each value is the bytes that were received.
-#[derive(Debug, Clone, Default)]
-pub struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'a> Object<'a> {
-    /// The value of a member. A `null` counts as absent.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| *value).filter(|value| value.get() != "null")
-    }
-
-    /// Refuses members of other names.
-    ///
-    /// # Errors
-    /// The message names the first one, the nearest known name and all known names.
-    pub fn check_names(&self, known: &[&str]) -> Result<(), String> {
-        let stranger = self.0.iter().find(|(name, _)| !known.contains(&name.as_ref()));
-        stranger.map_or(Ok(()), |(name, _)| Err(known_names::unknown("member", name, known)))
-    }
-
-    /// The members in their order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
-        self.0.iter().map(|(key, value)| (key.as_ref(), *value))
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ObjectVisitor;
-        impl<'de> Visitor<'de> for ObjectVisitor {
-            type Value = Object<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::new();
-                while let Some(MemberName(key)) = map.next_key()? {
-                    if members.iter().any(|(known, _)| *known == key) {
-                        return Err(A::Error::custom(format!("duplicate member {}", crate::name::quoted(&key))));
-                    }
-                    if members.len() == MAX_MEMBERS {
-                        return Err(A::Error::custom(format!("more than {MAX_MEMBERS} members")));
-                    }
-                    members.push((key, map.next_value()?));
-                }
-                Ok(Object(members))
-            }
-        }
-        deserializer.deserialize_map(ObjectVisitor)
-    }
-}
-
 /// JSON in which no object, at any depth, has two members of the same name.
 #[derive(Debug, Clone, Copy)]
 pub struct NoDuplicateMembers;
@@ -214,30 +162,6 @@ impl<'de> Visitor<'de> for NoDuplicateMembers {
             let Self = map.next_value()?;
         }
         Ok(self)
-    }
-}
-
-/// Most members of one object. It bounds the search for duplicates.
-const MAX_MEMBERS: usize = 256;
-
-pub(crate) struct MemberName<'a>(pub(crate) Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for MemberName<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MemberNameVisitor;
-        impl<'de> Visitor<'de> for MemberNameVisitor {
-            type Value = MemberName<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a member name")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(MemberName(Cow::Borrowed(text)))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(MemberName(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(MemberNameVisitor)
     }
 }
 
@@ -340,6 +264,7 @@ pub fn escape_line_ends(json: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::value::RawValue;
 
     use super::*;
 

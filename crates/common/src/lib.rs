@@ -29,6 +29,7 @@ pub mod http_server;
 pub mod id;
 pub mod json;
 pub mod json_members;
+mod json_object;
 pub mod json_repair;
 pub mod known_names;
 pub mod name;

@@ -70,7 +70,7 @@ pub(super) async fn show(services: web::Data<Services>, path: web::Path<String>)
     let located = services.jobs.locate(parse_job_id(&path)?).await?.ok_or_else(|| job_not_found(&path))?;
     let job = located.to_json();
     let damaged = |error: serde_json::Error| ApiError::internal(error.to_string());
-    let members: Object = serde_json::from_str(&job).map_err(damaged)?;
+    let members = Object::of_stored(&job).map_err(damaged)?;
     let mut answer = ObjectWriter::default();
     for name in ["id", "state", "progress", "progress_data", "progress_at"] {
         if let Some(value) = members.get(name) {

@@ -179,7 +179,7 @@ impl JobFilter {
 
 impl MetaCondition {
     fn is_in(&self, meta: Option<&RawValue>) -> bool {
-        let meta: Option<common::json::Object<'_>> = meta.and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let meta = meta.and_then(|raw| common::json::Object::of_stored(raw.get()).ok());
         let Some(found) = meta.as_ref().and_then(|meta| meta.get(&self.key)) else { return false };
         let Some(wanted) = &self.value else { return true };
         found.get() == wanted || serde_json::from_str::<Cow<'_, str>>(found.get()).is_ok_and(|text| text == *wanted)

@@ -225,7 +225,7 @@ impl Workflows {
         clock: &mut RequestClock<'_>,
     ) -> StoreResult<(NewJob, Millis)> {
         let text = self.jobs.sealer().open(&["workflow", &id.to_string(), &format!("j{index}")], stored)?;
-        let body: Object = serde_json::from_str(&text).map_err(|error| damaged(id, &error.to_string()))?;
+        let body = Object::of_stored(&text).map_err(|error| damaged(id, &error.to_string()))?;
         let now = clock.now_for(&body).await?;
         let new = NewJob::parse(&body, now).map_err(|error| damaged(id, &error.to_string()))?;
         Ok((new, now))

@@ -12,7 +12,7 @@ const TIMES: [&str; 7] =
 
 /// The JSON of a job with every member that the admin API promises. What the client sent stays byte for byte.
 pub(super) fn detail_json(job: &str) -> Result<String, ApiError> {
-    let members: Object<'_> = serde_json::from_str(job).map_err(ApiError::internal)?;
+    let members = Object::of_stored(job).map_err(ApiError::internal)?;
     let mut detail = ObjectWriter::with_capacity(job.len() + 512);
     for (name, value) in members.iter().filter(|(name, _)| *name != "metadata") {
         detail.raw(name, value.get());
@@ -39,7 +39,7 @@ pub(super) fn detail_json(job: &str) -> Result<String, ApiError> {
 /// The client's `metadata`, and the times of the job.
 fn metadata_json(members: &Object<'_>) -> String {
     let mut metadata = ObjectWriter::with_capacity(256);
-    let sent: Option<Object<'_>> = members.get("metadata").and_then(|raw| serde_json::from_str(raw.get()).ok());
+    let sent = members.get("metadata").and_then(|raw| Object::of_stored(raw.get()).ok());
     if let Some(sent) = &sent {
         for (name, value) in sent.iter().filter(|(name, _)| !TIMES.contains(name)) {
             metadata.raw(name, value.get());
