@@ -36,6 +36,8 @@ impl GalleyKit {
 
     async fn assert_peak_of(&self, what: &str, max_memory: u64) {
         let peak = self.memory_figure("used_memory_peak").await;
+        // Shown with --no-capture, for docs/evidence.md
+        println!("{what}: used_memory_peak {peak} of {max_memory} bytes");
         assert!(peak <= max_memory + max_memory / 20, "{what}: {peak} of {max_memory} bytes");
     }
 

@@ -45,6 +45,7 @@ mod dashboard_keyboard;
 mod dashboard_scale;
 mod debounce;
 mod delivery_log;
+mod disk_full;
 mod documents;
 mod event_stream_libraries;
 mod events;

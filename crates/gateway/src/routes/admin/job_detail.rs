@@ -56,6 +56,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_job_with_more_members_than_a_request_may_have_is_shown() {
+        let members: Vec<String> = (0..300).map(|number| format!("\"x{number}\":{number}")).collect();
+        let members = members.join(",");
+        let job = format!("{{\"id\":\"x\",{members},\"metadata\":{{{members},\"x1\":2}}}}");
+        let detail = detail_json(&job).expect("it was accepted once");
+        assert!(detail.contains("\"x299\":299,\"specversion\""), "{detail}");
+        assert!(detail.contains("\"x299\":299,\"x1\":2,\"created_at\":null"), "{detail}");
+    }
+
+    #[test]
     fn a_detail_has_every_promised_member_and_leaves_what_the_client_sent() {
         let job = r#"{"id":"x","state":"active","created_at":"t","type":"a","args":[1.50],"metadata":{"k":1e3,"created_at":"no"},
             "retry":{"max_attempts":7}}"#;
