@@ -292,16 +292,29 @@ impl ClusterProcesses {
     /// # Panics
     /// A node refuses it.
     pub async fn move_keys(&self, slot: usize, from: usize, to: usize) {
-        loop {
-            let mut read = redis::cmd("CLUSTER");
-            let keys: Vec<Vec<u8>> = self.ask(from, read.arg("GETKEYSINSLOT").arg(slot).arg(100)).await;
-            if keys.is_empty() {
-                return;
-            }
-            let mut migrate = redis::cmd("MIGRATE");
-            migrate.arg("127.0.0.1").arg(self.port(to)).arg("").arg(0).arg(MIGRATE_TIMEOUT_MS).arg("KEYS").arg(keys);
-            self.tell(from, &migrate).await;
-        }
+        eventually_or(
+            || format!("node {to} takes the keys of slot {slot}"),
+            || async {
+                let mut read = redis::cmd("CLUSTER");
+                let keys: Vec<Vec<u8>> = self.ask(from, read.arg("GETKEYSINSLOT").arg(slot).arg(100)).await;
+                if keys.is_empty() {
+                    return Some(());
+                }
+                let mut migrate = redis::cmd("MIGRATE");
+                migrate
+                    .arg("127.0.0.1")
+                    .arg(self.port(to))
+                    .arg("")
+                    .arg(0)
+                    .arg(MIGRATE_TIMEOUT_MS)
+                    .arg("KEYS")
+                    .arg(keys);
+                // It refuses them while it does not know who has the slot: nodes learn from each other who took one
+                let _: RedisResult<()> = self.try_ask(from, &migrate).await;
+                None
+            },
+        )
+        .await;
     }
 
     /// Ends the move of a slot, whose keys have been moved, and waits until every running node knows.

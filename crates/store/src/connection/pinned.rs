@@ -33,15 +33,27 @@ impl Redis {
     /// The current connection to the server with a key, with the epoch of the data there, which is read once for each
     /// connection. In a cluster each slot has an epoch of its own: it says what the node of that slot has lost.
     pub(crate) async fn pinned_with_epoch(&self, key: &str) -> RedisResult<(PinnedConnection, u64)> {
-        let (node, epoch_key) = match self.cluster() {
-            None => (None, None),
-            Some(cluster) => {
-                let slot = slots::slot_of(key.as_bytes());
-                (Some(cluster.owner(slot).await?), Some(keys::epoch_of_slot(slot)))
-            }
+        let Some(cluster) = self.cluster() else {
+            let (connection, epoch) = self.pin(None, keys::EPOCH).await?;
+            return Ok((connection, epoch?));
         };
+        let slot = slots::slot_of(key.as_bytes());
+        let epoch_key = keys::epoch_of_slot(slot);
+        match self.pin(Some(cluster.owner(slot).await?), &epoch_key).await? {
+            (_, Err(error)) if is_about_slot(&error) => {}
+            (connection, epoch) => return Ok((connection, epoch?)),
+        }
+        // The slot has moved, or is being moved. This follows it, and the map is right then
+        let followed = script::SETTLE_EPOCH.key(&epoch_key).invoke_async(&mut self.clone()).await?;
+        Ok(match self.pin(Some(cluster.owner(slot).await?), &epoch_key).await? {
+            (connection, Err(error)) if is_about_slot(&error) => (connection, followed),
+            (connection, epoch) => (connection, epoch?),
+        })
+    }
+
+    /// The current connection to a node or to the one server, with the epoch there.
+    async fn pin(&self, node: Option<Self>, epoch_key: &str) -> RedisResult<(PinnedConnection, RedisResult<u64>)> {
         let live = node.as_ref().unwrap_or(self).server_connection().await?;
-        let epoch_key = epoch_key.as_deref().unwrap_or(keys::EPOCH);
         let ask = || {
             let (mut connection, call) = (live.connection.clone(), script::SETTLE_EPOCH.key(epoch_key));
             async move { call.invoke_async(&mut connection).await }.boxed().shared()
@@ -55,7 +67,7 @@ impl Redis {
             // A retry may succeed
             connection.live.epochs().remove(epoch_key);
         }
-        Ok((connection, epoch?))
+        Ok((connection, epoch))
     }
 
     /// Runs a script on a specific connection.

@@ -226,6 +226,7 @@ async fn nothing_is_lost_or_refused_while_slots_move() {
     let cluster = ClusterProcesses::start().await;
     let kit = Arc::new(StoreKit::of_cluster(&cluster, &[]));
     keys_of_a_slot_that_is_being_moved_are_found_at_both_nodes(&cluster, &kit).await;
+    messages_of_a_slot_that_moves_are_accepted(&cluster, &kit).await;
     for name in QUEUES {
         enqueue(&kit, name).await.expect("the queue is opened");
         assert_eq!(claim_all(&kit, name).await.len(), 1);
@@ -278,6 +279,30 @@ async fn keys_of_a_slot_that_is_being_moved_are_found_at_both_nodes(cluster: &Cl
     cluster.end_move(slot, from, to).await;
     let answers: (String, String) = both.query_async(&mut redis).await.expect("read");
     assert_eq!(answers, ("1".to_owned(), "5".to_owned()));
+}
+
+async fn messages_of_a_slot_that_moves_are_accepted(cluster: &ClusterProcesses, kit: &StoreKit) {
+    let channel: ChannelName = "news".parse().expect("a name");
+    let slot = cluster.slot_of("{ch:news}").await;
+    let mut last = None;
+    let mut publish = async || {
+        let published = kit.channels.publish(&channel, &NewMessage::plain(b"one")).await;
+        let position = published.expect("redis runs").expect("accepted").position;
+        assert!(last.is_none_or(|last| last < position), "{position} follows {last:?}");
+        last = Some(position);
+    };
+    // The process asks the old node first: a slot that moved before its first message, one that moves, and one that has moved
+    cluster.move_slot(slot, (cluster.primary_of(slot).await + 1) % 3).await;
+    publish().await;
+    let to = (cluster.primary_of(slot).await + 1) % 3;
+    let from = cluster.begin_move(slot, to).await;
+    publish().await;
+    cluster.move_keys(slot, from, to).await;
+    publish().await;
+    cluster.end_move(slot, from, to).await;
+    publish().await;
+    let history = kit.redis.clone().xlen::<_, usize>("galley:{ch:news}:m").await.expect("a stream");
+    assert_eq!(history, 4);
 }
 
 /// The primary that has a key.

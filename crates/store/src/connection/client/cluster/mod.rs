@@ -124,10 +124,12 @@ impl Cluster {
 
     /// Notes what a node said of a slot that it does not have.
     pub(in crate::connection) fn note(&self, redirect: &Redirect) {
-        if let Redirect::Moved(slot, to) = redirect {
-            self.topology_mut().map.set(*slot, to);
-            self.demand_refresh();
+        match redirect {
+            Redirect::Moved(slot, to) => self.topology_mut().map.set(*slot, to),
+            Redirect::Unserved => {}
+            Redirect::Ask(_) | Redirect::TryAgain => return,
         }
+        self.demand_refresh();
     }
 
     /// Has the nodes asked for the map: a node does not answer as its owner of slots should.

@@ -13,6 +13,8 @@ pub(in crate::connection) enum Redirect {
     Ask(NodeAddress),
     /// The slot is being moved, and the keys of this command are at both nodes.
     TryAgain,
+    /// The node does not know who has the slot: nodes learn from each other who took one.
+    Unserved,
 }
 
 impl Redirect {
@@ -42,6 +44,7 @@ impl Redirect {
             "MOVED" => target().map(|(slot, address)| Self::Moved(slot, address)),
             "ASK" => target().map(|(_, address)| Self::Ask(address)),
             "TRYAGAIN" => Some(Self::TryAgain),
+            "CLUSTERDOWN" if details?.contains("slot") => Some(Self::Unserved),
             _ => None,
         }
     }
@@ -64,7 +67,8 @@ mod tests {
             ("ASK 3999 127.0.0.1:7001", Some(Redirect::Ask(target))),
             ("TRYAGAIN Multiple keys request during rehashing of slot", Some(Redirect::TryAgain)),
             ("MOVED nowhere", None),
-            ("CLUSTERDOWN Hash slot not served", None),
+            ("CLUSTERDOWN Hash slot not served", Some(Redirect::Unserved)),
+            ("CLUSTERDOWN The cluster is down", None),
         ] {
             let said = answer(line);
             assert_eq!(Redirect::of_answer(&said, &asked), expected, "{line}");

@@ -216,13 +216,14 @@ impl Cluster {
             return Ok(None);
         }
         detour.redirects += 1;
-        if redirect == Redirect::TryAgain || detour.redirects > MAX_PROMPT_REDIRECTS {
+        let has_no_node = matches!(redirect, Redirect::TryAgain | Redirect::Unserved);
+        if has_no_node || detour.redirects > MAX_PROMPT_REDIRECTS {
             sleep(Duration::from_millis(rand::random_range(PAUSES))).await;
         }
         Ok(Some(match redirect {
             Redirect::Moved(_, address) => NextNode::Owner(self.node(&address)?),
             Redirect::Ask(address) => NextNode::Ask(self.node(&address)?),
-            Redirect::TryAgain => NextNode::Owner(self.owner(slot).await?),
+            Redirect::TryAgain | Redirect::Unserved => NextNode::Owner(self.owner(slot).await?),
         }))
     }
 
@@ -323,7 +324,7 @@ fn last(answers: Vec<Value>) -> Value {
 
 /// The answer to `EXEC`, or what refused the transaction before.
 fn result_of_transaction(answers: Vec<Value>) -> Vec<Value> {
-    let is_redirect = |answer: &&Value| matches!(answer, Value::ServerError(error) if ["MOVED", "ASK", "TRYAGAIN"].contains(&error.code()));
+    let is_redirect = |answer: &&Value| matches!(answer, Value::ServerError(error) if ["MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"].contains(&error.code()));
     let refused = answers.iter().find(is_redirect).cloned();
     vec![refused.unwrap_or_else(|| last(answers))]
 }
