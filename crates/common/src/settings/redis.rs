@@ -15,14 +15,12 @@ use super::{
 section! {
     /// Redis, which stores everything.
     pub struct RedisSettings = "redis" {
-        /// URL of the server, or of the sentinels that know the primary; `rediss` is TLS. It can contain user and
-        /// password, so never log it.
+        /// URL of the server, of the sentinels that know the primary, or of nodes of a cluster; `rediss` is TLS. It can contain
+        /// user and password, so never log it.
         "url" => url: RedisUrl = with_secret(text_with(REDIS_URL, "redis://127.0.0.1:6379/5", |key, text| {
             let url = RedisUrl(text);
-            if !is_redis_url(url.expose()) {
-                return Err(invalid_value(key, REDIS_URL, format_args!("{url:?}")));
-            }
-            Ok(url)
+            let allowed = if url.kind() == Some("cluster") { CLUSTER_URL } else { REDIS_URL };
+            if is_redis_url(url.expose()) { Ok(url) } else { Err(invalid_value(key, allowed, format_args!("{url:?}"))) }
         }));
         /// User, if the URL names none. Empty: the default user.
         "username" => username: Option<String> =
@@ -41,8 +39,8 @@ section! {
         "tls_cert_file" => tls_cert_file: Option<PathBuf> = optional_path();
         /// PEM file of the private key of `tls_cert_file`.
         "tls_key_file" => tls_key_file: Option<PathBuf> = optional_path();
-        /// Name that the certificate of a `rediss://` server must have. Empty: the host of the URL, or the address of the
-        /// primary as the sentinels say it.
+        /// Name that the certificate of a `rediss://` server must have. Empty: the host of the URL, or the address of a server
+        /// as the sentinels or the cluster say it.
         "tls_server_name" => tls_server_name: Option<String> = text_with(SERVER_NAME, "", |key, name| {
             if name.is_empty() {
                 return Ok(None);
@@ -84,8 +82,11 @@ impl DurabilitySettings {
 }
 
 const REDIS_URL: &str = "redis://[user:password@]host[:port]/db, \
-                         redis+sentinel://[user:password@]host[:port],host[:port]/name/db, rediss for TLS, \
+                         redis+sentinel://[user:password@]host[:port],host[:port]/name/db, \
+                         redis+cluster://[user:password@]host[:port],host[:port], rediss for TLS, \
                          or redis+unix:///path?db=N, without a fragment";
+const CLUSTER_URL: &str = "redis+cluster://[user:password@]host[:port],host[:port], with one node at least, without a name, \
+                           and without a database other than 0, as a cluster has no other";
 const SERVER_NAME: &str = "the name of a host or an address, or empty";
 
 impl RedisSettings {
@@ -111,6 +112,10 @@ impl RedisSettings {
         let sentinels = self.url.sentinels();
         if sentinels.is_some() && self.tls_server_name.is_some() {
             let allowed = "empty if redis.url names sentinels: each server has a name of its own";
+            return Err(invalid_value("redis.tls_server_name", allowed, "a name"));
+        }
+        if self.url.cluster().is_some() && self.tls_server_name.is_some() {
+            let allowed = "empty if redis.url names a cluster: each node has a name of its own";
             return Err(invalid_value("redis.tls_server_name", allowed, "a name"));
         }
         for (key, is_set) in [
@@ -161,9 +166,21 @@ impl RedisUrl {
     /// Whether its connections are encrypted.
     #[must_use]
     pub fn is_tls(&self) -> bool {
-        self.0.split_once("://").is_some_and(|(scheme, _)| {
-            scheme.eq_ignore_ascii_case("rediss") || scheme.eq_ignore_ascii_case("rediss+sentinel")
-        })
+        let scheme = self.0.split_once("://").map_or("", |(scheme, _)| scheme);
+        ["rediss", "rediss+sentinel", "rediss+cluster"].iter().any(|tls| scheme.eq_ignore_ascii_case(tls))
+    }
+
+    /// What it names, if that is not one server: `sentinel` or `cluster`.
+    fn kind(&self) -> Option<&'static str> {
+        let (_, kind) = self.0.split_once("://")?.0.split_once('+')?;
+        ["sentinel", "cluster"].into_iter().find(|known| kind.eq_ignore_ascii_case(known))
+    }
+
+    /// For each node of a cluster that it names the URL of a server at its address, with the user and the password.
+    #[must_use]
+    pub fn cluster(&self) -> Option<Vec<String>> {
+        let (urls, path) = urls_of_hosts(&self.0, "cluster", 6379, |_| "0".to_owned())?;
+        ["", "0"].contains(&path).then_some(urls)
     }
 
     /// The sentinels, if it names these and not the server.
@@ -185,8 +202,9 @@ impl RedisUrl {
 
     /// Whether it names a user, and a password.
     fn has_credentials(&self) -> (bool, bool) {
-        let of_sentinel = self.sentinels().and_then(|sentinels| sentinels.urls.into_iter().next());
-        let Ok(url) = Url::parse(of_sentinel.as_ref().unwrap_or(&self.0)) else { return (false, false) };
+        let of_several = self.sentinels().map(|sentinels| sentinels.urls).or_else(|| self.cluster());
+        let first = of_several.and_then(|urls| urls.into_iter().next());
+        let Ok(url) = Url::parse(first.as_ref().unwrap_or(&self.0)) else { return (false, false) };
         let in_query = |name: &str| url.query_pairs().any(|(key, value)| key == name && !value.is_empty());
         (!url.username().is_empty() || in_query("user"), url.password().is_some() || in_query("pass"))
     }
@@ -209,30 +227,43 @@ pub struct SentinelUrls {
 
 impl SentinelUrls {
     fn parse(text: &str) -> Option<Self> {
-        let (scheme, rest) = text.split_once("://")?;
-        let (scheme, kind) = scheme.split_once('+')?;
-        if !kind.eq_ignore_ascii_case("sentinel") || rest.contains(['?', '#']) {
-            return None;
-        }
-        let (authority, path) = rest.split_once('/')?;
-        // A password may hold @ and commas
-        let hosts = authority.rsplit('@').next()?;
-        let credentials = authority.strip_suffix(hosts)?;
-        let (primary_name, database) = path.split_once('/').unwrap_or((path, ""));
+        let database = |path: &str| path.split_once('/').map_or("", |(_, database)| database).to_owned();
+        let (urls, path) = urls_of_hosts(text, "sentinel", SENTINEL_PORT, database)?;
+        let primary_name = path.split_once('/').map_or(path, |(name, _)| name);
         let is_name = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
-        if primary_name.is_empty() || !primary_name.bytes().all(is_name) {
+        if !text.split_once("://")?.1.contains('/') || primary_name.is_empty() || !primary_name.bytes().all(is_name) {
             return None;
         }
-        let url_of = |host: &str| {
-            let mut url = Url::parse(&format!("{scheme}://{credentials}{host}/{database}")).ok()?;
-            if url.port().is_none() {
-                url.set_port(Some(SENTINEL_PORT)).ok()?;
-            }
-            ["redis", "rediss"].contains(&url.scheme()).then_some(url).filter(is_server_url).map(String::from)
-        };
-        let urls = hosts.split(',').map(url_of).collect::<Option<_>>()?;
         Some(Self { primary_name: primary_name.to_owned(), urls })
     }
+}
+
+/// For each host of a URL of that kind the URL of a server there, and the path of the whole. `database` is what the path says
+/// of it.
+fn urls_of_hosts<'a>(
+    text: &'a str,
+    kind: &str,
+    default_port: u16,
+    database: impl Fn(&str) -> String,
+) -> Option<(Vec<String>, &'a str)> {
+    let (scheme, rest) = text.split_once("://")?;
+    let (scheme, found) = scheme.split_once('+')?;
+    if !found.eq_ignore_ascii_case(kind) || rest.contains(['?', '#']) {
+        return None;
+    }
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    // A password may hold @ and commas
+    let hosts = authority.rsplit('@').next()?;
+    let credentials = authority.strip_suffix(hosts)?;
+    let database = database(path);
+    let url_of = |host: &str| {
+        let mut url = Url::parse(&format!("{scheme}://{credentials}{host}/{database}")).ok()?;
+        if url.port().is_none() {
+            url.set_port(Some(default_port)).ok()?;
+        }
+        ["redis", "rediss"].contains(&url.scheme()).then_some(url).filter(is_server_url).map(String::from)
+    };
+    Some((hosts.split(',').map(url_of).collect::<Option<_>>()?, path))
 }
 
 /// Where sentinels listen if nobody says otherwise.
@@ -240,7 +271,8 @@ const SENTINEL_PORT: u16 = 26379;
 
 /// Whether the client accepts the URL. The store parses it again, but here the error can name the setting.
 fn is_redis_url(text: &str) -> bool {
-    SentinelUrls::parse(text).is_some() || Url::parse(text).is_ok_and(|url| is_server_url(&url))
+    let is_cluster = || RedisUrl(text.to_owned()).cluster().is_some();
+    SentinelUrls::parse(text).is_some() || is_cluster() || Url::parse(text).is_ok_and(|url| is_server_url(&url))
 }
 
 fn is_server_url(url: &Url) -> bool {

@@ -160,9 +160,36 @@ fn a_url_of_sentinels_is_taken_apart() {
         "redis+sentinel://a:1/name/5?protocol=3",
         "rediss+sentinel://a:1/name/5#insecure",
         "http+sentinel://a:1/name/5",
-        "redis+cluster://a:1/name/5",
     ] {
         let error = with("GALLEY__REDIS__URL", refused).expect_err(refused).to_string();
         assert!(error.contains("redis.url") && error.contains("redis+sentinel://"), "{error}");
+    }
+}
+
+#[test]
+fn a_url_of_a_cluster_is_taken_apart() {
+    let cluster = |url: &str| {
+        let settings = with("GALLEY__REDIS__URL", url).unwrap_or_else(|error| panic!("{error}"));
+        settings.redis.url.cluster()
+    };
+    let urls = |urls: &[&str]| Some(urls.iter().map(|url| (*url).to_owned()).collect::<Vec<_>>());
+    assert_eq!(
+        cluster("redis+cluster://me:p%40s@a:1,[::1]:2,c"),
+        urls(&["redis://me:p%40s@a:1/0", "redis://me:p%40s@[::1]:2/0", "redis://me:p%40s@c:6379/0"])
+    );
+    assert_eq!(cluster("rediss+cluster://a/"), urls(&["rediss://a:6379/0"]));
+    assert_eq!(cluster("redis+cluster://a/0"), urls(&["redis://a:6379/0"]));
+    assert_eq!(cluster("redis://a:6379/0"), None);
+    for refused in [
+        "redis+cluster://",
+        "redis+cluster://a:1,,b:2",
+        "redis+cluster://a:1/5",
+        "redis+cluster://a:1/name/0",
+        "redis+cluster://a:x",
+        "redis+cluster://a:1?protocol=3",
+        "rediss+cluster://a:1#insecure",
+    ] {
+        let error = with("GALLEY__REDIS__URL", refused).expect_err(refused).to_string();
+        assert!(error.contains("redis.url") && error.contains("without a database other than 0"), "{error}");
     }
 }

@@ -98,6 +98,8 @@ mod queue_faults;
 mod queues;
 mod redis_acl;
 mod redis_cannot_save;
+mod redis_cluster;
+mod redis_cluster_contract;
 mod redis_failover;
 mod redis_requirements;
 mod redis_sentinels;

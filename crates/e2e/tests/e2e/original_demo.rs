@@ -124,7 +124,7 @@ async fn a_message_reaches_plain_subscribers_byte_for_byte_and_plain_publishers_
 }
 
 /// A Python program with redis-py, or none where that is missing.
-fn python(program: &str, url: &str) -> Option<PythonProcess> {
+pub(crate) fn python(program: &str, url: &str) -> Option<PythonProcess> {
     let python = std::env::var("GALLEY_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let has_redis = Command::new(&python).args(["-c", "import redis"]).stderr(Stdio::null()).status();
     if !has_redis.is_ok_and(|status| status.success()) {
@@ -143,18 +143,18 @@ fn python(program: &str, url: &str) -> Option<PythonProcess> {
     Some(PythonProcess { process, lines })
 }
 
-struct PythonProcess {
+pub(crate) struct PythonProcess {
     process: Child,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl PythonProcess {
-    fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         self.lines.lock().expect("no panic").clone()
     }
 
     /// The tasks that it has printed so far as `Task get <task>`.
-    fn tasks(&self) -> Vec<String> {
+    pub(crate) fn tasks(&self) -> Vec<String> {
         self.lines().iter().filter_map(|line| Some(line.strip_prefix("Task get ")?.to_owned())).collect()
     }
 }

@@ -44,12 +44,12 @@ const FORBIDDEN: [&str; 32] = [
     "SORT galley:x",
 ];
 
-fn password(user: &str) -> String {
+pub(crate) fn password(user: &str) -> String {
     format!("secret-of-{user}")
 }
 
 /// The file as an operator completes it.
-fn users() -> String {
+pub(crate) fn users() -> String {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/redis.acl");
     let mut lines = std::fs::read_to_string(path).expect("the file");
     for user in USERS {

@@ -56,6 +56,18 @@ pub(crate) async fn assert_core_works(redis: RedisServer, urls: [&str; 3], durab
         service.wait_until_ready().await;
     }
     let kit = GalleyKit { gateway, http: CheckedClient::new(), redis };
+    assert_it_works(&kit, &worker, &listener, durability).await;
+    assert!(worker.terminate().await.success() && listener.terminate().await.success());
+    assert_nothing_else_was_refused(&mut kit.redis.connection().await).await;
+}
+
+/// The same for services that run.
+pub(crate) async fn assert_it_works(
+    kit: &GalleyKit,
+    worker: &ServiceProcess,
+    listener: &ServiceProcess,
+    durability: &str,
+) {
     let health: Value = kit.get("/ojs/v1/health").await.json().await.expect("JSON");
     assert_eq!((&health["status"], &health["backend"]["durability"]), (&json!("ok"), &json!(durability)));
     let later = json!({ "type": "test.noop", "args": [], "scheduled_at": "+PT0.2S", "priority": 5 });
@@ -77,18 +89,21 @@ pub(crate) async fn assert_core_works(redis: RedisServer, urls: [&str; 3], durab
     let url = kit.gateway.url("/v1/subscriptions/billing");
     let put = kit.http.put(url).header("content-type", "application/json").body(subscription.to_string());
     assert!(put.send().await.expect("the gateway answers").status().is_success());
-    assert_processes_tell_each_other(&kit, &worker, &listener).await;
+    assert_processes_tell_each_other(kit, worker, listener).await;
     kit.get("/prodcons").await;
     eventually("the list is emptied", || async { (!worker.tasks().is_empty()).then_some(()) }).await;
     for path in ["/ojs/v1/queues", "/ojs/v1/workers", "/ojs/v1/dead-letter", "/v1/channels", "/v1/subscriptions"] {
         assert_eq!(kit.get(path).await.status(), 200, "{path}");
     }
-    for service in [&kit.gateway, &worker, &listener] {
+    for service in [&kit.gateway, worker, listener] {
         service.wait_until_ready().await;
     }
-    assert!(worker.terminate().await.success() && listener.terminate().await.success());
+}
+
+/// What a server refused to its users is optional.
+pub(crate) async fn assert_nothing_else_was_refused(connection: &mut redis::aio::MultiplexedConnection) {
     let refused: Vec<std::collections::HashMap<String, redis::Value>> =
-        redis::cmd("ACL").arg("LOG").query_async(&mut kit.redis.connection().await).await.expect("redis runs");
+        redis::cmd("ACL").arg("LOG").query_async(connection).await.expect("redis runs");
     let refused: std::collections::BTreeSet<String> = refused
         .into_iter()
         .map(|mut entry| redis::FromRedisValue::from_redis_value(entry.remove("object").expect("an object")))
@@ -169,7 +184,7 @@ async fn a_redis_that_can_never_work_stops_every_service_with_one_line_that_says
     let cluster = RedisServer::start_with_options(RedisPersistence::None, &["--cluster-enabled", "yes"]);
     for database in ["0", "5"] {
         let url = format!("redis://127.0.0.1:{}/{database}", cluster.port());
-        assert_refused(&url, "it has `cluster-enabled yes`, which Galley does not support yet").await;
+        assert_refused(&url, "it has `cluster-enabled yes`: set redis.url to redis+cluster://").await;
     }
 }
 

@@ -109,7 +109,10 @@ impl Redis {
     /// # Panics
     /// Outside a tokio runtime. The runtime must outlive every clone.
     pub fn new(settings: &RedisSettings) -> anyhow::Result<Self> {
-        Self::open(settings, Handle::current(), Destination::Server)
+        match settings.url.cluster() {
+            Some(urls) => Self::of_cluster(settings, &urls),
+            None => Self::open(settings, Handle::current(), Destination::Server),
+        }
     }
 
     /// Prepares a client whose connections live on that runtime.

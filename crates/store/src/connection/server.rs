@@ -108,8 +108,7 @@ impl Redis {
     }
 }
 
-pub(super) const CLUSTER: &str =
-    "it has `cluster-enabled yes`, which Galley does not support yet: set redis.url to a server without it";
+pub(super) const CLUSTER: &str = "it has `cluster-enabled yes`: set redis.url to redis+cluster://host:port,host:port";
 pub(super) const NO_CLUSTER: &str = "it has no `cluster-enabled yes`: set redis.url to redis://";
 const REPLICA: &str = "it is a replica and takes no writes: set redis.url to its primary";
 

@@ -37,7 +37,8 @@ impl ServerAddress {
     /// The URL or a file cannot be used.
     pub(super) fn new(settings: &RedisSettings, node: Option<&NodeAddress>) -> anyhow::Result<Self> {
         let sentinels = settings.url.sentinels();
-        let url = sentinels.as_ref().map_or(settings.url.expose(), |sentinels| &sentinels.urls[0]);
+        let several = sentinels.as_ref().map(|sentinels| sentinels.urls.clone()).or_else(|| settings.url.cluster());
+        let url = several.as_ref().and_then(|urls| urls.first()).map_or(settings.url.expose(), String::as_str);
         let info = connection_info(url, settings)?;
         let info = node.map_or(info.clone(), |node| at_node(info, node));
         if !settings.url.is_tls() {

@@ -64,13 +64,12 @@ impl StoreKit {
     pub(crate) fn of_cluster(cluster: &ClusterProcesses, variables: &[(&str, &str)]) -> Self {
         let mut all: HashMap<String, String> =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let urls: Vec<String> = cluster.addresses().iter().map(|address| format!("redis://{address}/0")).collect();
-        all.insert("GALLEY__REDIS__URL".to_owned(), urls[0].clone());
+        all.insert("GALLEY__REDIS__URL".to_owned(), cluster.url());
         for name in ["GALLEY__REDIS__CONNECT_TIMEOUT_MS", "GALLEY__REDIS__RESPONSE_TIMEOUT_MS"] {
             all.entry(name.to_owned()).or_insert_with(|| "20000".to_owned());
         }
         let settings = Settings::from_sources(None, all).expect("allowed settings");
-        let redis = Redis::of_cluster(&settings.redis, &urls).expect("URLs");
+        let redis = Redis::new(&settings.redis).expect("a URL");
         Self::with_redis(RedisServer::start(), redis, settings)
     }
 

@@ -154,14 +154,8 @@ impl Cluster {
 }
 
 impl Redis {
-    /// Prepares a client of a cluster. Any node at these URLs can name the others. No setting leads here yet: tests do.
-    ///
-    /// # Errors
-    /// A URL or a file of certificates cannot be used.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime, as [`Redis::new`].
-    pub fn of_cluster(settings: &RedisSettings, urls: &[String]) -> anyhow::Result<Self> {
+    /// Prepares a client of a cluster. Any node at these URLs can name the others.
+    pub(in crate::connection) fn of_cluster(settings: &RedisSettings, urls: &[String]) -> anyhow::Result<Self> {
         let runtime = Handle::current();
         let seed = |url: &String| match url.as_str().into_connection_info()?.addr() {
             ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
