@@ -17,7 +17,12 @@ import yaml
 
 BASE = "docker-compose.yml"
 IMAGES = "deploy/compose/images.yml"
-OVERLAYS = ("deploy/observability/compose.yml", "deploy/compose/tls.yml", "deploy/compose/sentinel.yml")
+OVERLAYS = (
+    "deploy/observability/compose.yml",
+    "deploy/compose/tls.yml",
+    "deploy/compose/sentinel.yml",
+    "deploy/compose/cluster.yml",
+)
 GALLEY = {"gateway": 8080, "queue-worker": 8081, "pubsub-worker": 8082}
 IMAGES_HEADER = """\
 # Galley from published images: builds nothing, and needs no other file of the repository.
