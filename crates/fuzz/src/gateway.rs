@@ -9,8 +9,11 @@ mod frame_heads_file;
 use client_frame_file::ClientFrame;
 use frame_heads_file::FrameHeads;
 
+/// The default of `gateway.json_depth_limit`.
+const DEPTH_LIMIT: usize = 64;
+
 pub(crate) fn client_frame(data: &[u8]) {
-    if let Ok(frame) = ClientFrame::parse(data) {
+    if let Ok(frame) = ClientFrame::parse(data, DEPTH_LIMIT) {
         assert!(std::str::from_utf8(data).is_ok(), "{}", frame.action);
     }
 }
