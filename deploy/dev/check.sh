@@ -53,11 +53,20 @@ dockerfile() {
     fi
 }
 
+# A change of the code that a mutant patches must change the patch too (deploy/dev/mutants.sh)
+mutants() {
+    local patch
+    for patch in deploy/dev/mutants/*.patch; do
+        step git apply --check "$patch"
+    done
+}
+
 check_fast() {
     step cargo fmt --all --check
     spelling
     scripts
     dockerfile
+    mutants
     step deploy/dev/check-words.sh --self-test
     step deploy/dev/check-words.sh
     if command -v python3 >/dev/null; then
