@@ -11,7 +11,7 @@ use super::{
     dial::open_pool,
     error_class::connect_error,
 };
-use crate::{StoreError, StoreResult, command_times::RoundTrip};
+use crate::{StoreError, StoreResult};
 
 /// A pooled connection. It returns to the pool when it is dropped. Of a cluster it is one to each node for the time of a
 /// command.
@@ -54,16 +54,11 @@ impl RedisInner {
 
 impl ConnectionLike for PooledConnection {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
-        let Some(connection) = &mut self.connection else { return self.redis.send_pooled(cmd) };
-        let (redis, opened_at) = (&self.redis, self.opened_at);
-        async move {
-            let trip = RoundTrip::of_command(cmd);
-            let answer = connection.send_packed_command(cmd).await;
-            trip.end();
-            redis.judge(Origin::Other(opened_at), answer.as_ref().map(std::slice::from_ref));
-            answer
+        let (redis, origin) = (&self.redis, Origin::Other(self.opened_at));
+        match &mut self.connection {
+            Some(connection) => redis.send_on(connection, origin, cmd).boxed(),
+            None => redis.send_pooled(cmd),
         }
-        .boxed()
     }
 
     fn req_packed_commands<'a>(
@@ -72,18 +67,11 @@ impl ConnectionLike for PooledConnection {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        let Some(connection) = &mut self.connection else {
-            return self.redis.send_all_pooled(pipeline, offset, count);
-        };
-        let (redis, opened_at) = (&self.redis, self.opened_at);
-        async move {
-            let trip = RoundTrip::of_pipeline(pipeline);
-            let answers = connection.send_packed_commands(pipeline, offset, count).await;
-            trip.end();
-            redis.judge(Origin::Other(opened_at), answers.as_ref().map(Vec::as_slice));
-            answers
+        let (redis, origin) = (&self.redis, Origin::Other(self.opened_at));
+        match &mut self.connection {
+            Some(connection) => redis.send_all_on(connection, origin, (pipeline, offset, count)).boxed(),
+            None => redis.send_all_pooled(pipeline, offset, count),
         }
-        .boxed()
     }
 
     fn get_db(&self) -> i64 {
