@@ -2,34 +2,26 @@
 
 use testkit::{ClusterProcesses, PATIENCE, ServiceProcess, eventually, redis};
 
-use crate::{http_client::CheckedClient, original_demo::python};
+use crate::{
+    http_client::CheckedClient,
+    original_demo::{PythonProcess, python},
+};
 
 const LIST: &str = "task:prodcons:queue";
 const ELEMENTS: usize = 40;
 
 const POPPER: &str = "
-import sys
-from redis.cluster import ClusterNode, RedisCluster
-nodes = [ClusterNode(*address.split(':')) for address in sys.argv[1].split(',')]
-rcon = RedisCluster(startup_nodes=nodes, socket_timeout=None)
 print('ready')
 while True:
     print('Task get', rcon.blpop('task:prodcons:queue', 0)[1].decode())
 ";
 const PUSHER: &str = "
-import sys
-from redis.cluster import ClusterNode, RedisCluster
-nodes = [ClusterNode(*address.split(':')) for address in sys.argv[1].split(',')]
-rcon = RedisCluster(startup_nodes=nodes, socket_timeout=60)
 for n in range(40):
     rcon.lpush('task:prodcons:queue', 'python-%d' % n)
 print('pushed')
 ";
 const SUBSCRIBER: &str = "
-import sys
-from redis.cluster import ClusterNode, RedisCluster
-nodes = [ClusterNode(*address.split(':')) for address in sys.argv[1].split(',')]
-ps = RedisCluster(startup_nodes=nodes, socket_timeout=None).pubsub()
+ps = rcon.pubsub()
 ps.subscribe('task:pubsub:channel')
 for i in ps.listen():
     if i['type'] == 'subscribe':
@@ -38,14 +30,22 @@ for i in ps.listen():
         print('Task get', i['data'].decode())
 ";
 const PUBLISHER: &str = "
-import sys
-from redis.cluster import ClusterNode, RedisCluster
-nodes = [ClusterNode(*address.split(':')) for address in sys.argv[1].split(',')]
-rcon = RedisCluster(startup_nodes=nodes, socket_timeout=60)
 for n in range(20):
     rcon.publish('task:pubsub:channel', 'python-%d' % n)
 print('published')
 ";
+
+/// Runs a program that waits for an answer of the cluster for as long as `timeout` says, in seconds or `None`.
+fn run(program: &str, timeout: &str, cluster: &ClusterProcesses) -> Option<PythonProcess> {
+    let connect = format!(
+        "
+import sys
+from redis.cluster import ClusterNode, RedisCluster
+nodes = [ClusterNode(*address.split(':')) for address in sys.argv[1].split(',')]
+rcon = RedisCluster(startup_nodes=nodes, socket_timeout={timeout})"
+    );
+    python(&(connect + program), &cluster.addresses().join(","))
+}
 
 async fn start(cluster: &ClusterProcesses, name: &'static str) -> ServiceProcess {
     let service = ServiceProcess::start_with_redis_url(name, &cluster.url(), &PATIENCE).await;
@@ -69,10 +69,9 @@ async fn visit(gateway: &ServiceProcess, path: &str) {
 async fn plain_cluster_clients_push_and_pop_beside_the_worker() {
     let cluster = ClusterProcesses::start().await;
     let worker = start(&cluster, "queue-worker").await;
-    let addresses = cluster.addresses().join(",");
-    let Some(popper) = python(POPPER, &addresses) else { return };
+    let Some(popper) = run(POPPER, "None", &cluster) else { return };
     eventually("the popper is ready", || async { popper.lines().contains(&"ready".to_owned()).then_some(()) }).await;
-    let _pusher = python(PUSHER, &addresses);
+    let _pusher = run(PUSHER, "60", &cluster);
     let got = || -> Vec<String> {
         let mut tasks: Vec<String> = popper.tasks().into_iter().chain(worker.tasks()).collect();
         tasks.sort();
@@ -86,12 +85,13 @@ async fn plain_cluster_clients_push_and_pop_beside_the_worker() {
 async fn what_the_page_pushes_and_publishes_reaches_plain_cluster_clients() {
     let cluster = ClusterProcesses::start().await;
     let (gateway, listener) = (start(&cluster, "gateway").await, start(&cluster, "pubsub-worker").await);
-    let addresses = cluster.addresses().join(",");
-    let (Some(popper), Some(subscriber)) = (python(POPPER, &addresses), python(SUBSCRIBER, &addresses)) else { return };
+    let (Some(popper), Some(subscriber)) = (run(POPPER, "None", &cluster), run(SUBSCRIBER, "None", &cluster)) else {
+        return;
+    };
     for program in [&popper, &subscriber] {
         eventually("it is ready", || async { program.lines().contains(&"ready".to_owned()).then_some(()) }).await;
     }
-    let _publisher = python(PUBLISHER, &addresses);
+    let _publisher = run(PUBLISHER, "60", &cluster);
     for _ in 0..5 {
         visit(&gateway, "/prodcons").await;
         visit(&gateway, "/pubsub").await;
