@@ -9,6 +9,7 @@ from ._options import job
 from ._sse import AsyncSubscription, Subscription
 from ._testing import FakeGateway
 from ._types import (
+    Checkpoint,
     Cron,
     EnqueueOptions,
     Failure,
@@ -42,6 +43,7 @@ __all__ = [
     "AsyncSubscription",
     "AsyncTask",
     "Calls",
+    "Checkpoint",
     "Client",
     "Context",
     "Cron",

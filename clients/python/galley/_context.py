@@ -8,10 +8,11 @@ import datetime
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ._call import Headers
+from ._call import Headers, Patience
+from ._checkpoint import Saved
 from ._errors import GalleyError, Unavailable
 from ._outcome import valid
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 #: Characters of a logged line that are sent; the gateway keeps ``jobs.log_line_bytes``.
 MAX_LINE = 16_000
+#: For how many seconds a checkpoint is sent while the gateway is away.
+SAVE_PATIENCE_S = 30.0
+
+T = TypeVar("T")
 
 log = logging.getLogger("galley")
 
@@ -74,6 +79,7 @@ class Context:
         self._lease_until = time.monotonic() + lease
         self._is_given_up = False
         self._connect, self._worker_id = connect, worker_id
+        self._saved = Saved(job.get("checkpoint"), self._send_checkpoint)
 
     def _trace(self) -> Headers:
         trace = {"traceparent": self.traceparent, "tracestate": self.tracestate, "baggage": self.baggage}
@@ -98,6 +104,42 @@ class Context:
         body = {"job_id": self.id, "token": self.token, "worker_id": self._worker_id, "lines": [line]}
         self._note("/ojs/v1/workers/log", body)
 
+    @property
+    def state(self) -> Any:
+        """What ``checkpoint`` saved last, in this attempt or an earlier one; None if nothing was saved."""
+        return self._saved.state
+
+    def checkpoint(self, state: Any) -> None:
+        """Saves from where the next attempt goes on, if there is one: it finds it in ``state``. Each call replaces what the
+        one before saved. With the results of the job's steps it may have 1,048,576 bytes as JSON; it is deleted when the
+        job completes. That it cannot be saved is an error."""
+        self._saved.save(state)
+
+    def step(self, name: str, run: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Runs a step of the job and saves its result; an attempt that comes later gets the saved result, and ``run`` is
+        not called. Each step needs a name of its own, and its result is what JSON makes of it.
+
+        If the worker dies after the step and before its result is saved, the step runs again: make its effect idempotent
+        with ``id`` and the name."""
+        if not self._saved.has(name):
+            with self._saved.running(name):
+                self._saved.save_step(name, run(*args, **kwargs))
+        result: T = self._saved.result(name)
+        return result
+
+    async def step_async(self, name: str, run: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+        """``step`` for asyncio: ``run`` is asynchronous, and the loop goes on while its result is saved."""
+        if not self._saved.has(name):
+            with self._saved.running(name):
+                done = await run(*args, **kwargs)
+                await asyncio.to_thread(self._saved.save_step, name, done)
+        result: T = self._saved.result(name)
+        return result
+
+    async def checkpoint_async(self, state: Any) -> None:
+        """``checkpoint`` for asyncio: the loop goes on meanwhile."""
+        await asyncio.to_thread(self.checkpoint, state)
+
     async def progress_async(self, progress: float, message: str | None = None) -> None:
         """``progress`` for asyncio: the loop goes on meanwhile."""
         await asyncio.to_thread(self.progress, progress, message)
@@ -105,6 +147,25 @@ class Context:
     async def log_async(self, message: str, level: str = "info") -> None:
         """``log`` for asyncio: the loop goes on meanwhile."""
         await asyncio.to_thread(self.log, message, level)
+
+    def _send_checkpoint(self, checkpoint: dict[str, Any]) -> int:
+        """Saves a checkpoint and gives its number. Sent again it is the same, because it has that number."""
+        if self._connect is None:
+            self.job["checkpoint"] = {"state": checkpoint["state"], "sequence": checkpoint["sequence"], "created_at": ""}
+            return int(checkpoint["sequence"])
+        body = {**checkpoint, "token": self.token, "worker_id": self._worker_id}
+        patience = Patience(SAVE_PATIENCE_S)
+        while True:
+            try:
+                answer = self._connect().call("POST", f"/ojs/v1/jobs/{self.id}/checkpoint", body, headers=self._trace())
+                return int(answer["sequence"])
+            except Unavailable as error:
+                if self.cancelled.wait(patience.pause_after(error)):
+                    raise
+            except GalleyError as error:
+                if error.status in (404, 409):
+                    self.cancelled.set()
+                raise
 
     def _note(self, path: str, body: dict[str, Any]) -> None:
         if self._connect is None:

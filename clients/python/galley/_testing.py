@@ -205,6 +205,7 @@ class FakeGateway:
             try:
                 job["result"] = _through_json(await self._called(task.run, context))
                 job["state"] = "completed"
+                job.pop("checkpoint", None)
                 return self._follow_ups(job)
             except Exception as error:
                 errors.append({"type": name_of(error), "message": text_of(error), "attempt": job["attempt"]})

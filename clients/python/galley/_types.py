@@ -127,6 +127,14 @@ class Failure(TypedDict, total=False):
     details: Any
 
 
+class Checkpoint(TypedDict):
+    """What an attempt saved for the next one."""
+
+    state: Any
+    sequence: int
+    created_at: str
+
+
 class Job(TypedDict):
     """A job as the gateway shows it; it also has what the client sent."""
 
@@ -157,6 +165,8 @@ class Job(TypedDict):
     progress: NotRequired[float]
     progress_data: NotRequired[dict[str, Any]]
     progress_at: NotRequired[str]
+    #: Only of a job that was fetched.
+    checkpoint: NotRequired[Checkpoint]
     worker_id: NotRequired[str]
     timeout_ms: NotRequired[int]
     token: NotRequired[str]

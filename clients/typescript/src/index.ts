@@ -31,6 +31,7 @@ export { Subscription } from "./subscription.js";
 export { type EnqueuedFilter, FakeGateway } from "./testing.js";
 export type {
   AnyTasks,
+  Checkpoint,
   Cron,
   Failure,
   Gap,

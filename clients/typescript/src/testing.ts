@@ -169,6 +169,7 @@ export class FakeGateway<Tasks extends TaskMap<Tasks> = AnyTasks> implements Sen
       if (settled.kind === "acks") {
         job.result = copied(settled.body.result);
         job.state = "completed";
+        delete job.checkpoint;
       } else {
         const { retryable, retry_after_ms: _, ...error } = settled.body.error;
         (job.errors ??= []).push({ ...error, attempt: job.attempt });

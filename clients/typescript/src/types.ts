@@ -34,6 +34,13 @@ export interface Failure {
   details?: unknown;
 }
 
+/** What an attempt saved for the next one. */
+export interface Checkpoint {
+  state: unknown;
+  sequence: number;
+  created_at: string;
+}
+
 /** A job as the gateway shows it. */
 export interface Job<R = unknown> {
   id: string;
@@ -64,6 +71,8 @@ export interface Job<R = unknown> {
   progress?: number;
   progress_data?: Record<string, unknown>;
   progress_at?: string;
+  /** Only of a job that was fetched. */
+  checkpoint?: Checkpoint;
   worker_id?: string;
   timeout_ms?: number;
   token?: string;

@@ -6,8 +6,9 @@
  * given to somebody else.
  */
 
+import { Saved, type SendCheckpoint } from "./checkpoint.js";
 import { GalleyError, Unavailable } from "./errors.js";
-import { Gateway, pauses, sleep } from "./http.js";
+import { Gateway, Patience, pauses, sleep } from "./http.js";
 import { checkMany, gathering, type HandlerOfMany, type ManyOptions } from "./many.js";
 import { checkNames } from "./names.js";
 import { failure, failureOf, insteadOfRefused, type Settled } from "./settled.js";
@@ -34,6 +35,8 @@ const MAX_BEATS = 1000;
 const MAX_BEAT_MS = 10_000;
 /** Characters of a logged line that are sent; the gateway keeps `jobs.log_line_bytes`. */
 const MAX_LINE = 16_000;
+/** For how long a checkpoint is sent while the gateway is away. */
+const SAVE_PATIENCE_MS = 30_000;
 
 export interface WorkerOptions {
   url?: string;
@@ -72,6 +75,20 @@ export interface Context {
   progress(progress: number, message?: string): Promise<void>;
   /** Logs a line for people: `GET /ojs/v1/jobs/{id}/logs` shows it. */
   log(message: string, level?: "debug" | "info" | "warn" | "error"): Promise<void>;
+  /** What `checkpoint` saved last, in this attempt or an earlier one; nothing if nothing was saved. */
+  state<T = unknown>(): T | undefined;
+  /**
+   * Saves from where the next attempt goes on, if there is one: it finds it in `state()`. Each call replaces what the one
+   * before saved. With the results of the job's steps it may have 1,048,576 bytes as JSON; it is deleted when the job
+   * completes. That it cannot be saved is an error.
+   */
+  checkpoint(state: unknown): Promise<void>;
+  /**
+   * Runs a step of the job and saves its result; an attempt that comes later gets the saved result, and `run` is not
+   * called. Each step needs a name of its own, and its result is what JSON makes of it. If the worker dies after the step
+   * and before its result is saved, the step runs again: make its effect idempotent with `id` and the name.
+   */
+  step<T>(name: string, run: () => Promise<T> | T): Promise<T>;
 }
 
 export type Handler<A extends unknown[], R> = (ctx: Context, ...args: A) => Promise<R> | R;
@@ -198,7 +215,10 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
   /** Runs the handler of a job for a test mode, without a gateway. @internal */
   async handleInMemory(job: Job, log: (level: LogLine["level"], message: string) => void): Promise<Settled> {
     if (!this.handlers.has(job.type)) throw new Error(`the worker has no handler for jobs of type ${job.type}`);
-    const attempt = this.attempt(job);
+    const attempt = this.attempt(job, async ({ state, sequence }) => {
+      job.checkpoint = { state, sequence, created_at: "" };
+      return sequence;
+    });
     attempt.progress = async (number, message) => {
       job.progress = number;
       if (message !== undefined) job.progress_data = { message };
@@ -262,7 +282,7 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
     void this.work(attempt);
   }
 
-  private attempt(job: Job): Attempt {
+  private attempt(job: Job, keep?: SendCheckpoint): Attempt {
     const aborter = new AbortController();
     const token = job.token ?? "";
     const deadline = job.timeout_ms === undefined ? undefined : new Date(Date.now() + job.timeout_ms);
@@ -283,10 +303,33 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
       const line = { message: String(message).slice(0, MAX_LINE), level, at: new Date().toISOString() };
       return report("/ojs/v1/workers/log", { job_id: job.id, lines: [line] });
     };
+    const saved = new Saved(job.checkpoint, keep ?? ((checkpoint) => this.sendCheckpoint(job, checkpoint, aborter)));
+    const kept = {
+      state: <T>() => saved.current<T>(),
+      checkpoint: (state: unknown) => saved.save(state),
+      step: <T>(name: string, run: () => Promise<T> | T) => saved.step(name, run),
+    };
     const { id, attempt, traceparent, tracestate, baggage, parent_results: parentResults = [] } = job;
     const trace = { traceparent, tracestate, baggage };
     const seen = { job, id, attempt, token, ...trace, parentResults, deadline, signal: aborter.signal, progress, log };
-    return { ...seen, aborter, leaseUntil, isGivenUp: false };
+    return { ...seen, ...kept, aborter, leaseUntil, isGivenUp: false };
+  }
+
+  /** Saves a checkpoint and gives its number. Sent again it is the same, because it has that number. */
+  private async sendCheckpoint(job: Job, checkpoint: object, aborter: AbortController): Promise<number> {
+    const body = { ...checkpoint, token: job.token ?? "", worker_id: this.id };
+    const path = `/ojs/v1/jobs/${job.id}/checkpoint`;
+    const patience = new Patience(SAVE_PATIENCE_MS);
+    for (;;) {
+      try {
+        return (await this.gateway.call<{ sequence: number }>({ method: "POST", path, body, headers: traceOf(job) })).sequence;
+      } catch (error) {
+        if (error instanceof GalleyError && [404, 409].includes(error.status)) aborter.abort(error);
+        if (!(error instanceof Unavailable)) throw error;
+        await sleep(patience.pauseAfter(error), aborter.signal);
+        if (aborter.signal.aborted) throw error;
+      }
+    }
   }
 
   private async work(attempt: Attempt): Promise<void> {

@@ -2,6 +2,7 @@
 
 use actix_web::{dev::RequestHead, http::header};
 use common::settings::GatewaySettings;
+use store::jobs::MAX_CHECKPOINT_BYTES;
 
 use crate::error::{ApiError, ErrorCode};
 
@@ -11,6 +12,8 @@ pub(crate) fn length_limit(path: &str, settings: &GatewaySettings) -> Option<usi
         "/ojs/v1/jobs/stream" => None,
         // Outcomes of many jobs
         "/ojs/v1/workers/fetch" | "/ojs/v1/workers/ack" | "/ojs/v1/workers/nack" => Some(settings.batch_limit_bytes),
+        // With what is around the state
+        _ if path.ends_with("/checkpoint") => Some(settings.body_limit_bytes.max(MAX_CHECKPOINT_BYTES + 1024)),
         _ if path.ends_with("/batch") => Some(settings.batch_limit_bytes),
         _ => Some(settings.body_limit_bytes),
     }

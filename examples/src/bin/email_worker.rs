@@ -7,13 +7,14 @@ use std::{collections::BTreeSet, fmt::Write, path::PathBuf, time::Duration};
 
 use galley_worker::{Context, ContextError, HandlerError, JobsPerCall, Worker};
 use serde::{Deserialize, Serialize};
-use tokio::{fs, select, time::sleep};
+use tokio::{fs, io::AsyncWriteExt, select, time::sleep};
 
 fn main() -> std::process::ExitCode {
     // `Worker` brings the command line (`run`, `check`, `--once`, `--drain`), the settings, signals and rules
     Worker::builder()
         .handler("email.send", send)
         .handler("email.newsletter", newsletter)
+        .handler("email.order", order)
         .handler("email.from_template", from_template)
         .blocking_handler("email.render", render)
         .handler_of_many("email.digest", JobsPerCall { count: 3, delay: digest_delay() }, digest)
@@ -102,6 +103,38 @@ async fn newsletter(context: Context, (to, pause_ms): (Vec<String>, u64)) -> Res
     }
     fs::rename(&draft, outbox(&context, "newsletter")).await?;
     Ok(to.len())
+}
+
+/// What the buyer gets.
+#[derive(Serialize)]
+struct Order {
+    receipt: String,
+    attempts: u32,
+}
+
+/// Steps: a later attempt gets the saved result of a step and does not run it again, so nobody is charged twice.
+async fn order(context: Context, (to, amount): (String, u64)) -> Result<Order, HandlerError> {
+    let receipt = context.step("charge", || charge(&context, amount)).await?;
+    // Saved too, and read by the next attempt
+    let attempts = context.state::<u32>()?.unwrap_or(0) + 1;
+    context.checkpoint(&attempts).await?;
+    if to.ends_with("@huge.example") {
+        // The step ran, but its result is too large to be saved: no other attempt would change that
+        context.step("enlarge", || async { Ok("x".repeat(1 << 20)) }).await?;
+    }
+    if to.ends_with("@flaky.example") && context.attempt() == 1 {
+        return Err(HandlerError::retryable("the mail server hung up"));
+    }
+    Ok(Order { receipt, attempts })
+}
+
+/// Charges the buyer. If the worker dies before the result is saved it runs again: a bank gets `context.id()` as the key
+/// with which it recognizes that.
+async fn charge(context: &Context, amount: u64) -> Result<String, HandlerError> {
+    let mut charges = fs::OpenOptions::new().create(true).append(true).open(outbox(context, "charges")).await?;
+    charges.write_all(format!("{amount}\n").as_bytes()).await?;
+    charges.flush().await?;
+    Ok(format!("receipt {} for {amount}", context.attempt()))
 }
 
 /// `?` converts any error: its Rust type is the error type, and the retry policy decides.

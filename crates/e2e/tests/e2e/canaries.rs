@@ -160,6 +160,9 @@ impl Scenario {
         let report = json!({ "progress": 0.5, "data": data, "token": first["token"] });
         assert_eq!(self.kit.post(&format!("/ojs/v1/jobs/{id}/progress"), &report).await.status(), 200);
         assert_eq!(self.kit.job(id).await["progress_data"], data);
+        let state = json!({ "s": self.plant("checkpoint of a job") });
+        let saved = json!({ "state": state, "token": first["token"] });
+        assert_eq!(self.kit.post(&format!("/ojs/v1/jobs/{id}/checkpoint"), &saved).await.status(), 200);
         let result = json!({ "r": self.plant("result of a pulled job") });
         self.end("ack", &first, json!({ "result": result })).await;
         assert_eq!(self.kit.job(id).await["result"], result);

@@ -21,6 +21,7 @@ mod channels_publish;
 mod channels_sse;
 mod channels_ws;
 mod channels_ws_publish;
+mod checkpoints;
 mod chromium;
 mod claiming_ahead;
 mod client_keys;

@@ -133,6 +133,15 @@ impl Outside {
                 of_job(&self.active, "/progress"),
                 json!({ "token": self.token, "percent": 5 }),
             ),
+            (
+                "saveCheckpoint",
+                post.clone(),
+                of_job(&self.active, "/checkpoint"),
+                json!({ "token": self.token, "state": 5 }),
+            ),
+            ("setCheckpoint", put.clone(), of_job(&self.waiting, "/checkpoint"), json!({ "state": 5 })),
+            ("showCheckpoint", get.clone(), of_job(&self.active, "/checkpoint"), null.clone()),
+            ("deleteCheckpoint", delete.clone(), of_job(&self.active, "/checkpoint"), null.clone()),
             ("streamJobEvents", get.clone(), of_job(&self.waiting, "/events"), null.clone()),
             ("fetch", post.clone(), "/ojs/v1/workers/fetch".into(), json!({ "queues": ["other.q"], "worker_id": "x" })),
             (

@@ -4,6 +4,7 @@ mod admin;
 mod audit;
 mod batch;
 mod channels;
+mod checkpoint;
 mod consistency_check;
 mod cron;
 mod cross_origin;
@@ -93,6 +94,12 @@ routes! {
         GET progress::show => Need::Has(JobsRead), Job;
         POST progress::report => Need::Has(Work), Job;
         PUT progress::report => Need::Has(Work), Job;
+    }
+    "/ojs/v1/jobs/{id}/checkpoint" {
+        GET checkpoint::show => Need::Has(JobsRead), Job;
+        POST checkpoint::save => Need::Has(Work), Job;
+        PUT checkpoint::save => Need::Has(Work), Job;
+        DELETE checkpoint::delete => Need::Has(Work), Job;
     }
     "/ojs/v1/jobs/{id}/logs" { GET job_logs::read => Need::Has(JobsRead), Job; }
     "/ojs/v1/jobs/{id}/activate" { POST jobs::activate => Need::Has(JobsWrite), Job; }

@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The names that Galley manages. A client that sends one at the top level is ignored.
-pub const SYSTEM_MANAGED: [&str; 31] = [
+pub const SYSTEM_MANAGED: [&str; 32] = [
     "id",
     "state",
     "queue",
@@ -48,6 +48,7 @@ pub const SYSTEM_MANAGED: [&str; 31] = [
     "progress",
     "progress_data",
     "progress_at",
+    "checkpoint",
     "parent_results",
     "workflow_id",
     "workflow_index",

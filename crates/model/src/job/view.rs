@@ -51,6 +51,8 @@ pub struct JobView<'a> {
     pub worker_id: Option<&'a str>,
     /// Progress of the attempt: a JSON object of members to show.
     pub progress: Option<&'a str>,
+    /// What an earlier attempt saved for this one, as JSON; shown only to the worker that claimed the job.
+    pub checkpoint: Option<&'a str>,
     /// The fencing token, shown only to the worker that claimed the job.
     pub token: Option<&'a str>,
     /// The trace that it belongs to.
@@ -89,6 +91,7 @@ impl<'a> JobView<'a> {
             parent_results: None,
             worker_id: None,
             progress: None,
+            checkpoint: None,
             token: None,
             trace: TraceContext::default(),
         }
@@ -119,6 +122,9 @@ impl<'a> JobView<'a> {
         }
         if let Some(progress) = self.progress {
             out.splice(progress);
+        }
+        if let Some(checkpoint) = self.checkpoint {
+            out.raw("checkpoint", checkpoint);
         }
         if let Some(result) = self.result {
             out.raw("result", result);

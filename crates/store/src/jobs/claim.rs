@@ -108,7 +108,7 @@ impl Jobs {
                 reply => reply?,
             };
             if let Some(mut claimed) = parse_claim_reply(self.sealer(), queue, priorities, reply)? {
-                self.load_claimed_parents(&mut claimed.jobs).await?;
+                self.load_claimed(&mut claimed.jobs).await?;
                 return Ok(claimed);
             }
             priorities.clear();
@@ -195,7 +195,7 @@ impl Jobs {
                 let claimed = parse_claimed_entries(self.sealer(), queue, priority, entries, now);
                 let mut claimed: Vec<ClaimedJob> = claimed.filter(|claimed| is_new(claimed.entry)).collect();
                 if !claimed.is_empty() {
-                    self.load_claimed_parents(&mut claimed).await?;
+                    self.load_claimed(&mut claimed).await?;
                     return Ok(claimed);
                 }
                 rest = &rest[looked_at.clamp(1, rest.len())..];
@@ -234,7 +234,7 @@ impl Jobs {
             parse_claimed_entries(self.sealer(), queue, *priority, entries, started_at)
         });
         let mut arrived: Vec<ClaimedJob> = arrived.collect();
-        self.load_claimed_parents(&mut arrived).await?;
+        self.load_claimed(&mut arrived).await?;
         Ok(arrived)
     }
 }

@@ -123,10 +123,10 @@ impl Jobs {
     /// Decodes jobs that were claimed without a script.
     ///
     /// # Errors
-    /// Redis is unavailable, and the jobs need results of others: [`Jobs::recover_claims`].
+    /// Redis is unavailable, and the jobs need results of others or have checkpoints: [`Jobs::recover_claims`].
     pub async fn decode_claimed(&self, mut encoded: EncodedJobs) -> StoreResult<Vec<ClaimedJob>> {
         let mut jobs: Vec<ClaimedJob> = encoded.decode(self.sealer()).collect();
-        self.load_claimed_parents(&mut jobs).await?;
+        self.load_claimed(&mut jobs).await?;
         Ok(jobs)
     }
 }

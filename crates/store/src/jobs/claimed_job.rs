@@ -5,7 +5,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use super::record::JobRecord;
+use super::{checkpoint::JobCheckpoint, record::JobRecord};
 use common::{
     id::EntryId,
     name::{QueueName, WorkerId},
@@ -24,8 +24,12 @@ pub struct ClaimedJob {
     pub token: Option<String>,
     /// When it was claimed, by Redis's clock.
     pub started_at: Millis,
+    /// What an earlier attempt saved for this one.
+    pub checkpoint: Option<Box<JobCheckpoint>>,
     /// Whether its handler logged something.
-    pub(crate) has_log: HasLog,
+    pub(crate) has_log: Mark,
+    /// Whether there may be a checkpoint.
+    pub(crate) has_checkpoint: Mark,
 }
 
 /// Records the span of a claim, in the trace of its jobs. Nothing if none of them is recorded.
@@ -80,9 +84,9 @@ pub(crate) fn record_lost(claimed: &ClaimedJob, code: &str) {
 
 /// A mark that is set while many share the job.
 #[derive(Debug, Default)]
-pub(crate) struct HasLog(AtomicBool);
+pub(crate) struct Mark(AtomicBool);
 
-impl Clone for HasLog {
+impl Clone for Mark {
     fn clone(&self) -> Self {
         Self(AtomicBool::new(self.0.load(Relaxed)))
     }
@@ -92,7 +96,15 @@ impl ClaimedJob {
     /// An attempt that was claimed earlier.
     #[must_use]
     pub fn new(job: JobRecord, entry: EntryId, token: Option<String>, started_at: Millis) -> Self {
-        Self { job, entry, token, started_at, has_log: HasLog::default() }
+        Self {
+            job,
+            entry,
+            token,
+            started_at,
+            checkpoint: None,
+            has_log: Mark::default(),
+            has_checkpoint: Mark::default(),
+        }
     }
 
     /// Whether its handler logged something.
@@ -104,6 +116,17 @@ impl ClaimedJob {
     /// Notes that its handler logs something.
     pub fn mark_log(&self) {
         self.has_log.0.store(true, Relaxed);
+    }
+
+    /// Whether there may be a checkpoint of the job: an attempt saved one, or another program may have.
+    #[must_use]
+    pub fn may_have_checkpoint(&self) -> bool {
+        self.has_checkpoint.0.load(Relaxed)
+    }
+
+    /// Notes that there may be a checkpoint of the job.
+    pub fn mark_checkpoint(&self) {
+        self.has_checkpoint.0.store(true, Relaxed);
     }
 
     /// How long the job waited for this attempt, in milliseconds.

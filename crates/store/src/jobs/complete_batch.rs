@@ -59,6 +59,7 @@ impl FollowUps {
 /// What jobs hold beside their entries: keys, and the numbers of the jobs, from 1.
 #[derive(Default)]
 struct HeldKeys {
+    /// Records and checkpoints: deleted.
     records: Vec<(usize, String)>,
     uniqueness: Vec<(usize, String)>,
     admitted: Vec<(usize, String)>,
@@ -70,7 +71,11 @@ struct HeldKeys {
 impl HeldKeys {
     fn of(keys: &QueueKeys, sealer: &Sealer, batch: &[Completion]) -> Self {
         let mut held = Self::default();
-        for (number, job) in (1..).zip(batch.iter().map(|completion| &completion.claimed.job)) {
+        for (number, claimed) in (1..).zip(batch.iter().map(|completion| &completion.claimed)) {
+            let job = &claimed.job;
+            if claimed.may_have_checkpoint() {
+                held.records.push((number, keys.checkpoint(&job.id)));
+            }
             if job.has_record {
                 held.records.push((number, keys.record(&job.id)));
             }

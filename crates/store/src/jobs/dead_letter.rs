@@ -22,6 +22,7 @@ impl Jobs {
             rest.cmd("DEL")
                 .arg(keys.result(&id))
                 .arg(keys.log(&id))
+                .arg(keys.checkpoint(&id))
                 .cmd("ZREM")
                 .arg(keys.discarded())
                 .arg(id.to_string());

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Drops dead letters: takes them off the list together with what is stored of them.
--- KEYS: 1 dead letters, 2 discarded, 3.. the result of each, then the log of each
+-- KEYS: 1 dead letters, 2 discarded, 3.. the result of each, then the log of each, then the checkpoint
+--       of each
 -- ARGV: the id of each
 -- Returns how many were dropped. One that was redriven meanwhile stays.
 -- May run twice: the second run finds none.
@@ -12,7 +13,8 @@ local dropped = 0
 for i = first_id, #ARGV do
   if redis.call('ZREM', dead_letters, ARGV[i]) == 1 then
     redis.call('ZREM', discarded, ARGV[i])
-    redis.call('DEL', KEYS[first_result + i - first_id], KEYS[first_result + #ARGV + i - first_id])
+    local key = first_result + i - first_id
+    redis.call('DEL', KEYS[key], KEYS[key + #ARGV], KEYS[key + 2 * #ARGV])
     dropped = dropped + 1
   end
 end

@@ -69,6 +69,15 @@ impl JobEvent {
         })
     }
 
+    /// An attempt saved a checkpoint.
+    #[must_use]
+    pub fn checkpointed(job: &JobRecord, sequence: u64, bytes: usize) -> Self {
+        about("job.checkpointed", job, None, |data| {
+            data.number("attempt", job.history.current_attempt()).number("sequence", sequence);
+            data.number("bytes", bytes as u64);
+        })
+    }
+
     /// A job ended, but not by an attempt.
     #[must_use]
     pub fn ended(job: &JobRecord, state: JobState, at: Millis) -> Self {

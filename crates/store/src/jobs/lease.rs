@@ -93,6 +93,8 @@ impl Jobs {
         lease: Option<Duration>,
     ) -> StoreResult<bool> {
         let job = &claimed.job;
+        // With the token the other program can save one
+        claimed.mark_checkpoint();
         let (deadline, keys) = (self.attempt_deadline(claimed, lease), QueueKeys::new(&job.queue));
         let issued: i64 = call_about(&script::ISSUE_CALLBACK_TOKEN, job, claimed.entry)
             .arg(consumer.name())

@@ -22,6 +22,7 @@
 //! | `claimed_job` | a job in an attempt |
 //! | `attempt`, `fence` | which attempt a call is about |
 //! | `lease` | keeps attempts alive |
+//! | `checkpoint`, `save_checkpoint` | what an attempt saves for the next one |
 //! | `log` | lines that handlers log |
 //! | `lost_claims` | releases jobs whose claim was never answered |
 //! | `settle` | ends attempts: finish, retry, snooze, release |
@@ -44,6 +45,7 @@
 mod attempt;
 mod attempt_metrics;
 mod cancel;
+mod checkpoint;
 mod claim;
 mod claim_budget;
 mod claim_directly;
@@ -86,6 +88,7 @@ mod purge;
 mod queues;
 mod record;
 mod redrive;
+mod save_checkpoint;
 mod search;
 mod settle;
 mod silent_worker;
@@ -110,6 +113,7 @@ use model::{
 pub use attempt::Attempt;
 pub use attempt_metrics::AttemptMetrics;
 pub use cancel::JobTransitionError;
+pub use checkpoint::JobCheckpoint;
 pub use claim::{ClaimAvailability, ClaimBatch, Claimant};
 pub(crate) use claim::{duration_millis, malformed_reply, parse_streams_reply};
 pub use claim_directly::{DirectClaim, EncodedJobs, JobSizes};
@@ -140,6 +144,7 @@ pub use queues::QueueControl;
 pub(crate) use queues::sorted_priorities;
 pub use record::JobRecord;
 pub(super) use record::parse_id_field;
+pub use save_checkpoint::{CheckpointOutcome, CheckpointRefusal, MAX_CHECKPOINT_BYTES};
 pub use search::{FoundJob, MAX_EXAMINED, SearchCursor, SearchPage};
 pub use settle::{FailureOutcome, Settled};
 pub use stats::QueueStats;

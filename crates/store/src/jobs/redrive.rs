@@ -185,6 +185,7 @@ impl Jobs {
             .key(keys.ended_list(state))
             .key(keys.log(&job.id))
             .key(keys.record(&ended_holder.unwrap_or(job.id)))
+            .key(keys.checkpoint(&job.id))
             .arg(job.id.to_string())
             .arg(job.priority.get())
             .arg(state.as_str())

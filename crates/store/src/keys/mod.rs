@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 80] = [
+pub const KEY_PATTERNS: [&str; 81] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -29,6 +29,7 @@ pub const KEY_PATTERNS: [&str; 80] = [
     "galley:{<queue>}:j:<id>",
     "galley:{<queue>}:r:<id>",
     "galley:{<queue>}:log:<id>",
+    "galley:{<queue>}:checkpoint:<id>",
     "galley:{<queue>}:completed:<priority>:<entry>:<n>",
     "galley:{<queue>}:dead",
     "galley:{<queue>}:discarded",

@@ -89,6 +89,12 @@ impl QueueKeys {
         format!("{}log:{id}", self.prefix)
     }
 
+    /// What the handlers of a job saved for its next attempt: a string with a TTL.
+    #[must_use]
+    pub fn checkpoint(&self, id: &JobId) -> String {
+        format!("{}checkpoint:{id}", self.prefix)
+    }
+
     /// That a batch of jobs was completed whose results are not stored: a string with a TTL.
     #[must_use]
     pub fn completed_batch(&self, priority: Priority, first: EntryId, count: usize) -> String {

@@ -129,6 +129,7 @@ fn keys_of(folder: &str, label: &str, names: &SampleNames) -> Option<Vec<String>
             "admitted" => vec![queue.admitted(&names.key)],
             "key queue" | "key queues" => limit_keys.map(|key| queue.key_queue(key)).to_vec(),
             "log" => vec![queue.log(&names.id)],
+            "checkpoint" => vec![queue.checkpoint(&names.id)],
             "record"
             | "records"
             | "record (without a job to replace: of the holder of uniqueness that the caller saw ended)"
@@ -136,12 +137,13 @@ fn keys_of(folder: &str, label: &str, names: &SampleNames) -> Option<Vec<String>
                 ids.map(|id| queue.record(id)).to_vec()
             }
             "result" | "result of the job" => ids.map(|id| queue.result(id)).to_vec(),
-            "the result of each, then the log of each" => {
-                ids.iter().flat_map(|id| [queue.result(id), queue.log(id)]).collect()
+            "the result of each, then the log of each, then the checkpoint of each" => {
+                ids.iter().flat_map(|id| [queue.result(id), queue.log(id), queue.checkpoint(id)]).collect()
             }
-            "the result of each job, then the records, the uniqueness keys and the sets of admitted jobs of those jobs that have one" =>
+            "the result of each job, then the records and checkpoints, the uniqueness keys and the sets of admitted jobs of those jobs that have one" =>
             {
-                let of_each = |id| [queue.result(id), queue.record(id), queue.uniqueness(&names.text)];
+                let of_each =
+                    |id| [queue.result(id), queue.record(id), queue.checkpoint(id), queue.uniqueness(&names.text)];
                 ids.into_iter().flat_map(of_each).chain(limit_keys.map(|key| queue.admitted(key))).collect()
             }
             "for each key: its queue, admitted, its limit, its starts of a strict rate, then the record and the stream of each job that the caller saw" =>

@@ -10,6 +10,7 @@ mod channel_hub;
 mod channel_patterns;
 mod channel_publishing;
 mod channels;
+mod checkpoints;
 mod claims;
 mod clock_steps;
 mod cluster;

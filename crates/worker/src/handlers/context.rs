@@ -20,11 +20,11 @@ use serde_json::value::RawValue;
 use store::{
     StoreError,
     events::JobEvent,
-    jobs::{ClaimedJob, Jobs},
+    jobs::{ClaimedJob, Fence, Jobs},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{HandlerError, attempt_log::AttemptLog};
+use super::{HandlerError, attempt_log::AttemptLog, saved_state::SavedState};
 use crate::shared::WorkerShared;
 
 /// One attempt of a job, as its handler sees it. Cheap to clone.
@@ -41,6 +41,8 @@ struct ContextInner {
     last_progress: Mutex<Option<String>>,
     /// Absent until the handler logs something.
     log: OnceLock<AttemptLog>,
+    /// Absent until the handler saves or reads something.
+    saved: OnceLock<Box<SavedState>>,
     trace: TraceContext,
 }
 
@@ -78,6 +80,7 @@ impl Context {
             stop_grace_ms: AtomicU64::new(0),
             last_progress: Mutex::default(),
             log: OnceLock::new(),
+            saved: OnceLock::new(),
             trace,
         }))
     }
@@ -266,7 +269,17 @@ impl Context {
         view.started_at = Some(self.started_at());
         view.worker_id = Some(self.worker().as_str());
         view.token = token;
+        let checkpoint = self.claimed().checkpoint.as_ref().map(|checkpoint| checkpoint.to_json());
+        view.checkpoint = checkpoint.as_deref();
         view.to_json()
+    }
+
+    pub(super) fn saved(&self) -> &OnceLock<Box<SavedState>> {
+        &self.0.saved
+    }
+
+    pub(super) fn fence(&self) -> Fence {
+        Fence::for_worker(&self.0.shared.consumer)
     }
 
     pub(crate) fn claimed(&self) -> &ClaimedJob {

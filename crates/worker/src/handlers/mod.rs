@@ -1,11 +1,13 @@
 //! Handlers in Rust, one for each job type, and the two built-in ones: `command` and `http`.
 
 mod attempt_log;
+mod checkpoint;
 pub(crate) mod command;
 mod context;
 mod error;
 pub(crate) mod http;
 mod many;
+mod saved_state;
 
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 

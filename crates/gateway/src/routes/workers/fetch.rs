@@ -129,6 +129,8 @@ fn fetched_job_json(claimed: &ClaimedJob, worker: Option<&WorkerId>) -> String {
     view.started_at = Some(claimed.started_at);
     view.worker_id = worker.map(WorkerId::as_str);
     view.token = claimed.token.as_deref();
+    let checkpoint = claimed.checkpoint.as_ref().map(|checkpoint| checkpoint.to_json());
+    view.checkpoint = checkpoint.as_deref();
     view.to_json()
 }
 
