@@ -10,6 +10,7 @@ from ._sse import AsyncSubscription, Subscription
 from ._testing import FakeGateway
 from ._types import (
     Checkpoint,
+    Chunk,
     Cron,
     EnqueueOptions,
     Failure,
@@ -44,6 +45,7 @@ __all__ = [
     "AsyncTask",
     "Calls",
     "Checkpoint",
+    "Chunk",
     "Client",
     "Context",
     "Cron",

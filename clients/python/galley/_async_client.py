@@ -11,8 +11,9 @@ from . import _calls
 from ._aio import AsyncTransport
 from ._call import MAX_WAIT_S, Call, Patience, url_and_key
 from ._errors import GalleyError, JobFailed, Unavailable
-from ._sse import AsyncSubscription, Frame, read_job_event, read_message
+from ._sse import AsyncSubscription, Frame, read_chunk, read_job_event, read_message
 from ._types import (
+    Chunk,
     Cron,
     EnqueueOptions,
     Gap,
@@ -131,6 +132,10 @@ class AsyncClient:
         """What happens to a job, such as ``job.progress`` and ``job.log``, until it ends. ``last_id=None``: from now
         on."""
         return self._follow(_calls.job_events(id), last_id, read_job_event, patience)
+
+    def output(self, id: str, *, last_id: str | None = None, patience: float | None = None) -> AsyncSubscription[Chunk]:
+        """What the handlers of a job streamed, from its begin and as it comes, until the job ends."""
+        return self._follow(_calls.job_output(id), last_id, read_chunk, patience)
 
     # Workflows
 

@@ -88,6 +88,10 @@ def logs(id: str, after: str | None) -> Call[tuple[list[LogLine], str | None]]:
     return Call("GET", path, lambda page: (page["items"], page["next"]))
 
 
+def job_output(id: str) -> str:
+    return _jobs("jobs", id, "output")
+
+
 def job_events(id: str) -> str:
     return _jobs("jobs", id, "events")
 

@@ -15,6 +15,7 @@ from ._call import Headers, Patience
 from ._checkpoint import Saved
 from ._errors import GalleyError, Unavailable
 from ._outcome import valid
+from ._output import OutputWriter
 
 if TYPE_CHECKING:
     from ._http import Connection
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 #: Characters of a logged line that are sent; the gateway keeps ``jobs.log_line_bytes``.
 MAX_LINE = 16_000
-#: For how many seconds a checkpoint is sent while the gateway is away.
+#: For how many seconds a checkpoint or output is sent while the gateway is away.
 SAVE_PATIENCE_S = 30.0
 
 T = TypeVar("T")
@@ -80,6 +81,7 @@ class Context:
         self._is_given_up = False
         self._connect, self._worker_id = connect, worker_id
         self._saved = Saved(job.get("checkpoint"), self._send_checkpoint)
+        self._output = OutputWriter(self._send_output)
 
     def _trace(self) -> Headers:
         trace = {"traceparent": self.traceparent, "tracestate": self.tracestate, "baggage": self.baggage}
@@ -136,6 +138,17 @@ class Context:
         result: T = self._saved.result(name)
         return result
 
+    def stream(self, chunk: Any) -> None:
+        """Adds a chunk to the job's output, such as a word of an answer: ``Client.output`` reads it while the job runs, and
+        for an hour. It has at most 65,536 bytes as JSON; the newest 10,000 chunks and four mebibytes are kept. That it
+        cannot be sent is no reason to fail."""
+        self._output.add(chunk)
+
+    async def stream_async(self, chunk: Any) -> None:
+        """``stream`` for asyncio: the loop goes on while too much waits to be sent."""
+        if not self._output.add(chunk, may_wait=False):
+            await asyncio.to_thread(self._output.add, chunk)
+
     async def checkpoint_async(self, state: Any) -> None:
         """``checkpoint`` for asyncio: the loop goes on meanwhile."""
         await asyncio.to_thread(self.checkpoint, state)
@@ -153,12 +166,20 @@ class Context:
         if self._connect is None:
             self.job["checkpoint"] = {"state": checkpoint["state"], "sequence": checkpoint["sequence"], "created_at": ""}
             return int(checkpoint["sequence"])
-        body = {**checkpoint, "token": self.token, "worker_id": self._worker_id}
+        return int(self._deliver("checkpoint", checkpoint)["sequence"])
+
+    def _send_output(self, chunks: dict[str, Any]) -> None:
+        if self._connect is not None:
+            self._deliver("output", chunks)
+
+    def _deliver(self, what: str, body: dict[str, Any]) -> Any:
+        """Sends what must arrive, and may be sent again: for a while also while the gateway is away."""
+        assert self._connect is not None
+        body = {**body, "token": self.token, "worker_id": self._worker_id}
         patience = Patience(SAVE_PATIENCE_S)
         while True:
             try:
-                answer = self._connect().call("POST", f"/ojs/v1/jobs/{self.id}/checkpoint", body, headers=self._trace())
-                return int(answer["sequence"])
+                return self._connect().call("POST", f"/ojs/v1/jobs/{self.id}/{what}", body, headers=self._trace())
             except Unavailable as error:
                 if self.cancelled.wait(patience.pause_after(error)):
                     raise

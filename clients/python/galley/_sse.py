@@ -18,7 +18,7 @@ from ._aio import AsyncTransport, Stream
 from ._call import Headers, Patience
 from ._errors import GalleyError, Unavailable
 from ._http import Connection
-from ._types import Gap, JobEvent, Message
+from ._types import Chunk, Gap, JobEvent, Message
 
 log = logging.getLogger("galley")
 
@@ -125,6 +125,9 @@ class _Follower(Generic[E]):
             if frame.name == "access_ended":
                 message = json.loads(frame.data).get("message", "the access has ended")
                 raise GalleyError(401, "invalid_key", str(message))
+            if frame.name == "end":
+                self._is_over = True
+                return None
             event = self._read(frame)
             if event is not None:
                 # A job that ended has no more events; the gateway would say so to a client that comes back
@@ -319,3 +322,13 @@ def read_job_event(frame: Frame) -> JobEvent | None:
         return None
     shown = json.loads(frame.data)
     return JobEvent(frame.id or "", frame.name, shown.get("time", ""), shown.get("data", {}))
+
+
+def read_chunk(frame: Frame) -> Chunk | None:
+    """Reads the output of a job."""
+    if frame.name == "gap":
+        log.warning("chunks of a job are missing: %s", frame.data)
+    if frame.name != "chunk":
+        return None
+    shown = json.loads(frame.data)
+    return Chunk(frame.id or "", shown["attempt"], shown["chunk"])

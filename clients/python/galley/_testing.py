@@ -214,6 +214,7 @@ class FakeGateway:
                     return self._follow_ups(job)
             finally:
                 handled.reset(before)
+                context._output.finish()
 
     async def _called(self, run: Callable[[Sequence[Any]], Any], context: Context) -> Any:
         args = context.job.get("args", [])

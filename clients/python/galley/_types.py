@@ -178,6 +178,16 @@ class Job(TypedDict):
     parent_results: NotRequired[list[Any]]
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """What a handler streamed with ``Context.stream``."""
+
+    id: str
+    #: With a new attempt the output begins again.
+    attempt: int
+    data: Any
+
+
 class LogLine(TypedDict):
     """A line that a handler logged."""
 

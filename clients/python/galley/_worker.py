@@ -283,6 +283,8 @@ class Worker:
             return failure("handler_error", name_of(error), text_of(error), stack=current_stack())
         finally:
             handled.reset(before)
+            # After its end the attempt may add nothing
+            context._output.finish()
 
     def _call(self, handler: Handler, context: Context) -> Any:
         def innermost() -> Any:

@@ -17,12 +17,14 @@ import {
   isLastOfJob,
   messageOf,
   messageReader,
+  readChunk,
   readJobEvent,
   type ShownMessage,
   Subscription,
 } from "./subscription.js";
 import { FakeGateway } from "./testing.js";
 import type {
+  Chunk,
   AnyTasks,
   Cron,
   Gap,
@@ -238,6 +240,14 @@ export class Client<Tasks extends TaskMap<Tasks> = AnyTasks> {
     const { lastId = "0-0-0", patienceMs, signal } = options;
     const path = jobs(["jobs", idOf(job), "events"]);
     return new Subscription(this.sender, { path, lastId, read: readJobEvent, isLast: isLastOfJob, patienceMs, signal });
+  }
+
+  /** What the handlers of a job streamed, from its begin and as it comes, until the job ends. */
+  output<T = unknown>(job: Id, options: FollowOptions = {}): Subscription<Chunk<T>> {
+    checkNames("output()", options, FOLLOW_OPTIONS);
+    const { lastId, patienceMs, signal } = options;
+    const path = jobs(["jobs", idOf(job), "output"]);
+    return new Subscription<Chunk<T>>(this.sender, { path, lastId, read: readChunk, patienceMs, signal });
   }
 
   // Workflows

@@ -32,6 +32,7 @@ export { type EnqueuedFilter, FakeGateway } from "./testing.js";
 export type {
   AnyTasks,
   Checkpoint,
+  Chunk,
   Cron,
   Failure,
   Gap,

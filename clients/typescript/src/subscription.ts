@@ -2,7 +2,7 @@
 
 import { GalleyError, Unavailable } from "./errors.js";
 import { Patience, type Sender, sleep, type Stream } from "./http.js";
-import type { Gap, JobEvent, Message } from "./types.js";
+import type { Chunk, Gap, JobEvent, Message } from "./types.js";
 
 const ENDS = ["job.completed", "job.discarded", "job.cancelled", "job.forgotten"];
 
@@ -147,6 +147,10 @@ export class Subscription<E> implements AsyncIterableIterator<E> {
         const { message = "the access has ended" } = JSON.parse(frame.data) as { message?: string };
         throw new GalleyError(401, "invalid_key", message);
       }
+      if (frame.name === "end") {
+        this.close();
+        return undefined;
+      }
       const event = this.following.read(frame);
       if (event === undefined) continue;
       if (this.following.isLast?.(event)) this.close();
@@ -241,6 +245,14 @@ export function readJobEvent({ name, data, id = "" }: Frame): JobEvent | undefin
   if (!name.startsWith("job.") && !name.startsWith("cron.")) return undefined;
   const shown = JSON.parse(data) as { time?: string; data?: Record<string, unknown> };
   return { id, type: name, time: shown.time ?? "", data: shown.data ?? {} };
+}
+
+/** Reads the output of a job. */
+export function readChunk<T>({ name, data, id = "" }: Frame): Chunk<T> | undefined {
+  if (name === "gap") console.warn(`galley: chunks of a job are missing: ${data}`);
+  if (name !== "chunk") return undefined;
+  const { attempt, chunk } = JSON.parse(data) as { attempt: number; chunk: T };
+  return { id, attempt, data: chunk };
 }
 
 /** A job that ended has no more events; the gateway would say so to a client that comes back. */

@@ -93,6 +93,14 @@ export interface NewJob {
   meta?: Record<string, unknown>;
 }
 
+/** What a handler streamed with `ctx.stream`. */
+export interface Chunk<T = unknown> {
+  id: string;
+  /** With a new attempt the output begins again. */
+  attempt: number;
+  data: T;
+}
+
 /** A line that a handler logged. */
 export interface LogLine {
   id: string;

@@ -11,6 +11,7 @@ import { GalleyError, Unavailable } from "./errors.js";
 import { Gateway, Patience, pauses, sleep } from "./http.js";
 import { checkMany, gathering, type HandlerOfMany, type ManyOptions } from "./many.js";
 import { checkNames } from "./names.js";
+import { OutputWriter, type SendOutput } from "./output.js";
 import { failure, failureOf, insteadOfRefused, type Settled } from "./settled.js";
 import { handled, inSpan, traceOf } from "./trace.js";
 import type { AnyTasks, Failure, Job, LogLine, TaskMap, TaskResult, TaskType } from "./types.js";
@@ -35,7 +36,7 @@ const MAX_BEATS = 1000;
 const MAX_BEAT_MS = 10_000;
 /** Characters of a logged line that are sent; the gateway keeps `jobs.log_line_bytes`. */
 const MAX_LINE = 16_000;
-/** For how long a checkpoint is sent while the gateway is away. */
+/** For how long a checkpoint or output is sent while the gateway is away. */
 const SAVE_PATIENCE_MS = 30_000;
 
 export interface WorkerOptions {
@@ -75,6 +76,12 @@ export interface Context {
   progress(progress: number, message?: string): Promise<void>;
   /** Logs a line for people: `GET /ojs/v1/jobs/{id}/logs` shows it. */
   log(message: string, level?: "debug" | "info" | "warn" | "error"): Promise<void>;
+  /**
+   * Adds a chunk to the job's output, such as a word of an answer: `Client.output` reads it while the job runs, and for an
+   * hour. It has at most 65,536 bytes as JSON; the newest 10,000 chunks and four mebibytes are kept. That it cannot be sent
+   * is no reason to fail.
+   */
+  stream(chunk: unknown): Promise<void>;
   /** What `checkpoint` saved last, in this attempt or an earlier one; nothing if nothing was saved. */
   state<T = unknown>(): T | undefined;
   /**
@@ -102,6 +109,7 @@ type Results = { error?: Failure & { retryable?: boolean } }[];
 
 interface Attempt extends Context {
   readonly aborter: AbortController;
+  readonly output: OutputWriter;
   leaseUntil: number;
   isGivenUp: boolean;
 }
@@ -218,7 +226,7 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
     const attempt = this.attempt(job, async ({ state, sequence }) => {
       job.checkpoint = { state, sequence, created_at: "" };
       return sequence;
-    });
+    }, async () => {});
     attempt.progress = async (number, message) => {
       job.progress = number;
       if (message !== undefined) job.progress_data = { message };
@@ -282,7 +290,7 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
     void this.work(attempt);
   }
 
-  private attempt(job: Job, keep?: SendCheckpoint): Attempt {
+  private attempt(job: Job, keep?: SendCheckpoint, show?: SendOutput): Attempt {
     const aborter = new AbortController();
     const token = job.token ?? "";
     const deadline = job.timeout_ms === undefined ? undefined : new Date(Date.now() + job.timeout_ms);
@@ -303,8 +311,13 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
       const line = { message: String(message).slice(0, MAX_LINE), level, at: new Date().toISOString() };
       return report("/ojs/v1/workers/log", { job_id: job.id, lines: [line] });
     };
-    const saved = new Saved(job.checkpoint, keep ?? ((checkpoint) => this.sendCheckpoint(job, checkpoint, aborter)));
+    const deliver = <T>(what: string, body: object) => this.deliver<T>(job, what, body, aborter);
+    const saveHere: SendCheckpoint = async (checkpoint) =>
+      (await deliver<{ sequence: number }>("checkpoint", checkpoint)).sequence;
+    const saved = new Saved(job.checkpoint, keep ?? saveHere);
+    const output = new OutputWriter(show ?? ((chunks) => deliver<void>("output", chunks)));
     const kept = {
+      stream: (chunk: unknown) => output.add(chunk),
       state: <T>() => saved.current<T>(),
       checkpoint: (state: unknown) => saved.save(state),
       step: <T>(name: string, run: () => Promise<T> | T) => saved.step(name, run),
@@ -312,17 +325,17 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
     const { id, attempt, traceparent, tracestate, baggage, parent_results: parentResults = [] } = job;
     const trace = { traceparent, tracestate, baggage };
     const seen = { job, id, attempt, token, ...trace, parentResults, deadline, signal: aborter.signal, progress, log };
-    return { ...seen, ...kept, aborter, leaseUntil, isGivenUp: false };
+    return { ...seen, ...kept, output, aborter, leaseUntil, isGivenUp: false };
   }
 
-  /** Saves a checkpoint and gives its number. Sent again it is the same, because it has that number. */
-  private async sendCheckpoint(job: Job, checkpoint: object, aborter: AbortController): Promise<number> {
-    const body = { ...checkpoint, token: job.token ?? "", worker_id: this.id };
-    const path = `/ojs/v1/jobs/${job.id}/checkpoint`;
+  /** Sends what must arrive, and may be sent again: for a while also while the gateway is away. */
+  private async deliver<T>(job: Job, what: string, content: object, aborter: AbortController): Promise<T> {
+    const body = { ...content, token: job.token ?? "", worker_id: this.id };
+    const path = `/ojs/v1/jobs/${job.id}/${what}`;
     const patience = new Patience(SAVE_PATIENCE_MS);
     for (;;) {
       try {
-        return (await this.gateway.call<{ sequence: number }>({ method: "POST", path, body, headers: traceOf(job) })).sequence;
+        return await this.gateway.call<T>({ method: "POST", path, body, headers: traceOf(job) });
       } catch (error) {
         if (error instanceof GalleyError && [404, 409].includes(error.status)) aborter.abort(error);
         if (!(error instanceof Unavailable)) throw error;
@@ -368,6 +381,9 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
       return { kind: "acks", body: { result } };
     } catch (thrown) {
       return failureOf(thrown);
+    } finally {
+      // After its end the attempt may add nothing
+      await attempt.output.finish();
     }
   }
 

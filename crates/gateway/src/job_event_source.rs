@@ -109,7 +109,8 @@ fn gap_frame(after: EventPosition) -> String {
     frame
 }
 
-fn shutdown_frame(grace: Duration) -> String {
+/// The end of a stream because the gateway stops.
+pub(crate) fn shutdown_frame(grace: Duration) -> String {
     let data = json!({ "reason": "shutdown", "grace_period_ms": grace.as_millis() });
     let mut frame = String::new();
     sse::push_event(&mut frame, None, "server.shutdown", &data.to_string());

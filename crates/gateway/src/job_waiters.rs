@@ -62,6 +62,15 @@ struct AwaitedJob {
     waiters: usize,
     queue: QueueName,
     ended: Arc<Notify>,
+    /// Notified of its output.
+    streamed: Arc<Notify>,
+}
+
+impl AwaitedJob {
+    fn wake(&self) {
+        self.ended.notify_waiters();
+        self.streamed.notify_waiters();
+    }
 }
 
 struct QueueWaiterCount {
@@ -73,10 +82,12 @@ impl WaiterRegistry {
     /// Wakes the waiters of queues whose channels are subscribed again.
     fn wake_waiters(&self, channels: &[String], topics: &TopicNames) {
         let channels: HashSet<&str> = channels.iter().map(String::as_str).collect();
-        let is_subscribed = |queue: &&QueueName| channels.contains(topics.finished_jobs(queue).as_str());
+        let is_subscribed = |queue: &&QueueName| {
+            channels.contains(topics.finished_jobs(queue).as_str()) || channels.contains(topics.output(queue).as_str())
+        };
         let queues: HashSet<&QueueName> = self.queues.keys().filter(is_subscribed).collect();
         let affected = self.jobs.values().filter(|awaited| queues.contains(&awaited.queue));
-        affected.for_each(|awaited| awaited.ended.notify_waiters());
+        affected.for_each(AwaitedJob::wake);
     }
 
     fn update_gauge(&self) {
@@ -91,9 +102,9 @@ impl SharedWaiters {
 }
 
 /// A permission to wait.
-pub(crate) struct WaiterPermit<'a>(&'a SharedWaiters);
+pub(crate) struct WaiterPermit(Arc<SharedWaiters>);
 
-impl Drop for WaiterPermit<'_> {
+impl Drop for WaiterPermit {
     fn drop(&mut self) {
         let mut waiting = self.0.lock();
         waiting.count -= 1;
@@ -102,14 +113,22 @@ impl Drop for WaiterPermit<'_> {
 }
 
 /// A request that waits for a job. Dropping it unregisters it.
-struct JobWaiter<'a> {
-    permit: WaiterPermit<'a>,
-    id: JobId,
-    queue: QueueName,
+pub(crate) struct JobWaiter {
+    permit: WaiterPermit,
+    pub(crate) id: JobId,
+    pub(crate) queue: QueueName,
     ended: Arc<Notify>,
+    streamed: Arc<Notify>,
 }
 
-impl Drop for JobWaiter<'_> {
+impl JobWaiter {
+    /// Notified when the job ends, and when it has new output.
+    pub(crate) fn notifies(&self) -> (Arc<Notify>, Arc<Notify>) {
+        (self.ended.clone(), self.streamed.clone())
+    }
+}
+
+impl Drop for JobWaiter {
     fn drop(&mut self) {
         let mut waiting = self.permit.0.lock();
         if let Some(awaited) = waiting.jobs.get_mut(&self.id) {
@@ -150,7 +169,7 @@ impl JobWaiters {
     async fn wait_until_ended(
         &self,
         jobs: &Jobs,
-        waiter: &JobWaiter<'_>,
+        waiter: &JobWaiter,
         deadline: Instant,
     ) -> StoreResult<Option<LocatedJob>> {
         let mut looks = FruitlessLooks::new(MAX_FRUITLESS_PAUSE);
@@ -178,7 +197,7 @@ impl JobWaiters {
     }
 
     /// Admits a request that waits, for a job or for anything else.
-    pub(crate) fn try_acquire(&self) -> Result<WaiterPermit<'_>, ApiError> {
+    pub(crate) fn try_acquire(&self) -> Result<WaiterPermit, ApiError> {
         let mut waiting = self.shared.lock();
         if waiting.count >= self.max_waiters {
             let message = format!("{} requests wait already, which is gateway.max_waiters", waiting.count);
@@ -187,22 +206,29 @@ impl JobWaiters {
         waiting.count += 1;
         waiting.update_gauge();
         drop(waiting);
-        Ok(WaiterPermit(&self.shared))
+        Ok(WaiterPermit(self.shared.clone()))
     }
 
-    fn register(&self, id: JobId, queue: QueueName) -> Result<JobWaiter<'_>, ApiError> {
+    /// Registers a reader of the output of a job.
+    pub(crate) fn follow_output(&self, id: JobId, queue: QueueName) -> Result<JobWaiter, ApiError> {
+        let waiter = self.register(id, queue)?;
+        self.channels.add(self.topic_names.output(&waiter.queue));
+        Ok(waiter)
+    }
+
+    fn register(&self, id: JobId, queue: QueueName) -> Result<JobWaiter, ApiError> {
         let permit = self.try_acquire()?;
         let mut waiting = self.shared.lock();
-        let new = || AwaitedJob { waiters: 0, queue: queue.clone(), ended: Arc::default() };
+        let new = || AwaitedJob { waiters: 0, queue: queue.clone(), ended: Arc::default(), streamed: Arc::default() };
         let awaited = waiting.jobs.entry(id).or_insert_with(new);
         awaited.waiters += 1;
-        let ended = awaited.ended.clone();
+        let (ended, streamed) = (awaited.ended.clone(), awaited.streamed.clone());
         let queue_waiters =
             waiting.queues.entry(queue.clone()).or_insert(QueueWaiterCount { waiters: 0, idle_since: Instant::now() });
         queue_waiters.waiters += 1;
         drop(waiting);
         self.channels.add(self.topic_names.finished_jobs(&queue));
-        Ok(JobWaiter { permit, id, queue, ended })
+        Ok(JobWaiter { permit, id, queue, ended, streamed })
     }
 }
 
@@ -225,11 +251,12 @@ async fn listen(
             event = notifications.recv() => event,
         };
         match event {
-            Some(SubscriberEvent::Message { payload, .. }) => {
+            Some(SubscriberEvent::Message { channel, payload }) => {
                 let waiting = shared.lock();
+                let is_output = channel.ends_with(":output");
                 let ids = std::str::from_utf8(&payload).unwrap_or_default().split(' ');
                 for awaited in ids.filter_map(|id| waiting.jobs.get(&id.parse().ok()?)) {
-                    awaited.ended.notify_waiters();
+                    if is_output { awaited.streamed.notify_waiters() } else { awaited.wake() }
                 }
             }
             // Jobs may have ended before the subscription
@@ -246,6 +273,7 @@ fn unsubscribe_idle_queues(shared: &SharedWaiters, channels: &Topics, topics: &T
         let stays = queue_waiters.waiters > 0 || queue_waiters.idle_since.elapsed() < UNSUBSCRIBE_DELAY;
         if !stays {
             channels.remove(&topics.finished_jobs(queue));
+            channels.remove(&topics.output(queue));
         }
         stays
     });

@@ -22,6 +22,7 @@ mod last_event_id;
 mod media_type;
 mod message_socket;
 mod message_source;
+mod output_source;
 mod process_facts;
 mod pull_workers;
 mod request_check;

@@ -57,6 +57,7 @@ script!(HEARTBEAT, "jobs/heartbeat.lua", with CLOCK, FENCE);
 script!(RECORD_PROGRESS, "jobs/record_progress.lua", with CLOCK, FENCE);
 script!(WRITE_LOG, "jobs/write_log.lua", with CLOCK, FENCE);
 script!(SAVE_JOB_CHECKPOINT, "jobs/save_checkpoint.lua", with CLOCK, FENCE, END_JOB);
+script!(WRITE_OUTPUT, "jobs/write_output.lua", with CLOCK, FENCE);
 script!(RENEW, "jobs/renew.lua", with CLOCK, FENCE);
 script!(ISSUE_CALLBACK_TOKEN, "jobs/issue_callback_token.lua", with CLOCK, FENCE);
 script!(COMPLETE_BATCH, "jobs/complete_batch.lua", with CLOCK, COMPLETED_INDEX);

@@ -115,6 +115,8 @@ struct Order {
 /// Steps: a later attempt gets the saved result of a step and does not run it again, so nobody is charged twice.
 async fn order(context: Context, (to, amount): (String, u64)) -> Result<Order, HandlerError> {
     let receipt = context.step("charge", || charge(&context, amount)).await?;
+    // Shown while the job runs
+    context.stream(&format!("charged {amount}")).await?;
     // Saved too, and read by the next attempt
     let attempts = context.state::<u32>()?.unwrap_or(0) + 1;
     context.checkpoint(&attempts).await?;

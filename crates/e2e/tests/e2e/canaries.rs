@@ -163,6 +163,8 @@ impl Scenario {
         let state = json!({ "s": self.plant("checkpoint of a job") });
         let saved = json!({ "state": state, "token": first["token"] });
         assert_eq!(self.kit.post(&format!("/ojs/v1/jobs/{id}/checkpoint"), &saved).await.status(), 200);
+        let streamed = json!({ "chunks": [self.plant("output of a job")], "token": first["token"] });
+        assert_eq!(self.kit.post(&format!("/ojs/v1/jobs/{id}/output"), &streamed).await.status(), 200);
         let result = json!({ "r": self.plant("result of a pulled job") });
         self.end("ack", &first, json!({ "result": result })).await;
         assert_eq!(self.kit.job(id).await["result"], result);

@@ -89,6 +89,7 @@ mod notifications;
 mod odd_workers;
 mod openapi;
 mod original_demo;
+mod output;
 mod progress;
 mod prometheus_server;
 mod pull;

@@ -139,6 +139,13 @@ impl Outside {
                 of_job(&self.active, "/checkpoint"),
                 json!({ "token": self.token, "state": 5 }),
             ),
+            (
+                "writeOutput",
+                post.clone(),
+                of_job(&self.active, "/output"),
+                json!({ "token": self.token, "chunks": [5] }),
+            ),
+            ("followOutput", get.clone(), of_job(&self.active, "/output"), null.clone()),
             ("setCheckpoint", put.clone(), of_job(&self.waiting, "/checkpoint"), json!({ "state": 5 })),
             ("showCheckpoint", get.clone(), of_job(&self.active, "/checkpoint"), null.clone()),
             ("deleteCheckpoint", delete.clone(), of_job(&self.active, "/checkpoint"), null.clone()),

@@ -21,6 +21,7 @@ mod list_answer;
 mod log_level;
 mod ndjson;
 mod openapi;
+mod output;
 mod progress;
 mod push_rules;
 mod queues;
@@ -100,6 +101,10 @@ routes! {
         POST checkpoint::save => Need::Has(Work), Job;
         PUT checkpoint::save => Need::Has(Work), Job;
         DELETE checkpoint::delete => Need::Has(Work), Job;
+    }
+    "/ojs/v1/jobs/{id}/output" {
+        VISIT output::follow => Need::Has(JobsRead), Job;
+        POST output::write => Need::Has(Work), Job;
     }
     "/ojs/v1/jobs/{id}/logs" { GET job_logs::read => Need::Has(JobsRead), Job; }
     "/ojs/v1/jobs/{id}/activate" { POST jobs::activate => Need::Has(JobsWrite), Job; }

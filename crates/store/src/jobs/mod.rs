@@ -23,6 +23,7 @@
 //! | `attempt`, `fence` | which attempt a call is about |
 //! | `lease` | keeps attempts alive |
 //! | `checkpoint`, `save_checkpoint` | what an attempt saves for the next one |
+//! | `output` | what handlers stream while the job runs |
 //! | `log` | lines that handlers log |
 //! | `lost_claims` | releases jobs whose claim was never answered |
 //! | `settle` | ends attempts: finish, retry, snooze, release |
@@ -81,6 +82,7 @@ mod log;
 mod lost_claims;
 mod maintenance_mode;
 mod new_entry;
+mod output;
 mod parent_results;
 mod postponed;
 mod promote;
@@ -138,6 +140,7 @@ pub use locate::{ActiveAttempt, JobHolder, LocatedJob};
 pub use log::{LogPage, LogPosition};
 pub use maintenance_mode::MaintenanceMode;
 pub(super) use new_entry::NewEntry;
+pub use output::{MAX_CHUNK_BYTES, OutputChunk, OutputPosition};
 pub(crate) use parent_results::{open_results, parse_dependencies, write_dependencies};
 pub use purge::{PurgeCursor, PurgeRequest, PurgeResult};
 pub use queues::QueueControl;

@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 81] = [
+pub const KEY_PATTERNS: [&str; 83] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -30,6 +30,7 @@ pub const KEY_PATTERNS: [&str; 81] = [
     "galley:{<queue>}:r:<id>",
     "galley:{<queue>}:log:<id>",
     "galley:{<queue>}:checkpoint:<id>",
+    "galley:{<queue>}:output:<id>",
     "galley:{<queue>}:completed:<priority>:<entry>:<n>",
     "galley:{<queue>}:dead",
     "galley:{<queue>}:discarded",
@@ -47,6 +48,7 @@ pub const KEY_PATTERNS: [&str; 81] = [
     "galley:{<queue>}:admitted:<key>",
     "galley:{<queue>}:limit:<key>",
     "galley:<db>:{<queue>}:finished",
+    "galley:<db>:{<queue>}:output",
     "galley:{<queue>}:starts",
     "galley:{<queue>}:starts:<key>",
     "galley:id:<id>",

@@ -95,6 +95,12 @@ impl QueueKeys {
         format!("{}checkpoint:{id}", self.prefix)
     }
 
+    /// The chunks that the handlers of a job streamed: a capped stream with a TTL.
+    #[must_use]
+    pub fn output(&self, id: &JobId) -> String {
+        format!("{}output:{id}", self.prefix)
+    }
+
     /// That a batch of jobs was completed whose results are not stored: a string with a TTL.
     #[must_use]
     pub fn completed_batch(&self, priority: Priority, first: EntryId, count: usize) -> String {

@@ -76,6 +76,12 @@ impl TopicNames {
         format!("{}{{{queue}}}:finished", self.prefix)
     }
 
+    /// Ids of jobs of a queue that have new output, for those who read it.
+    #[must_use]
+    pub fn output(&self, queue: &QueueName) -> String {
+        format!("{}{{{queue}}}:output", self.prefix)
+    }
+
     /// A process's probe of its own subscription.
     #[must_use]
     pub fn probe(&self, process: &uuid::Uuid) -> String {

@@ -130,6 +130,7 @@ fn keys_of(folder: &str, label: &str, names: &SampleNames) -> Option<Vec<String>
             "key queue" | "key queues" => limit_keys.map(|key| queue.key_queue(key)).to_vec(),
             "log" => vec![queue.log(&names.id)],
             "checkpoint" => vec![queue.checkpoint(&names.id)],
+            "output" => vec![queue.output(&names.id)],
             "record"
             | "records"
             | "record (without a job to replace: of the holder of uniqueness that the caller saw ended)"

@@ -37,6 +37,7 @@ mod limits;
 mod memory;
 mod model;
 mod noted_ends;
+mod output;
 mod pending;
 mod purge;
 mod queues;

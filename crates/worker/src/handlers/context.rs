@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 use store::{
     StoreError,
     events::JobEvent,
-    jobs::{ClaimedJob, Fence, Jobs},
+    jobs::{Attempt, ClaimedJob, Fence, Jobs, MAX_CHUNK_BYTES},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -247,6 +247,24 @@ impl Context {
     pub(crate) async fn finish_log(&self) {
         if let Some(log) = self.0.log.get() {
             log.finish().await;
+        }
+    }
+
+    /// Adds a chunk to the job's output, such as a word of an answer: `GET /ojs/v1/jobs/{id}/output` shows it while the job
+    /// runs, and for an hour. It has at most 65,536 bytes as JSON; the newest 10,000 chunks and four mebibytes are kept.
+    ///
+    /// # Errors
+    /// As [`Context::progress`], and [`ContextError::Invalid`] for a larger chunk.
+    pub async fn stream(&self, chunk: &impl Serialize) -> Result<(), ContextError> {
+        let chunk = serde_json::to_string(chunk).map_err(|error| ContextError::Invalid(format!("chunk: {error}")))?;
+        if chunk.len() > MAX_CHUNK_BYTES {
+            let message = format!("a chunk must have at most {MAX_CHUNK_BYTES} bytes, got {}", chunk.len());
+            return Err(ContextError::Invalid(message));
+        }
+        let fence = self.fence();
+        match self.jobs().write_output(Attempt::of(self.claimed(), &fence), None, &[chunk]).await? {
+            Some(_) => Ok(()),
+            None => Err(ContextError::Stale),
         }
     }
 
