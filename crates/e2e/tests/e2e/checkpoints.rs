@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use testkit::{ServiceProcess, WebhookReceiver, WebhookReply, eventually};
 
 use crate::{
-    kit::{GalleyKit, TestFolder, job_body},
+    kit::{GalleyKit, RULES_VARIABLE, TestFolder, job_body},
     push_handlers::pushing,
 };
 
@@ -157,6 +157,27 @@ async fn an_endpoint_saves_with_its_token_and_is_sent_what_it_saved() {
     let [first, second] = [0, 1].map(|at| serde_json::from_slice::<Value>(&requests[at].body).expect("JSON"));
     assert_eq!((first.get("checkpoint"), &second["checkpoint"]["state"]), (None, &json!({ "page": 3 })));
     assert_eq!(show(&kit, &id).await, None);
+}
+
+#[tokio::test]
+async fn a_program_saves_by_a_line_and_is_given_what_it_saved() {
+    let kit = GalleyKit::start().await;
+    let script = r#"echo '@checkpoint {"page":1}' >&2; echo '@checkpoint {"page":2}' >&2
+        echo '@checkpoint no JSON' >&2
+        if [ "$GALLEY_ATTEMPT" = 1 ]; then exit 1; fi; cat"#;
+    let folder = TestFolder::with_rules(&format!(
+        "[[rule]]\ntype = \"a\"\n[rule.command]\nprogram = \"sh\"\nargs = [\"-c\", {}]\n",
+        json!(script)
+    ));
+    let rules = folder.path_text("rules.toml");
+    let _worker = kit.start_worker(&[(RULES_VARIABLE, rules.as_str())]).await;
+    let id = kit.enqueue(&patient("a", &json!([]))).await;
+    let done = kit.wait_for_state(&id, "completed").await;
+    assert_eq!((&done["attempt"], &done["result"]["checkpoint"]["state"]), (&json!(2), &json!({ "page": 2 })));
+    assert_eq!(show(&kit, &id).await, None);
+    let logs: Value = kit.get(&format!("/ojs/v1/jobs/{id}/logs")).await.json().await.expect("JSON");
+    let lines: Vec<_> = logs["items"].as_array().expect("lines").iter().map(|line| &line["message"]).collect();
+    assert_eq!(lines, [&json!("@checkpoint no JSON"); 2], "what is none is a line");
 }
 
 #[tokio::test]
