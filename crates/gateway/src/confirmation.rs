@@ -28,7 +28,7 @@ pub(crate) async fn confirm_writes<B: MessageBody>(
 ) -> Result<ServiceResponse<B>, Error> {
     let services = request.app_data::<web::Data<Services>>().filter(|_| is_confirmed(request.method(), request.path()));
     let Some(confirmer) = services.map(|services| services.confirmer.clone()) else { return next.call(request).await };
-    let mark = confirmer.mark().await;
+    let mark = confirmer.mark();
     let mut answered = next.call(request).await?;
     let acknowledges = answered.status().is_success();
     if acknowledges && !confirmer.confirm(mark).await {

@@ -71,7 +71,7 @@ impl GatewayServer {
         let metrics = prometheus::start("gateway", &settings.metrics)?;
         let redis = Redis::from_settings(&settings)?;
         redis.check_at_start(&Confirmer::needed_calls(&settings.durability)).await?;
-        let confirmer = Confirmer::start(&redis, &settings.durability);
+        let confirmer = Confirmer::new(&redis, &settings.durability);
         confirmer.check_at_start().await?;
         let [stop_events, stopping, stop_streams] = std::array::from_fn(|_| CancellationToken::new());
         let (log, writer) = EventLog::start(&redis, &settings, stop_events.clone());

@@ -225,3 +225,57 @@ async fn nothing_that_was_accepted_is_lost_while_slots_move_and_when_a_primary_i
         assert!(!["CROSSSLOT", "NOSCRIPT"].iter().any(|word| log.contains(word)), "{log}");
     }
 }
+
+/// Enqueues jobs of all queues; returns the ids of those that were confirmed.
+async fn enqueue_confirmed(kit: &GalleyKit) -> Vec<String> {
+    let mut confirmed = Vec::new();
+    for queue in QUEUES.repeat(ROUND) {
+        let response = kit.post("/ojs/v1/jobs", &job(queue)).await;
+        let status = response.status().as_u16();
+        assert!([201, 202].contains(&status), "{queue}: {status}");
+        let answer: Value = response.json().await.expect("JSON");
+        if status == 201 {
+            confirmed.push(text(&answer["job"]["id"]));
+        }
+    }
+    confirmed
+}
+
+#[tokio::test]
+async fn what_a_replica_has_confirmed_survives_the_death_of_a_primary() {
+    let mut cluster = ClusterProcesses::start_with_options(&["--cluster-require-full-coverage", "no"]).await;
+    let asked = [("GALLEY__DURABILITY__REPLICAS", "1"), ("GALLEY__DURABILITY__TIMEOUT_MS", "1000")];
+    let variables: Vec<(&str, &str)> = PATIENCE.iter().copied().chain(asked).collect();
+    let gateway = ServiceProcess::start_with_redis_url("gateway", &cluster.url(), &variables).await;
+    gateway.wait_until_ready().await;
+    let kit = GalleyKit { gateway, http: CheckedClient::new(), redis: RedisServer::start() };
+    let mut confirmed = eventually("every job of a round is confirmed", || async {
+        let ids = enqueue_confirmed(&kit).await;
+        (ids.len() == QUEUES.len() * ROUND).then_some(ids)
+    })
+    .await;
+    let killed = cluster.primary_of(cluster.slot_of("{mail}").await).await;
+    let replica = cluster.replica_of(killed).await;
+    cluster.freeze(replica);
+    let stored = kit.post("/ojs/v1/jobs", &job("mail")).await;
+    assert_eq!(stored.status(), 202, "its primary alone has it");
+    eventually("it is shown", || async {
+        let health: Value = kit.get("/ojs/v1/health").await.json().await.ok()?;
+        (health["backend"]["confirmation"]["last"] == "unconfirmed").then_some(())
+    })
+    .await;
+    confirmed.extend(enqueue_confirmed(&kit).await);
+    cluster.kill(killed);
+    cluster.thaw(replica);
+    cluster.ask::<()>(replica, redis::cmd("CLUSTER").arg("FAILOVER").arg("TAKEOVER")).await;
+    cluster.wait_until_promoted(replica).await;
+    for id in &confirmed {
+        let path = format!("/ojs/v1/jobs/{id}");
+        let status = eventually("the job is looked up", || async {
+            let status = kit.get(&path).await.status().as_u16();
+            (status != 503).then_some(status)
+        })
+        .await;
+        assert_eq!(status, 200, "{id}");
+    }
+}

@@ -56,7 +56,7 @@ impl SocketPublisher {
             meter.count_body(&services.redis, given.get().len() as u64).await?;
         }
         let once = frame.idempotency_key.as_deref().map(|key| dedup(services, caller, &channel, key, given.get()));
-        let mark = services.confirmer.mark().await;
+        let mark = services.confirmer.mark();
         let published = services.publish(&channel, message, once.transpose()?).await?;
         let mut json = ObjectWriter::default();
         json.text("type", "published").text("channel", channel.as_str()).text("id", &published.position.to_string());

@@ -155,7 +155,7 @@ impl NdjsonEnqueuer {
         let wanted: Vec<BatchItem> =
             lines.map(|line| (json::parse::<&RawValue>(line, depth).map_err(ApiError::from), None)).collect();
         for some in wanted.chunks(CHUNK_SIZE) {
-            let mark = self.services.confirmer.mark().await;
+            let mark = self.services.confirmer.mark();
             let mut lines = enqueue_items(&self.caller, &self.services, some, self.trace.clone()).await.lines;
             if !self.services.confirmer.confirm(mark).await {
                 lines.iter_mut().for_each(mark_unconfirmed);

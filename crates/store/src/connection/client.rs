@@ -61,6 +61,8 @@ pub(super) struct RedisInner {
     /// When a server was last left because it takes no writes: connections from before are not used again.
     pub(super) server_left: watch::Sender<Option<Instant>>,
     memory: MemoryState,
+    /// How often it has answered, if it is a node of a cluster.
+    pub(super) answers: AtomicU64,
     /// The pub/sub channels of the database.
     pub(super) topics: TopicNames,
     /// Redis's clock, read at each new connection and regularly.
@@ -133,6 +135,7 @@ impl Redis {
                 connect_state: Mutex::new(dialling),
                 pool: RwLock::new(pool),
                 memory: MemoryState::default(),
+                answers: AtomicU64::new(0),
                 server_left,
                 topics,
                 clock: RedisClock::default(),
@@ -273,6 +276,12 @@ impl Redis {
     pub(super) fn current_generation(&self) -> Option<u64> {
         let live = self.0.hot_connection.read().unwrap_or_else(PoisonError::into_inner);
         live.as_ref().map(|live| live.generation)
+    }
+
+    /// The generation of the shared connection that takes the next command.
+    pub(super) fn next_generation(&self) -> u64 {
+        let dialling = self.connect_state();
+        self.current_generation().unwrap_or(dialling.generation + 1)
     }
 
     pub(super) fn current_connection(&self) -> Option<HotConnection> {

@@ -96,6 +96,7 @@ pub const KEY_PATTERNS: [&str; 83] = [
     "galley:write_check",
     "galley:health_check",
     "galley:confirmation:<process>",
+    "galley:{<tag>}:confirmation:<process>",
     "galley:log_level",
     "galley:leader_details",
     "galley:<db>:log_level",
@@ -177,10 +178,12 @@ pub fn session(fingerprint: &str) -> String {
     format!("galley:session:{fingerprint}")
 }
 
-/// Written by a process to learn what has reached replicas and the disk: a string with a TTL.
+/// Written by a process to learn what has reached replicas and the disk: a string with a TTL; at a node of a cluster in a slot
+/// of that node.
 #[must_use]
-pub fn confirmation(process: &uuid::Uuid) -> String {
-    format!("galley:confirmation:{}", process.simple())
+pub fn confirmation(process: &uuid::Uuid, slot: Option<u16>) -> String {
+    let tag = slot.map(|slot| format!("{{{}}}:", crate::slots::tag_of_slot(slot))).unwrap_or_default();
+    format!("galley:{tag}confirmation:{}", process.simple())
 }
 
 /// The state of a request with an idempotency key: a string with a TTL.

@@ -26,6 +26,17 @@ impl Redis {
         }
     }
 
+    /// Handles to the server, or to the nodes of the cluster that were used.
+    pub(in crate::connection) fn known_servers(&self) -> Vec<Self> {
+        self.cluster().map_or_else(|| vec![self.clone()], |cluster| cluster.known_nodes())
+    }
+
+    /// A slot of the node that this handle leads to, as far as is known.
+    pub(in crate::connection) fn own_slot(&self) -> Option<u16> {
+        let (address, cluster) = self.node_of_cluster()?;
+        cluster?.topology().map.first_slot_of(address)
+    }
+
     /// A handle to the server that has a key.
     pub(crate) async fn server_of(&self, key: &str) -> RedisResult<Self> {
         match self.cluster() {

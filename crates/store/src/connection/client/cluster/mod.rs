@@ -174,6 +174,11 @@ impl Redis {
         self.cluster().is_some()
     }
 
+    /// Whether both are handles to one server, or to one cluster, that share everything.
+    pub(in crate::connection) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(self.arc(), other.arc())
+    }
+
     /// The cluster that it leads to.
     pub(in crate::connection) fn cluster(&self) -> Option<&Arc<Cluster>> {
         match &self.inner().destination {

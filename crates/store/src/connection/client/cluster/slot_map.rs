@@ -85,6 +85,11 @@ impl SlotMap {
         self.primaries.get(usize::from(owner))
     }
 
+    /// The first slot of a primary.
+    pub(super) fn first_slot_of(&self, node: &NodeAddress) -> Option<u16> {
+        (0..SLOTS).find(|slot| self.owner(*slot) == Some(node))
+    }
+
     /// Notes that a slot has moved.
     pub(super) fn set(&mut self, slot: u16, to: &NodeAddress) {
         let known = self.primaries.iter().position(|primary| primary == to);
