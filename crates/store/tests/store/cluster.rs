@@ -119,6 +119,8 @@ async fn every_kind_of_command_finds_its_node(cluster: &ClusterProcesses, kit: &
         let answer: (String, String) = script.key(&key).arg("a").invoke_async(&mut redis).await.expect("run");
         assert_eq!(answer, (format!("{key}!"), "a".to_owned()));
     }
+    let answer: u8 = Script::new("return 7").invoke_async(&mut redis).await.expect("run");
+    assert_eq!(answer, 7, "without a key at any node");
 }
 
 async fn one_bad_answer_of_a_pipeline_leaves_the_others(kit: &StoreKit) {

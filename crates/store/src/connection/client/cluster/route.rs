@@ -75,7 +75,7 @@ impl Cluster {
             return Ok(hash);
         }
         let Some(slot) = slots::slot_of_command(command) else {
-            return kind.send(&self.any_node().await?, command).await;
+            return self.send_to(kind, &NextNode::Owner(self.any_node().await?), command).await;
         };
         let (mut node, mut detour) = (NextNode::Owner(self.owner(slot).await?), Detour::default());
         loop {
