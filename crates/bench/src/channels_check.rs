@@ -3,6 +3,7 @@
 
 use clap::{ArgAction, Args};
 use e2e::channels_check::{CheckPlan, SubscriptionCheck, delivery_check::RedeliveryCause, run as check};
+use testkit::RedisKind;
 
 use crate::{numbers::count_as_f64, report::BenchReport};
 
@@ -36,6 +37,9 @@ pub(crate) struct ChannelsCheckOptions {
     /// Whether there are subscriptions and their workers.
     #[arg(long, default_value_t = true, action = ArgAction::Set)]
     subscriptions: bool,
+    /// What everything is stored in: server, sentinels (a primary and its replica) or cluster (three, and a replica of each).
+    #[arg(long, default_value_t = RedisKind::Server)]
+    redis: RedisKind,
     /// Where the faults come from; random if it is not said.
     #[arg(long)]
     seed: Option<u64>,
@@ -43,16 +47,22 @@ pub(crate) struct ChannelsCheckOptions {
 
 pub(crate) async fn run(options: ChannelsCheckOptions) -> anyhow::Result<BenchReport> {
     let mut report = BenchReport::new("channels-check");
-    let ChannelsCheckOptions { seconds, rate, sse, ws, channels, gateways, workers, subscriptions, seed } = options;
+    let ChannelsCheckOptions { seconds, rate, sse, ws, channels, gateways, workers, subscriptions, redis, seed } =
+        options;
     let workers = if subscriptions { workers } else { 0 };
     let seed = seed.unwrap_or_else(rand::random);
     report.add_note(format!("{gateways} gateways, {channels} channels, {sse} event streams, {ws} WebSockets"));
     report.add_note(format!("{workers} pubsub-workers; a broadcast takes a quarter of the channels"));
-    report.add_note(format!(
-        "{rate} messages/s for {seconds} s; Redis keeps an append-only file, synced before every answer"
-    ));
-    report.add_note(format!("--seed {seed}"));
-    let outcome = check(&CheckPlan { seconds, rate, sse, ws, channels, gateways, workers, seed }).await?;
+    let stored = match redis {
+        RedisKind::Server => "Redis keeps an append-only file, synced before every answer",
+        RedisKind::Sentinels => {
+            "a primary of Redis, its replica and three sentinels; the replica of a primary that is killed takes over"
+        }
+        RedisKind::Cluster => "a Redis Cluster of six nodes; the replica of a primary that is killed takes over",
+    };
+    report.add_note(format!("{rate} messages/s for {seconds} s; {stored}"));
+    report.add_note(format!("--redis {redis} --seed {seed}"));
+    let outcome = check(&CheckPlan { redis, seconds, rate, sse, ws, channels, gateways, workers, seed }).await?;
     for (what, count) in [
         ("messages published", outcome.published),
         ("messages acknowledged", outcome.acknowledged),

@@ -10,6 +10,7 @@ use jobs_check::{
     plan::{CheckLoad, FaultGroup, JobsCheckOptions, PlannedFaultKind},
     verdict::{JobsVerdict, RecoveredThroughput},
 };
+use testkit::RedisKind;
 
 use crate::{numbers::count_as_f64, report::BenchReport};
 
@@ -37,6 +38,10 @@ pub(crate) struct JobsCheckArgs {
     /// Plain jobs at even times, and pauses between faults: judges also how soon as many jobs end as before.
     #[arg(long)]
     steady: bool,
+    /// What everything is stored in: server, sentinels (a primary and its replica) or cluster (three, and a replica of each). Faults
+    /// of one server's clock, disk and links do not strike the others.
+    #[arg(long, default_value_t = RedisKind::Server)]
+    redis: RedisKind,
     /// Runs nothing: judges the histories that are there from a run with the same options.
     #[arg(long)]
     judge_again: bool,
@@ -85,7 +90,15 @@ impl JobsCheckArgs {
         let faults =
             if self.only.is_empty() { groups.flat_map(PlannedFaultKind::of).collect() } else { self.only.clone() };
         let load = if self.steady { CheckLoad::Steady } else { CheckLoad::Mixed };
-        JobsCheckOptions { seed, seconds: self.seconds, rate: self.rate, faults, times: self.times, load }
+        JobsCheckOptions {
+            redis: self.redis,
+            seed,
+            seconds: self.seconds,
+            rate: self.rate,
+            faults,
+            times: self.times,
+            load,
+        }
     }
 
     /// How to run it again.
@@ -97,9 +110,9 @@ impl JobsCheckArgs {
             let names: Vec<String> = self.only.iter().map(|kind| kind.option()).collect();
             format!("--only {}", names.join(","))
         };
-        let Self { seconds, rate, times, steady, .. } = self;
+        let Self { seconds, rate, times, steady, redis, .. } = self;
         let steady = if *steady { " --steady" } else { "" };
-        format!("--seed {seed} --seconds {seconds} --rate {rate} {faults} --times {times}{steady}")
+        format!("--redis {redis} --seed {seed} --seconds {seconds} --rate {rate} {faults} --times {times}{steady}")
     }
 }
 

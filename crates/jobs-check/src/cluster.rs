@@ -11,7 +11,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use testkit::{RedisPersistence, RedisServer, ServiceProcess};
+use testkit::{RedisDeployment, RedisKind, RedisPersistence, RedisServer, ServiceProcess};
 
 use crate::{
     fault_proxy::FaultProxy,
@@ -41,7 +41,8 @@ const VARIABLES: [(&str, &str); 5] = [
 pub(crate) struct CheckedService {
     pub(crate) name: String,
     pub(crate) process: Option<ServiceProcess>,
-    pub(crate) to_redis: FaultProxy,
+    /// If Redis is one server: others tell clients where they are.
+    pub(crate) to_redis: Option<FaultProxy>,
     /// Of gateways.
     pub(crate) from_clients: FaultProxy,
 }
@@ -62,18 +63,23 @@ pub(crate) struct JobsCluster {
     /// Settings of a run's own.
     settings: Vec<(&'static str, &'static str)>,
     // Dropped last: the others outlive nothing they need
-    pub(crate) redis: RedisServer,
+    pub(crate) redis: RedisDeployment,
 }
 
 impl JobsCluster {
     /// Starts everything; histories go into the folder.
-    pub(crate) async fn start(folder: &Path) -> anyhow::Result<Self> {
-        Self::start_with(folder, &[]).await
+    pub(crate) async fn start(redis: RedisKind, folder: &Path) -> anyhow::Result<Self> {
+        Self::start_with(redis, folder, &[]).await
     }
 
     /// The same with more settings.
-    pub(crate) async fn start_with(folder: &Path, settings: &[(&'static str, &'static str)]) -> anyhow::Result<Self> {
-        let redis = tokio::task::block_in_place(|| RedisServer::start_on_watched_disk(RedisPersistence::Always));
+    pub(crate) async fn start_with(
+        redis: RedisKind,
+        folder: &Path,
+        settings: &[(&'static str, &'static str)],
+    ) -> anyhow::Result<Self> {
+        let server = || RedisServer::start_on_watched_disk(RedisPersistence::Always);
+        let redis = RedisDeployment::start(redis, server).await;
         for (name, text) in [
             ("check_history.py", include_str!("../python/check_history.py")),
             ("pulling_worker.py", include_str!("../python/pulling_worker.py")),
@@ -105,10 +111,19 @@ impl JobsCluster {
         Ok(cluster)
     }
 
-    async fn service(&self, name: String) -> anyhow::Result<CheckedService> {
-        let redis = SocketAddr::from(([127, 0, 0, 1], self.redis.port()));
-        let (to_redis, from_clients) = (FaultProxy::start(redis).await?, FaultProxy::start(NOWHERE).await?);
+    async fn service(&mut self, name: String) -> anyhow::Result<CheckedService> {
+        let to_redis = match self.redis.server() {
+            Some(server) => Some(FaultProxy::start(SocketAddr::from(([127, 0, 0, 1], server.port()))).await?),
+            None => None,
+        };
+        let from_clients = FaultProxy::start(NOWHERE).await?;
         Ok(CheckedService { name, process: None, to_redis, from_clients })
+    }
+
+    /// Where a service finds Redis.
+    fn redis_url(&self, service: &CheckedService) -> String {
+        let proxied = service.to_redis.as_ref().map(|proxy| format!("redis://{}/5", proxy.address()));
+        proxied.unwrap_or_else(|| self.redis.url())
     }
 
     /// Where clients reach gateways.
@@ -127,7 +142,7 @@ impl JobsCluster {
     }
 
     pub(crate) async fn start_gateway(&mut self, number: usize) {
-        let url = self.gateways[number].redis_url();
+        let url = self.redis_url(&self.gateways[number]);
         let variables = [&self.settings[..], &[("GALLEY__GATEWAY__SHUTDOWN_GRACE_MS", "1000")]].concat();
         let process = ServiceProcess::start_with_redis_url("gateway", &url, &variables).await;
         self.gateways[number].from_clients.lead_to(process.address());
@@ -150,7 +165,7 @@ impl JobsCluster {
             ("JOBS_CHECK_FOLDER", &folder),
             ("JOBS_CHECK_NAME", worker.name.as_str()),
         ]);
-        let url = worker.redis_url();
+        let url = self.redis_url(worker);
         let process = ServiceProcess::start_worker_with_redis_url("jobs-check-worker", &url, &variables).await;
         self.workers[number].process = Some(process);
     }
@@ -167,12 +182,6 @@ impl JobsCluster {
         command.stdout(log.try_clone()?).stderr(log);
         puller.process = Some(command.spawn().context("python3 starts")?);
         Ok(())
-    }
-}
-
-impl CheckedService {
-    fn redis_url(&self) -> String {
-        format!("redis://{}/5", self.to_redis.address())
     }
 }
 

@@ -40,6 +40,8 @@ pub(crate) async fn ask_for_every_job(
     let mut workflows = BTreeMap::<String, (String, Vec<String>)>::new();
     let mut polls_without_others = 0;
     let seen = loop {
+        // Before it is read who heard of what: a job of a cron entry that waits is known to nobody
+        let nothing_waits = nothing_waits(client).await?;
         let (mut ids, mut workflow_ids) = known_ids(folder, plan)?;
         workflow_ids.retain(|id| workflows.get(id).is_none_or(|(state, _)| state == "running" || state == "missing"));
         workflows.extend(ask_for_each(client, workflow_ids, look_up_workflow).await?);
@@ -52,7 +54,7 @@ pub(crate) async fn ask_for_every_job(
         let is_missing = waiting.iter().all(|view| view.state == "missing");
         polls_without_others = if is_missing { polls_without_others + 1 } else { 0 };
         let is_found = waiting.is_empty() || polls_without_others > MAX_MISSING_POLLS;
-        let is_done = is_found && workflows.values().all(|(state, _)| state != "running");
+        let is_done = nothing_waits && is_found && workflows.values().all(|(state, _)| state != "running");
         if is_done || start.elapsed() > MAX_DRAIN {
             break waiting;
         }
@@ -73,6 +75,18 @@ pub(crate) async fn ask_for_every_job(
         writer.append(HistoryEvent::Counted { queue: queue.to_owned(), completed });
     }
     Ok(drained)
+}
+
+/// Whether no queue has a job that has not ended.
+async fn nothing_waits(client: &CheckClient) -> anyhow::Result<bool> {
+    for queue in JobRunner::ALL.map(JobRunner::queue) {
+        let (_, body) = client.send_until_answered(Method::GET, &format!("/ojs/v1/queues/{queue}"), None).await?;
+        let left = |state: &str| body["queue"][state].as_u64().unwrap_or(0);
+        if ["available", "active", "waiting", "pending"].into_iter().any(|state| left(state) > 0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Every job and every workflow that somebody heard of.

@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::Context;
 use nix::sys::signal::Signal;
-use testkit::{RedisServer, ServiceProcess, redis};
+use testkit::{RedisDeployment, RedisServer, ServiceProcess, redis};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
@@ -46,7 +46,9 @@ pub(crate) async fn strike_all(
     // A job that was scheduled while the clock was ahead is not waited for. Two opposite steps at once may let a job of a
     // queue-worker run again, which no rule explains: the last one is noticed before this one comes
     sleep(Duration::from_millis(LEASE_MS)).await;
-    cluster.redis.clock().set_ahead(CLOCK_STEP);
+    if let Some(server) = cluster.redis.server() {
+        server.clock().set_ahead(CLOCK_STEP);
+    }
     Ok(())
 }
 
@@ -87,12 +89,13 @@ async fn strike(planned: &PlannedFault, cluster: &mut JobsCluster) -> anyhow::Re
                     &cluster.gateways[number(cluster.gateways.len())]
                 }
             };
-            let proxy = if link == CheckLink::ClientsToGateway { &service.from_clients } else { &service.to_redis };
+            let to_redis = || service.to_redis.as_ref().context("one server, to which links lead");
+            let proxy = if link == CheckLink::ClientsToGateway { &service.from_clients } else { to_redis()? };
             let hits = disturb(proxy, disturbance, duration).await;
             (service.name.clone(), now_ms(), hits)
         }
-        kind => {
-            let hits = strike_redis(kind, cluster, duration).await?;
+        _ => {
+            let hits = strike_redis(planned, cluster, duration).await?;
             ("redis".to_owned(), now_ms(), hits)
         }
     };
@@ -155,28 +158,28 @@ async fn disturb(proxy: &FaultProxy, disturbance: LinkDisturbance, duration: Dur
     proxy.heal()
 }
 
-async fn strike_redis(kind: PlannedFaultKind, cluster: &mut JobsCluster, duration: Duration) -> anyhow::Result<u64> {
+async fn strike_redis(planned: &PlannedFault, cluster: &mut JobsCluster, duration: Duration) -> anyhow::Result<u64> {
     let redis = &mut cluster.redis;
-    match kind {
-        PlannedFaultKind::KillRedis => {
-            redis.kill();
-            sleep(duration).await;
-            tokio::task::block_in_place(|| redis.restart());
-            return Ok(1);
+    match planned.kind {
+        PlannedFaultKind::KillRedis => redis.kill_primary(planned.target, duration, || {}).await,
+        PlannedFaultKind::FreezeRedis => redis.freeze_primary(planned.target, duration).await,
+        PlannedFaultKind::CutConnections | PlannedFaultKind::FlushScripts => {
+            return strike_connections(planned.kind, redis, duration).await;
         }
+        kind => return strike_server(kind, redis.server().context("one server")?, duration).await,
+    }
+    Ok(1)
+}
+
+/// What can be done to one server only.
+async fn strike_server(kind: PlannedFaultKind, redis: &mut RedisServer, duration: Duration) -> anyhow::Result<u64> {
+    match kind {
         PlannedFaultKind::LoseUnsynced => {
             redis.kill_and_lose_unsynced();
             sleep(duration).await;
             tokio::task::block_in_place(|| redis.restart());
-            return Ok(1);
         }
         PlannedFaultKind::FillDisk => return fill_disk(redis, duration).await,
-        PlannedFaultKind::FreezeRedis => {
-            redis.freeze();
-            sleep(duration).await;
-            redis.thaw();
-            return Ok(1);
-        }
         PlannedFaultKind::ClockForward | PlannedFaultKind::ClockBack => {
             if kind == PlannedFaultKind::ClockForward {
                 redis.clock().set_ahead(CLOCK_STEP);
@@ -184,11 +187,10 @@ async fn strike_redis(kind: PlannedFaultKind, cluster: &mut JobsCluster, duratio
                 redis.clock().set_behind(CLOCK_STEP);
             }
             sleep(duration).await;
-            return Ok(1);
         }
-        _ => {}
+        _ => return fill_memory(redis, duration).await,
     }
-    strike_server(kind, redis, duration).await
+    Ok(1)
 }
 
 /// A Redis that syncs before it answers ends when it cannot write; its supervisor starts it again when there is room.
@@ -207,43 +209,50 @@ async fn fill_disk(redis: &mut RedisServer, duration: Duration) -> anyhow::Resul
     Ok(has_ended.into())
 }
 
-/// What is done to a Redis that runs, with its own commands.
-async fn strike_server(kind: PlannedFaultKind, redis: &RedisServer, duration: Duration) -> anyhow::Result<u64> {
+async fn fill_memory(redis: &RedisServer, duration: Duration) -> anyhow::Result<u64> {
     let mut connection = redis.connection().await;
+    let refused = count_errors(&mut connection, "OOM").await?;
+    set_memory(&mut connection, 1).await?;
+    sleep(duration).await;
+    let (mut hits, extended) = (0, Instant::now() + MAX_EXTENSION);
+    while hits == 0 && Instant::now() < extended {
+        hits = count_errors(&mut connection, "OOM").await? - refused;
+        sleep(STRIKE_INTERVAL).await;
+    }
+    set_memory(&mut connection, 0).await?;
+    Ok(hits)
+}
+
+/// Cuts all connections to the servers that take writes a few times, or lets them forget all scripts.
+async fn strike_connections(
+    kind: PlannedFaultKind,
+    redis: &RedisDeployment,
+    duration: Duration,
+) -> anyhow::Result<u64> {
+    let mut servers = redis.connections().await;
     let deadline = Instant::now() + duration;
     let mut hits = 0;
-    match kind {
-        PlannedFaultKind::FillRedis => {
-            let refused = count_errors(&mut connection, "OOM").await?;
-            set_memory(&mut connection, 1).await?;
-            sleep(duration).await;
-            let extended = Instant::now() + MAX_EXTENSION;
-            while hits == 0 && Instant::now() < extended {
-                hits = count_errors(&mut connection, "OOM").await? - refused;
-                sleep(STRIKE_INTERVAL).await;
+    if kind == PlannedFaultKind::CutConnections {
+        while Instant::now() < deadline || hits == 0 && Instant::now() < deadline + MAX_EXTENSION {
+            for (server, kind) in
+                servers.iter_mut().flat_map(|server| [(server.clone(), "normal"), (server.clone(), "pubsub")])
+            {
+                let mut command = redis::cmd("CLIENT");
+                command.arg("KILL").arg("TYPE").arg(kind).arg("SKIPME").arg("yes");
+                hits += command.query_async::<u64>(&mut server.clone()).await?;
             }
-            set_memory(&mut connection, 0).await?;
+            sleep(STRIKE_INTERVAL).await;
         }
-        PlannedFaultKind::CutConnections => {
-            while Instant::now() < deadline || hits == 0 && Instant::now() < deadline + MAX_EXTENSION {
-                for kind in ["normal", "pubsub"] {
-                    let mut command = redis::cmd("CLIENT");
-                    command.arg("KILL").arg("TYPE").arg(kind).arg("SKIPME").arg("yes");
-                    hits += command.query_async::<u64>(&mut connection).await?;
-                }
-                sleep(STRIKE_INTERVAL).await;
-            }
-        }
-        _ => {
-            let unknown = count_errors(&mut connection, "NOSCRIPT").await?;
-            while Instant::now() < deadline {
-                redis::cmd("SCRIPT").arg("FLUSH").exec_async(&mut connection).await?;
-                sleep(STRIKE_INTERVAL).await;
-            }
-            hits = count_errors(&mut connection, "NOSCRIPT").await? - unknown;
-        }
+        return Ok(hits);
     }
-    Ok(hits)
+    let unknown = count_errors_of_all(&mut servers, "NOSCRIPT").await?;
+    while Instant::now() < deadline {
+        for server in &mut servers {
+            redis::cmd("SCRIPT").arg("FLUSH").exec_async(server).await?;
+        }
+        sleep(STRIKE_INTERVAL).await;
+    }
+    Ok(count_errors_of_all(&mut servers, "NOSCRIPT").await? - unknown)
 }
 
 async fn set_memory(connection: &mut redis::aio::MultiplexedConnection, bytes: u64) -> anyhow::Result<()> {
@@ -256,4 +265,12 @@ async fn count_errors(connection: &mut redis::aio::MultiplexedConnection, code: 
     let info: String = redis::cmd("INFO").arg("errorstats").query_async(connection).await?;
     let line = info.lines().find_map(|line| line.strip_prefix(&format!("errorstat_{code}:count=")));
     Ok(line.map_or(Ok(0), |count| count.trim().parse())?)
+}
+
+async fn count_errors_of_all(servers: &mut [redis::aio::MultiplexedConnection], code: &str) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for server in servers {
+        sum += count_errors(server, code).await?;
+    }
+    Ok(sum)
 }

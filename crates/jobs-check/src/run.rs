@@ -57,7 +57,7 @@ pub fn judge_again(options: &JobsCheckOptions, folder: &Path) -> anyhow::Result<
 /// A process does not start.
 pub async fn check_jobs(options: &JobsCheckOptions, folder: &Path) -> anyhow::Result<JobsCheckOutcome> {
     let plan = JobsPlan::of(options);
-    let mut cluster = JobsCluster::start(folder).await?;
+    let mut cluster = JobsCluster::start(options.redis, folder).await?;
     let client = Arc::new(CheckClient::new(cluster.gateway_urls())?);
     let cron = json!({
         "name": CRON_NAME, "expression": "* * * * * *", "timezone": "UTC",
@@ -88,6 +88,8 @@ pub async fn check_jobs(options: &JobsCheckOptions, folder: &Path) -> anyhow::Re
 
 #[cfg(test)]
 mod tests {
+    use testkit::RedisKind;
+
     use super::*;
     use crate::{
         plan::{CheckLink, CheckLoad, LinkDisturbance, PlannedFaultKind, PlannedJobKind},
@@ -97,17 +99,27 @@ mod tests {
     /// The check in short; `make chaos` is the same with every fault.
     #[tokio::test(flavor = "multi_thread")]
     async fn alone_no_job_is_lost_or_recorded_twice_while_processes_redis_and_connections_break() {
+        assert_right(RedisKind::Server).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn alone_no_job_is_lost_or_recorded_twice_on_a_cluster_whose_primaries_are_replaced() {
+        assert_right(RedisKind::Cluster).await;
+    }
+
+    async fn assert_right(redis: RedisKind) {
         let faults = vec![
             PlannedFaultKind::KillWorker,
             PlannedFaultKind::KillPuller,
             PlannedFaultKind::KillGateway,
-            PlannedFaultKind::LoseUnsynced,
+            if redis == RedisKind::Server { PlannedFaultKind::LoseUnsynced } else { PlannedFaultKind::KillRedis },
             PlannedFaultKind::CutConnections,
             PlannedFaultKind::FlushScripts,
             PlannedFaultKind::Link(CheckLink::WorkerToRedis, LinkDisturbance::DropReply),
             PlannedFaultKind::Link(CheckLink::GatewayToRedis, LinkDisturbance::Reset),
         ];
-        let options = JobsCheckOptions { seed: 1, seconds: 1, rate: 10, faults, times: 1, load: CheckLoad::Mixed };
+        let options =
+            JobsCheckOptions { redis, seed: 1, seconds: 1, rate: 10, faults, times: 1, load: CheckLoad::Mixed };
         let folder = tempfile::tempdir().expect("a folder");
         let outcome = check_jobs(&options, folder.path()).await.expect("it can be run");
         // How soon things happen is not judged here: other tests and the machine have a say in that

@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::Context;
 use reqwest::Method;
-use testkit::redis::{self, aio::MultiplexedConnection};
+use testkit::{
+    RedisKind,
+    redis::{self, aio::MultiplexedConnection},
+};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use crate::{
@@ -61,11 +64,11 @@ pub struct SoakOutcome {
 /// # Panics
 /// A process does not start.
 pub async fn soak(seed: u64, minutes: u32, rate: u32, folder: &Path) -> anyhow::Result<SoakOutcome> {
-    let options =
-        JobsCheckOptions { seed, seconds: minutes * 60, rate, faults: Vec::new(), times: 1, load: CheckLoad::Mixed };
+    let (redis, seconds, load) = (RedisKind::Server, minutes * 60, CheckLoad::Mixed);
+    let options = JobsCheckOptions { redis, seed, seconds, rate, faults: Vec::new(), times: 1, load };
     let mut plan = JobsPlan::of(&options);
     plan.requests.retain(|request| !request.kind.is_workflow());
-    let cluster = JobsCluster::start_with(folder, &SHORT_TTLS).await?;
+    let cluster = JobsCluster::start_with(redis, folder, &SHORT_TTLS).await?;
     let client = Arc::new(CheckClient::new(cluster.gateway_urls())?);
     let producers = Arc::new(JobProducers::new(client.clone(), folder, seed)?);
     let start = Instant::now();
@@ -73,7 +76,7 @@ pub async fn soak(seed: u64, minutes: u32, rate: u32, folder: &Path) -> anyhow::
         let plan = plan.clone();
         async move { producers.send_all(&plan, start).await }
     });
-    let mut redis = cluster.redis.connection().await;
+    let mut redis = cluster.redis.connections().await.swap_remove(0);
     let (mut samples, mut ticks) = (Vec::new(), interval(SAMPLE_INTERVAL));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !sending.is_finished() {

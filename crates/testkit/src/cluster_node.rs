@@ -7,19 +7,23 @@ use redis::{Client, RedisResult, aio::MultiplexedConnection};
 use tempfile::TempDir;
 
 use crate::{
-    ReservedPort, patient_config,
-    redis_process::RedisProcess,
-    redis_server::{redis_command, spawn_until_it_answers},
+    CertificateFiles, ReservedPort, TestAuthority, patient_config,
+    redis_process::{RedisProcess, redis_command, spawn_until_it_answers},
+    redis_server::tls_options,
 };
 
 /// After how long without an answer a node counts as down, unless a test says otherwise: no node does, however busy the
 /// machine is.
 const NEVER_DOWN: Duration = Duration::from_mins(5);
 
+/// Who signs certificates, and the one of all servers.
+pub(crate) type Tls<'a> = Option<(&'a TestAuthority, &'a CertificateFiles)>;
+
 /// A node of a cluster.
 pub(crate) struct Node {
     pub(crate) process: Option<RedisProcess>,
     pub(crate) port: ReservedPort,
+    pub(crate) tls_port: Option<ReservedPort>,
     pub(crate) bus_port: ReservedPort,
     folder: TempDir,
     options: Vec<String>,
@@ -37,14 +41,22 @@ pub(crate) struct NodeView {
 }
 
 impl Node {
-    pub(crate) fn start(options: &[&str]) -> Self {
-        let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+    /// With TLS everybody has the same certificate.
+    pub(crate) fn start(options: &[&str], tls: Tls<'_>) -> Self {
         let folder = tempfile::tempdir().expect("a folder for a node");
         // A program that is no test may take a port in the moment between: then other ones
         for _ in 0..10 {
             let (port, bus_port) = (ReservedPort::choose(), ReservedPort::choose());
+            let mut options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
+            let tls_port = tls.map(|(authority, certificate)| {
+                let port = ReservedPort::choose();
+                let settings = tls_options(port.number(), authority, certificate);
+                options.extend(settings.into_iter().flat_map(|(name, value)| [format!("--{name}"), value]));
+                options.extend(["--tls-cluster", "yes", "--tls-replication", "yes"].map(ToOwned::to_owned));
+                port
+            });
             if let Some(process) = spawn(folder.path(), &port, &bus_port, &options) {
-                return Self { process: Some(process), port, bus_port, folder, options, id: String::new() };
+                return Self { process: Some(process), port, tls_port, bus_port, folder, options, id: String::new() };
             }
         }
         panic!("redis-server --cluster-enabled yes does not start; see {}", folder.path().display());

@@ -1,4 +1,4 @@
-//! A Redis Cluster: three primaries with a replica each.
+//! A Redis Cluster: three primaries with a replica each, or some without.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use nix::sys::signal::Signal;
 use redis::{Cmd, FromRedisValue, InfoDict, RedisResult, aio::MultiplexedConnection};
 
 use crate::{
-    cluster_node::{Node, NodeView},
+    CertificateFiles, TestAuthority,
+    cluster_node::{Node, NodeView, Tls},
     eventually, eventually_or,
 };
 
 const PRIMARIES: usize = 3;
 const SLOTS: usize = 16_384;
-/// For keys of a test.
-const MIGRATE_TIMEOUT_MS: u64 = 60_000;
 
 /// The nodes. A node is named by its place from 0 to 5: at first 0, 1 and 2 are primaries, each with a third of the slots in
 /// their order, and 3, 4 and 5 their replicas. They keep nothing; a node that starts again knows the cluster still.
 pub struct ClusterProcesses {
-    nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
+    primaries: usize,
 }
 
 impl ClusterProcesses {
@@ -35,16 +35,36 @@ impl ClusterProcesses {
     /// # Panics
     /// It does not start.
     pub async fn start_with_options(options: &[&str]) -> Self {
-        let nodes = (0..2 * PRIMARIES).map(|_| Node::start(options)).collect();
-        let mut cluster = Self { nodes };
+        Self::start_nodes(PRIMARIES, 2 * PRIMARIES, options, None).await
+    }
+
+    /// Starts a cluster of that many primaries without replicas.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub async fn start_without_replicas(primaries: usize) -> Self {
+        Self::start_nodes(primaries, primaries, &[], None).await
+    }
+
+    /// Starts a cluster with TLS between all of them, where everybody has the same certificate.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub async fn start_with_tls(authority: &TestAuthority, certificate: &CertificateFiles) -> Self {
+        Self::start_nodes(PRIMARIES, 2 * PRIMARIES, &[], Some((authority, certificate))).await
+    }
+
+    async fn start_nodes(primaries: usize, nodes: usize, options: &[&str], tls: Tls<'_>) -> Self {
+        let nodes = (0..nodes).map(|_| Node::start(options, tls)).collect();
+        let mut cluster = Self { nodes, primaries };
         for place in 0..cluster.nodes.len() {
             cluster.nodes[place].id = cluster.ask(place, redis::cmd("CLUSTER").arg("MYID")).await;
             // Before it knows another node: else two could begin with one epoch, and it takes a while until they differ
             cluster.tell(place, redis::cmd("CLUSTER").arg("SET-CONFIG-EPOCH").arg(place + 1)).await;
         }
-        for place in 0..PRIMARIES {
-            let first = place * SLOTS / PRIMARIES;
-            let last = (place + 1) * SLOTS / PRIMARIES - 1;
+        for place in 0..primaries {
+            let first = place * SLOTS / primaries;
+            let last = (place + 1) * SLOTS / primaries - 1;
             cluster.tell(place, redis::cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(first).arg(last)).await;
         }
         // Each meets all others, so that nothing waits for them to gossip
@@ -55,13 +75,11 @@ impl ClusterProcesses {
                 cluster.tell(place, meet.arg("MEET").arg("127.0.0.1").arg(port).arg(bus_port)).await;
             }
         }
-        for primary in 0..PRIMARIES {
+        for replica in primaries..cluster.nodes.len() {
             let mut command = redis::cmd("CLUSTER");
-            command.arg("REPLICATE").arg(&cluster.nodes[primary].id);
-            eventually("a replica knows its primary", || async {
-                cluster.try_ask::<()>(primary + PRIMARIES, &command).await.ok()
-            })
-            .await;
+            command.arg("REPLICATE").arg(&cluster.nodes[replica - primaries].id);
+            eventually("a replica knows its primary", || async { cluster.try_ask::<()>(replica, &command).await.ok() })
+                .await;
         }
         cluster.wait_until_complete().await;
         cluster
@@ -77,6 +95,14 @@ impl ClusterProcesses {
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis+cluster://{}", self.addresses().join(","))
+    }
+
+    /// The URL that names the ports with TLS of all nodes.
+    #[must_use]
+    pub fn tls_url(&self) -> String {
+        let ports = self.nodes.iter().filter_map(|node| node.tls_port.as_ref());
+        let addresses: Vec<String> = ports.map(|port| format!("127.0.0.1:{}", port.number())).collect();
+        format!("rediss+cluster://{}", addresses.join(","))
     }
 
     /// The same for another user.
@@ -113,11 +139,11 @@ impl ClusterProcesses {
         self.try_ask(node, command).await.unwrap_or_else(|error| panic!("node {node}: {error}"))
     }
 
-    async fn tell(&self, node: usize, command: &Cmd) {
+    pub(crate) async fn tell(&self, node: usize, command: &Cmd) {
         self.ask::<()>(node, command).await;
     }
 
-    async fn try_ask<T: FromRedisValue>(&self, node: usize, command: &Cmd) -> RedisResult<T> {
+    pub(crate) async fn try_ask<T: FromRedisValue>(&self, node: usize, command: &Cmd) -> RedisResult<T> {
         command.query_async(&mut self.nodes[node].connection().await?).await
     }
 
@@ -127,12 +153,21 @@ impl ClusterProcesses {
     /// A node refuses it.
     pub async fn ask_primaries<T: FromRedisValue>(&self, command: &Cmd) -> Vec<(usize, T)> {
         let mut answers = Vec::new();
-        for node in self.running() {
-            if self.is_primary(node).await {
-                answers.push((node, self.ask(node, command).await));
-            }
+        for node in self.primaries().await {
+            answers.push((node, self.ask(node, command).await));
         }
         answers
+    }
+
+    /// The running nodes that are primaries.
+    pub async fn primaries(&self) -> Vec<usize> {
+        let mut primaries = Vec::new();
+        for node in self.running() {
+            if self.is_primary(node).await {
+                primaries.push(node);
+            }
+        }
+        primaries
     }
 
     /// The slot of a key.
@@ -180,7 +215,7 @@ impl ClusterProcesses {
         views.iter().any(|view| view.has("myself") && view.has("master"))
     }
 
-    async fn views(&self, node: usize) -> Option<Vec<NodeView>> {
+    pub(crate) async fn views(&self, node: usize) -> Option<Vec<NodeView>> {
         let lines: String = self.try_ask(node, redis::cmd("CLUSTER").arg("NODES")).await.ok()?;
         lines.lines().map(NodeView::parse).collect()
     }
@@ -214,7 +249,7 @@ impl ClusterProcesses {
         let usable: Vec<&NodeView> = views.iter().filter(is_usable).collect();
         let replicas = usable.iter().filter(|view| view.has("slave")).count();
         let expected = self.running().len();
-        if !state.contains("cluster_state:ok") || usable.len() != expected || replicas != expected - PRIMARIES {
+        if !state.contains("cluster_state:ok") || usable.len() != expected || replicas != expected - self.primaries {
             return None;
         }
         let info: InfoDict = self.try_ask(node, redis::cmd("INFO").arg("replication")).await.ok()?;
@@ -263,80 +298,6 @@ impl ClusterProcesses {
         // WAIT is about the writes of its own connection, and they are replicated in order; a key would need a slot
         redis::cmd("PUBLISH").arg("test:replicated").arg(1).exec_async(&mut connection).await.expect("the node runs");
         redis::cmd("WAIT").arg(1).arg(0).exec_async(&mut connection).await.expect("the node runs");
-    }
-
-    /// Moves a slot with its keys to another primary.
-    ///
-    /// # Panics
-    /// A node refuses it.
-    pub async fn move_slot(&self, slot: usize, to: usize) {
-        let from = self.begin_move(slot, to).await;
-        self.move_keys(slot, from, to).await;
-        self.end_move(slot, from, to).await;
-    }
-
-    /// Begins to move a slot to a node, and returns the node that owns it until the move ends. That node answers with `ASK` for
-    /// keys that it does not have.
-    ///
-    /// # Panics
-    /// A node refuses it.
-    pub async fn begin_move(&self, slot: usize, to: usize) -> usize {
-        let from = self.primary_of(slot).await;
-        self.set_slot(to, slot, "IMPORTING", from).await;
-        self.set_slot(from, slot, "MIGRATING", to).await;
-        from
-    }
-
-    /// Moves the keys of a slot whose move has begun.
-    ///
-    /// # Panics
-    /// A node refuses it.
-    pub async fn move_keys(&self, slot: usize, from: usize, to: usize) {
-        eventually_or(
-            || format!("node {to} takes the keys of slot {slot}"),
-            || async {
-                let mut read = redis::cmd("CLUSTER");
-                let keys: Vec<Vec<u8>> = self.ask(from, read.arg("GETKEYSINSLOT").arg(slot).arg(100)).await;
-                if keys.is_empty() {
-                    return Some(());
-                }
-                let mut migrate = redis::cmd("MIGRATE");
-                migrate
-                    .arg("127.0.0.1")
-                    .arg(self.port(to))
-                    .arg("")
-                    .arg(0)
-                    .arg(MIGRATE_TIMEOUT_MS)
-                    .arg("KEYS")
-                    .arg(keys);
-                // It refuses them while it does not know who has the slot: nodes learn from each other who took one
-                let _: RedisResult<()> = self.try_ask(from, &migrate).await;
-                None
-            },
-        )
-        .await;
-    }
-
-    /// Ends the move of a slot, whose keys have been moved, and waits until every running node knows.
-    ///
-    /// # Panics
-    /// A node refuses it.
-    pub async fn end_move(&self, slot: usize, from: usize, to: usize) {
-        self.set_slot(to, slot, "NODE", to).await;
-        self.set_slot(from, slot, "NODE", to).await;
-        for node in self.running() {
-            eventually("every node knows where the slot is", || async {
-                let views = self.views(node).await?;
-                let owner = views.iter().find(|view| view.slots.iter().any(|(a, b)| (*a..=*b).contains(&slot)))?;
-                (owner.id == self.nodes[to].id).then_some(())
-            })
-            .await;
-        }
-    }
-
-    async fn set_slot(&self, node: usize, slot: usize, state: &str, other: usize) {
-        let mut command = redis::cmd("CLUSTER");
-        self.tell(node, command.arg("SETSLOT").arg(slot).arg(state).arg(&self.nodes[other].id)).await;
     }
 
     /// Kills a node without warning.

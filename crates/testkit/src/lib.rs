@@ -6,13 +6,16 @@ mod adjustable_clock;
 mod answer_hold_proxy;
 mod cluster_node;
 mod cluster_processes;
+mod cluster_slot_moves;
 mod failover_proxy;
 mod filled_redis;
 pub mod http;
 mod message_drop_proxy;
+mod one_node_cluster;
 mod otlp;
 mod power_failure;
 mod process_mark;
+mod redis_deployment;
 mod redis_process;
 mod redis_proxy;
 mod redis_server;
@@ -39,6 +42,7 @@ pub use otlp::{
 pub use process_mark::ProcessMark;
 /// A plain Redis client, as other programs have: for tests that stand for one or look at what is stored.
 pub use redis;
+pub use redis_deployment::{RedisDeployment, RedisKind};
 pub use redis_server::{RedisPersistence, RedisServer, patient_config};
 pub use reserved_port::ReservedPort;
 pub use sentinel_set::{SENTINEL_PASSWORD, SentinelProcesses, SentinelSet};

@@ -1,12 +1,6 @@
 //! A Redis server of a test's own: a free port, a folder of its own, gone at the end.
 
-use std::{
-    io::Read,
-    net::TcpStream,
-    path::Path,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::path::Path;
 
 use nix::sys::signal::Signal;
 use redis::AsyncConnectionConfig;
@@ -14,7 +8,9 @@ use tempfile::TempDir;
 
 use crate::{
     AdjustableClock, CertificateFiles, ReservedPort, TEST_TIMEOUT, TestAuthority, WatchedDisk,
-    redis_process::RedisProcess, watched_disk::preloaded,
+    one_node_cluster::OneNodeCluster,
+    redis_process::{RedisProcess, redis_command, spawn_until_it_answers},
+    watched_disk::preloaded,
 };
 
 /// What an acknowledged write survives.
@@ -40,6 +36,7 @@ pub struct RedisServer {
     credentials: &'static str,
     clock: Option<AdjustableClock>,
     pub(crate) disk: Option<WatchedDisk>,
+    cluster: Option<OneNodeCluster>,
 }
 
 impl RedisServer {
@@ -122,6 +119,7 @@ impl RedisServer {
                     credentials: "",
                     clock: None,
                     disk: None,
+                    cluster: None,
                 });
             }
         }
@@ -146,10 +144,12 @@ impl RedisServer {
 
     fn start_preloaded(
         persistence: RedisPersistence,
-        options: Vec<String>,
+        mut options: Vec<String>,
         clock: Option<AdjustableClock>,
         disk: Option<WatchedDisk>,
     ) -> Self {
+        let cluster = OneNodeCluster::choose(&options);
+        options.extend(cluster.iter().flat_map(OneNodeCluster::options));
         let folder = tempfile::tempdir().expect("a folder for redis");
         let variables = preloaded(clock.as_ref(), disk.as_ref());
         // A program that is no test may take the port in the moment between: then another one
@@ -157,7 +157,21 @@ impl RedisServer {
             let port = ReservedPort::choose();
             if let Some(process) = spawn_redis(folder.path(), port.number(), persistence, &options, &variables) {
                 let (process, tls_port, credentials) = (Some(process), None, "");
-                return Self { process, folder, port, persistence, options, tls_port, credentials, clock, disk };
+                if cluster.is_some() {
+                    OneNodeCluster::complete(port.number());
+                }
+                return Self {
+                    process,
+                    folder,
+                    port,
+                    persistence,
+                    options,
+                    tls_port,
+                    credentials,
+                    clock,
+                    disk,
+                    cluster,
+                };
             }
         }
         panic!("redis-server does not start; see {}", folder.path().display());
@@ -166,13 +180,27 @@ impl RedisServer {
     /// The URL of its database 5, as the original demo has it.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("redis://{}127.0.0.1:{}/5", self.credentials, self.port())
+        self.url_with(self.credentials)
     }
 
     /// The URL of the same database for another user.
     #[must_use]
     pub fn url_of(&self, user: &str, password: &str) -> String {
-        format!("redis://{user}:{password}@127.0.0.1:{}/5", self.port())
+        self.url_with(&format!("{user}:{password}@"))
+    }
+
+    fn url_with(&self, credentials: &str) -> String {
+        if self.cluster.is_some() {
+            format!("redis+cluster://{credentials}127.0.0.1:{}", self.port())
+        } else {
+            self.server_url(credentials)
+        }
+    }
+
+    /// The URL for clients that know no clusters.
+    fn server_url(&self, credentials: &str) -> String {
+        let database = if self.cluster.is_some() { 0 } else { 5 };
+        format!("redis://{credentials}127.0.0.1:{}/{database}", self.port())
     }
 
     /// The URL of the same database on its port with TLS.
@@ -230,7 +258,7 @@ impl RedisServer {
     /// # Panics
     /// It is not running.
     pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
-        let client = redis::Client::open(self.url()).expect("a URL");
+        let client = redis::Client::open(self.server_url(self.credentials)).expect("a URL");
         client.get_multiplexed_async_connection_with_config(&patient_config()).await.expect("redis runs")
     }
 
@@ -261,6 +289,15 @@ impl RedisServer {
         let variables = preloaded(self.clock.as_ref(), self.disk.as_ref());
         self.process = spawn_redis(self.folder.path(), self.port(), self.persistence, &self.options, &variables);
         assert!(self.process.is_some(), "redis-server does not start again");
+    }
+
+    /// The same as the replica of another server on this machine.
+    pub(crate) fn restart_as_replica_of(&mut self, port: u16) {
+        if let Some(place) = self.options.iter().position(|option| option == "--replicaof") {
+            self.options.drain(place..place + 2);
+        }
+        self.options.extend(["--replicaof".to_owned(), format!("127.0.0.1 {port}")]);
+        self.restart();
     }
 
     /// Stops it in its tracks, connections and all, until [`RedisServer::thaw`].
@@ -324,40 +361,4 @@ fn spawn_redis(
     command.args(options);
     command.envs(variables.iter().map(|(name, value)| (name, value)));
     spawn_until_it_answers(command, port)
-}
-
-/// The program of the server.
-pub(crate) fn redis_command() -> Command {
-    Command::new(std::env::var_os("GALLEY_TEST_REDIS_SERVER").unwrap_or_else(|| "redis-server".into()))
-}
-
-/// Starts it and waits until it answers on the port. None if it ends, as when somebody else has the port.
-pub(crate) fn spawn_until_it_answers(mut command: Command, port: u16) -> Option<RedisProcess> {
-    let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let process = process.unwrap_or_else(|error| {
-        let program = command.get_program().display();
-        panic!("{program} cannot be started ({error}): install redis-server, or run the tests with `make test`")
-    });
-    let mut process = RedisProcess::new(process);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while Instant::now() < deadline {
-        if answers_ping(port) {
-            return Some(process);
-        }
-        if process.has_ended() {
-            return None;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    None
-}
-
-/// Whether it answers a PING with a PONG, or asks who that is: while it reads its data it answers otherwise.
-fn answers_ping(port: u16) -> bool {
-    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
-    let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
-    let mut answer = [0; 7];
-    std::io::Write::write_all(&mut stream, b"PING\r\n").is_ok()
-        && stream.read_exact(&mut answer).is_ok()
-        && (&answer == b"+PONG\r\n" || &answer == b"-NOAUTH")
 }

@@ -6,9 +6,11 @@ use redis::{Client, RedisResult, aio::MultiplexedConnection};
 use tempfile::TempDir;
 
 use crate::{
-    CertificateFiles, RedisPersistence, RedisServer, ReservedPort, TestAuthority, eventually, patient_config,
-    redis_process::RedisProcess,
-    redis_server::{redis_command, spawn_until_it_answers, tls_options},
+    CertificateFiles, RedisPersistence, RedisServer, ReservedPort, TestAuthority,
+    cluster_node::Tls,
+    eventually, patient_config,
+    redis_process::{RedisProcess, redis_command, spawn_until_it_answers},
+    redis_server::tls_options,
 };
 
 /// What the sentinels call the primary.
@@ -35,9 +37,6 @@ struct Sentinel {
     tls_port: Option<ReservedPort>,
     _folder: TempDir,
 }
-
-/// Who signs certificates, and the one of all servers.
-type Tls<'a> = Option<(&'a TestAuthority, &'a CertificateFiles)>;
 
 impl SentinelSet {
     /// Starts servers that keep nothing, and waits until the sentinels could fail over.

@@ -76,6 +76,15 @@ impl ServiceProcess {
         Self::spawn(name, &settings_section(name), redis_url, variables).wait_until_listening().await
     }
 
+    /// The same, which does not listen yet: see [`ServiceProcess::wait_until_listening`].
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn spawn_with_redis_url(name: &'static str, redis_url: &str, variables: &[(&str, &str)]) -> Self {
+        Self::spawn(name, &settings_section(name), redis_url, variables)
+    }
+
     /// The same for a queue-worker with custom handlers, whose binary has another name.
     ///
     /// # Panics

@@ -13,7 +13,9 @@ use super::{
     stream_event::parse_tag,
     worker_sockets::WorkerSockets,
 };
-use testkit::{RedisPersistence, RedisServer, ServiceProcess, http::HttpConnection};
+use testkit::{
+    PATIENCE, RedisDeployment, RedisKind, RedisPersistence, RedisServer, ServiceProcess, http::HttpConnection,
+};
 
 /// Messages on a page of a history: as many as there may be.
 const PAGE_SIZE: u32 = 1000;
@@ -39,13 +41,13 @@ pub(super) struct CheckCluster {
     gateways: Vec<Option<ServiceProcess>>,
     workers: Vec<Option<ServiceProcess>>,
     // Dropped last: the others outlive nothing they need
-    pub(super) redis: RedisServer,
+    pub(super) redis: RedisDeployment,
 }
 
 impl CheckCluster {
     /// All that is acknowledged survives a kill of Redis.
-    pub(super) async fn start(gateways: u32, workers: u32) -> Self {
-        let redis = RedisServer::start_with(RedisPersistence::Always);
+    pub(super) async fn start(redis: RedisKind, gateways: u32, workers: u32) -> Self {
+        let redis = RedisDeployment::start(redis, || RedisServer::start_with(RedisPersistence::Always)).await;
         let addresses = (0..gateways).map(|_| None).collect();
         let gateways = (0..gateways).map(|_| None).collect();
         let workers = (0..workers).map(|_| None).collect();
@@ -71,7 +73,8 @@ impl CheckCluster {
     }
 
     pub(super) async fn start_gateway(&mut self, index: usize) {
-        let gateway = ServiceProcess::start("gateway", &self.redis, &GATEWAY_VARIABLES).await;
+        let variables = [&PATIENCE[..], &GATEWAY_VARIABLES].concat();
+        let gateway = ServiceProcess::start_with_redis_url("gateway", &self.redis.url(), &variables).await;
         gateway.wait_until_ready().await;
         self.gateway_pool.set(index, Some(gateway.address()));
         self.gateways[index] = Some(gateway);
@@ -89,8 +92,8 @@ impl CheckCluster {
     /// Starts a worker under the name that it has each time.
     pub(super) async fn start_worker(&mut self, index: usize) {
         let name = format!("w{}", index + 1);
-        let variables = [&WORKER_VARIABLES[..], &[("GALLEY__PUBSUB_WORKER__NAME", &name)]].concat();
-        let worker = ServiceProcess::start_without_waiting("pubsub-worker", &self.redis, &variables);
+        let variables = [&PATIENCE[..], &WORKER_VARIABLES, &[("GALLEY__PUBSUB_WORKER__NAME", &name)]].concat();
+        let worker = ServiceProcess::spawn_with_redis_url("pubsub-worker", &self.redis.url(), &variables);
         // It delivers before anybody else knows that it listens
         self.worker_sockets.set_worker_process(worker.process_id(), index);
         self.workers[index] = Some(worker.wait_until_listening().await);

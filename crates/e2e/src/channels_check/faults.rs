@@ -46,7 +46,7 @@ pub enum Fault {
     KillGateway,
     /// A gateway is told to stop, and another takes its place.
     StopGateway,
-    /// Redis is killed and comes back with what it had written down.
+    /// A Redis that takes writes is killed, and it or its replica goes on with what it had acknowledged.
     KillRedis,
     /// Redis closes the connections on which gateways hear channels.
     CutSubscriptions,
@@ -176,13 +176,16 @@ async fn inject_fault(
             FaultHit { count: 1, worker: Some(index) }
         }
         Fault::KillRedis => {
-            cast.redis.kill();
-            // Who comes back now finds gateways that can read nothing
-            if random.random() {
-                disconnect_readers(readers, random);
-            }
-            sleep(away).await;
-            tokio::task::block_in_place(|| cast.redis.restart());
+            let number = random.random_range(0..1 << 20);
+            let readers_leave = random.random();
+            cast.redis
+                .kill_primary(number, away, || {
+                    // Who comes back now finds gateways that can read nothing
+                    if readers_leave {
+                        disconnect_readers(readers, random);
+                    }
+                })
+                .await;
             FaultHit::without_worker(1)
         }
         Fault::CutSubscriptions => FaultHit::without_worker(kill_redis_clients(cast, "pubsub").await?),
@@ -198,11 +201,14 @@ fn disconnect_readers(readers: &[Arc<CheckedReader>], random: &mut StdRng) -> u6
 
 /// Waits for something to cut: after the fault before, gateways may still be on their way back.
 async fn kill_redis_clients(cast: &CheckCluster, kind: &str) -> anyhow::Result<u64> {
-    let mut redis = cast.redis.connection().await;
+    let mut servers = cast.redis.connections().await;
     let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
-        let mut command = redis::cmd("CLIENT");
-        let cut: u64 = command.arg("KILL").arg("TYPE").arg(kind).query_async(&mut redis).await?;
+        let mut cut = 0;
+        for server in &mut servers {
+            let mut command = redis::cmd("CLIENT");
+            cut += command.arg("KILL").arg("TYPE").arg(kind).query_async::<u64>(server).await?;
+        }
         if cut > 0 || Instant::now() >= deadline {
             return Ok(cut);
         }

@@ -27,6 +27,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use testkit::RedisKind;
 use tokio::task::JoinSet;
 
 pub use self::faults::Fault;
@@ -55,6 +56,8 @@ const MAX_FINDINGS: usize = 100;
 /// What is run.
 #[derive(Debug, Clone, Copy)]
 pub struct CheckPlan {
+    /// What everything is stored in.
+    pub redis: RedisKind,
     /// How long faults strike.
     pub seconds: u32,
     /// Messages published per second, all together, while there is somebody to take them.
@@ -122,7 +125,7 @@ pub struct SubscriptionCheck {
 /// A process of it does not start.
 pub async fn run(plan: &CheckPlan) -> anyhow::Result<CheckOutcome> {
     ensure!(plan.gateways > 0 && plan.channels > 0 && plan.rate > 0, "it needs gateways, channels and messages");
-    let mut cast = CheckCluster::start(plan.gateways, plan.workers).await;
+    let mut cast = CheckCluster::start(plan.redis, plan.gateways, plan.workers).await;
     let stage = cast.gateway_pool.clone();
     let channels: Vec<String> = (0..plan.channels).map(|number| format!("check.{number}")).collect();
     let readers = build_readers(plan, &channels);

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use testkit::{
-    ClusterProcesses, PATIENCE, RedisServer, ServiceProcess, WebhookReceiver, WebhookReply, eventually, redis,
+    ClusterProcesses, PATIENCE, RedisServer, ServiceProcess, TestAuthority, WebhookReceiver, WebhookReply, eventually,
+    redis, skip,
 };
 
 use crate::{
@@ -277,5 +278,53 @@ async fn what_a_replica_has_confirmed_survives_the_death_of_a_primary() {
         })
         .await;
         assert_eq!(status, 200, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_with_tls_is_used_over_tls_alone_also_when_a_replica_has_taken_over() {
+    let authority = TestAuthority::new();
+    let certificate = authority.issue("all", &["127.0.0.1"]);
+    if RedisServer::start_with_tls(&authority, &certificate).is_none() {
+        return skip("this redis-server was built without TLS");
+    }
+    let mut cluster = ClusterProcesses::start_with_tls(&authority, &certificate).await;
+    let (url, ca) = (cluster.tls_url(), authority.ca_file());
+    let encrypted = [
+        ("GALLEY__REDIS__TLS_CA_FILE", ca.as_str()),
+        ("GALLEY__REDIS__TLS_CERT_FILE", &certificate.cert),
+        ("GALLEY__REDIS__TLS_KEY_FILE", &certificate.key),
+    ];
+    let queues = QUEUES.join(",");
+    let of_worker = [("GALLEY__QUEUE_WORKER__QUEUES", queues.as_str()), ("GALLEY__BRIDGE__LIST", "")];
+    let gateway = ServiceProcess::start_with_redis_url("gateway", &url, &[&PATIENCE[..], &encrypted].concat()).await;
+    let variables = [&PATIENCE[..], &encrypted, &of_worker].concat();
+    let worker = ServiceProcess::start_with_redis_url("queue-worker", &url, &variables).await;
+    for service in [&gateway, &worker] {
+        service.wait_until_ready().await;
+    }
+    let kit = GalleyKit { gateway, http: CheckedClient::new(), redis: RedisServer::start() };
+    let mut accepted = enqueue_round(&kit).await;
+    for id in &accepted {
+        kit.wait_for_state(id, "completed").await;
+    }
+    let killed = cluster.primary_of(cluster.slot_of("{mail}").await).await;
+    cluster.wait_until_replicated(killed).await;
+    let replica = cluster.replica_of(killed).await;
+    cluster.kill(killed);
+    cluster.ask::<()>(replica, redis::cmd("CLUSTER").arg("FAILOVER").arg("TAKEOVER")).await;
+    cluster.wait_until_promoted(replica).await;
+    for queue in QUEUES {
+        accepted.push(eventually("every queue accepts a job", || try_enqueue(&kit, queue)).await);
+    }
+    for id in &accepted {
+        kit.wait_for_state(id, "completed").await;
+    }
+    for node in cluster.running() {
+        let clients: String = cluster.ask(node, redis::cmd("CLIENT").arg("LIST")).await;
+        let plain = format!("laddr=127.0.0.1:{} ", cluster.port(node));
+        let strangers: Vec<&str> =
+            clients.lines().filter(|line| line.contains(&plain) && !line.contains(" cmd=client|list ")).collect();
+        assert!(strangers.is_empty(), "{strangers:#?}");
     }
 }

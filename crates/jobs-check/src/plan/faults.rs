@@ -2,6 +2,7 @@
 
 use rand::{Rng, rngs::StdRng, seq::SliceRandom};
 use serde::{Deserialize, Serialize};
+use testkit::RedisKind;
 
 use super::{CheckLoad, JobsCheckOptions};
 
@@ -93,9 +94,9 @@ pub enum PlannedFaultKind {
     FreezeGateway,
     /// The same.
     TerminateGateway,
-    /// SIGKILL, and it comes back with what it had written down.
+    /// SIGKILL of a server that takes writes: it comes back with what it had written down, or its replica takes over.
     KillRedis,
-    /// SIGSTOP for two leases, then SIGCONT.
+    /// SIGSTOP of a server that takes writes for two leases, then SIGCONT; no replica takes over.
     FreezeRedis,
     /// SIGKILL, and it comes back with what it had synced to the disk, as after a power failure.
     LoseUnsynced,
@@ -150,6 +151,21 @@ impl PlannedFaultKind {
                 all.flat_map(|link| LinkDisturbance::ALL.map(|disturbance| Self::Link(link, disturbance))).collect()
             }
         }
+    }
+
+    /// Whether it can strike a Redis of that kind: a clock, a disk and a proxy are those of one server.
+    #[must_use]
+    pub fn can_strike(self, redis: RedisKind) -> bool {
+        let needs_one_server = matches!(
+            self,
+            Self::LoseUnsynced
+                | Self::FillDisk
+                | Self::FillRedis
+                | Self::ClockForward
+                | Self::ClockBack
+                | Self::Link(CheckLink::WorkerToRedis | CheckLink::GatewayToRedis, _)
+        );
+        redis == RedisKind::Server || !needs_one_server
     }
 
     /// Every fault.
@@ -248,7 +264,7 @@ pub struct PlannedFault {
 
 /// Each fault as often as is asked for, in any order, then any of them until the time is over.
 pub(super) fn plan_faults(random: &mut StdRng, options: &JobsCheckOptions) -> Vec<PlannedFault> {
-    let all = &options.faults;
+    let all: Vec<_> = options.faults.iter().copied().filter(|fault| fault.can_strike(options.redis)).collect();
     let count = all.len() * usize::try_from(options.times).unwrap_or(1);
     let (mut planned, mut now) =
         (Vec::new(), if options.load == CheckLoad::Steady { STEADY_PAUSE_MS } else { FIRST_MS });

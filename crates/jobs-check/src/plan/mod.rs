@@ -10,10 +10,13 @@ pub use self::{
 
 pub(crate) use self::faults::LEASE_MS;
 use rand::{SeedableRng, rngs::StdRng};
+use testkit::RedisKind;
 
 /// How much of everything there is.
 #[derive(Debug, Clone)]
 pub struct JobsCheckOptions {
+    /// What everything is stored in.
+    pub redis: RedisKind,
     /// Where the plan comes from.
     pub seed: u64,
     /// For how long producers send. It is longer if the faults take longer.
@@ -82,7 +85,8 @@ mod tests {
 
     fn options(seed: u64) -> JobsCheckOptions {
         let faults = PlannedFaultKind::all();
-        JobsCheckOptions { seed, seconds: 60, rate: 20, faults, times: 1, load: CheckLoad::Mixed }
+        let redis = RedisKind::Server;
+        JobsCheckOptions { redis, seed, seconds: 60, rate: 20, faults, times: 1, load: CheckLoad::Mixed }
     }
 
     #[test]
