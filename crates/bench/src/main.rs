@@ -33,6 +33,7 @@ mod report;
 mod scale;
 mod schedule;
 mod scope;
+mod shards;
 mod slow_reader;
 mod soak;
 mod startup;
@@ -143,6 +144,8 @@ enum BenchCommand {
     Tracing,
     /// A failover of Redis Sentinel under load.
     Failover,
+    /// What a job costs Redis on one server and on clusters, and how evenly the primaries share it.
+    Shards,
     /// A server to compare the gateway with, until it is killed.
     #[command(hide = true)]
     BareServer,
@@ -185,6 +188,7 @@ impl BenchCommand {
             Self::Access => vec![access::run(durability, scope).await?],
             Self::Tracing => vec![tracing::run(durability, scope).await?],
             Self::Failover => vec![failover::run().await?],
+            Self::Shards => vec![shards::run(durability, scope).await?],
             Self::Scale(options) => vec![scale::run(durability, scope, &options).await?],
             Self::Cost => vec![cost::run(durability, scope).await?],
             Self::BareServer | Self::Publish => Vec::new(),
@@ -216,6 +220,7 @@ async fn run_all(durability: BenchDurability, scope: BenchScope) -> anyhow::Resu
         reports.push(waiters::run(durability, waiters::CLIENTS).await?);
         reports.push(commands::run(durability, scope.rounds()).await?);
         reports.push(failover::run().await?);
+        reports.push(shards::run(durability, scope).await?);
         reports.push(slow_reader::run(durability, slow_reader::SlowReaderOptions::default()).await?);
     }
     Ok(reports)
