@@ -262,6 +262,7 @@ class Queue(TypedDict):
     discarded: NotRequired[int]
     cancelled: NotRequired[int]
     retried: NotRequired[int]
+    partitions: NotRequired[int]
     limits: NotRequired[dict[str, Any]]
 
 

@@ -170,6 +170,7 @@ export interface Queue {
   discarded?: number;
   cancelled?: number;
   retried?: number;
+  partitions?: number;
   limits?: Record<string, unknown>;
 }
 

@@ -32,6 +32,9 @@ pub(crate) enum QueuesCommand {
     Purge(PurgeArgs),
     /// Show or set limits. What is not given keeps its value; --reset goes back to the settings.
     Limits(LimitsArgs),
+    /// Show or raise the number of partitions. Each has a slot of its own in a Redis Cluster, and an order of its own. The
+    /// number is never lowered.
+    Partitions(PartitionsArgs),
     /// Delete an empty queue.
     Delete(DeleteArgs),
     /// Look for stored data that contradicts itself, and repair it with --repair.
@@ -98,6 +101,16 @@ pub(crate) struct LimitsArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct PartitionsArgs {
+    queue: String,
+    /// The new number; without it the number is shown.
+    count: Option<u16>,
+    /// Create the queue if it does not exist.
+    #[arg(long)]
+    create: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
     queue: String,
     #[command(flatten)]
@@ -128,6 +141,7 @@ impl QueuesCommand {
             Self::Drain(queue) => session.show(queue.call("POST", "/drain"), show_queue).await.map(drop),
             Self::Purge(args) => args.run(session).await,
             Self::Limits(args) => args.run(session).await,
+            Self::Partitions(args) => args.run(session).await,
             Self::Delete(DeleteArgs { queue, confirmation }) => {
                 confirmation.ask(&format!("Delete queue {queue:?}?"))?;
                 let call = GatewayCall::delete(queue_path(&queue)).json(&json!({ "confirm": queue }));
@@ -207,6 +221,23 @@ impl LimitsArgs {
     }
 }
 
+impl PartitionsArgs {
+    async fn run(self, session: &Session) -> CliResult {
+        let queue = QueueArg { queue: self.queue.clone(), create: self.create };
+        if self.create {
+            session.gateway.send(queue.call("GET", "")).await?;
+        }
+        let path = format!("/ojs/v1/admin/queues/{}", escaped(&self.queue));
+        if let Some(count) = self.count {
+            // The rest of the configuration stays as it is
+            let mut config = session.gateway.send(GatewayCall::get(&path)).await?.value()?["configuration"].clone();
+            config["partitions"] = count.into();
+            session.gateway.send(GatewayCall::put(format!("{path}/config")).json(&config)).await?;
+        }
+        session.show(GatewayCall::get(path), show_partitions).await.map(drop)
+    }
+}
+
 impl CheckArgs {
     async fn run(self, session: &Session) -> CliResult {
         let mut cursor = Value::Null;
@@ -277,6 +308,17 @@ fn queue_table(queues: &[Value]) -> TextTable {
     table
 }
 
+fn show_partitions(queue: &Value, terminal: Terminal) -> CliResult {
+    let configuration = &queue["configuration"];
+    if terminal.quiet {
+        return terminal.line(&member(configuration, "partitions"));
+    }
+    let mut details = Details::default();
+    details.text("queue", member(queue, "name"));
+    details.add("partitions", &configuration["partitions"]).add("of keys", &configuration["key_partitions"]);
+    details.print(terminal)
+}
+
 fn show_queue(answer: &Value, terminal: Terminal) -> CliResult {
     let queue = &answer["queue"];
     if terminal.quiet {
@@ -288,6 +330,6 @@ fn show_queue(answer: &Value, terminal: Terminal) -> CliResult {
     details.members(queue, &["completed", "discarded", "cancelled", "retried"]);
     let limits = &queue["limits"];
     details.add("concurrency limit", &limits["concurrency"]).add("rate limit", &limits["rate"]);
-    details.add("longest line", &limits["max_depth"]);
+    details.add("longest line", &limits["max_depth"]).add("partitions", &queue["partitions"]);
     details.print(terminal)
 }

@@ -67,7 +67,7 @@ pub struct EntryId {
 #[must_use]
 pub fn queue_tag(queue: &QueueName) -> u16 {
     let hash =
-        queue.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        queue.stored().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     (hash >> 16) as u16 ^ (hash & 0xffff) as u16
 }
 

@@ -4,9 +4,13 @@
 //! parse is refused at the edge with a message that says what is allowed. Nothing is normalised or trimmed. A clone shares
 //! the text.
 
+mod queue_name;
+
 use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+
+pub use self::queue_name::{MAX_PARTITIONS, QueueName};
 
 /// Why a name is refused: the kind of name, and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,13 +82,6 @@ macro_rules! name_type {
     };
 }
 
-name_type!(
-    /// A queue: `[a-z0-9][a-z0-9.-]*`, 1 to 128 characters (Open Job Spec core).
-    QueueName,
-    "queue",
-    "match ^[a-z0-9][a-z0-9.-]*$ and have 1 to 128 characters",
-    is_queue_name
-);
 name_type!(
     /// A job type such as `email.send`: segments of lower-case letters, digits, `_` and `-`, joined by dots.
     JobType,

@@ -7,7 +7,7 @@ use actix_web::{HttpResponse, ResponseError, http::StatusCode, http::header};
 use common::{
     json::JsonError,
     known_names::nearest,
-    name::{NameError, quoted},
+    name::{MAX_PARTITIONS, NameError, quoted},
 };
 use model::{
     access::Scope,
@@ -18,7 +18,7 @@ use serde_json::json;
 use store::{
     StoreError,
     channels::TooManyChannels,
-    jobs::{BatchRefusal, EnqueueRefusal},
+    jobs::{BatchRefusal, EnqueueRefusal, PartitionRefusal},
 };
 
 pub(crate) use crate::code::ErrorCode;
@@ -275,6 +275,26 @@ impl From<BatchRefusal> for ApiError {
     }
 }
 
+impl From<PartitionRefusal> for ApiError {
+    fn from(refused: PartitionRefusal) -> Self {
+        Self::invalid(match refused {
+            PartitionRefusal::Fewer { count } => {
+                format!("the queue has {count} partitions: their number can be raised, never lowered")
+            }
+            PartitionRefusal::OutOfBounds => format!("partitions must be an integer from 1 to {MAX_PARTITIONS}"),
+            PartitionRefusal::LimitTooSmall => {
+                "partitions share the limits of their queue: concurrency must be 0 or at \
+                 least as large as their number, and so must limit and burst of its rate, and max_depth"
+                    .to_owned()
+            }
+            PartitionRefusal::OfSubscription => {
+                "the queue of a subscription has one partition: one process takes its jobs".to_owned()
+            }
+            PartitionRefusal::Queue(refused) => return refused.into(),
+        })
+    }
+}
+
 impl From<EnqueueRefusal> for ApiError {
     fn from(refused: EnqueueRefusal) -> Self {
         match refused {
@@ -293,6 +313,14 @@ impl From<EnqueueRefusal> for ApiError {
             EnqueueRefusal::TooManyQueues { max_queues } => {
                 Self::new(ErrorCode::TooManyQueues, format!("there are {max_queues} queues, which is jobs.max_queues"))
             }
+            EnqueueRefusal::LimitBelowPartitions { partitions } => Self::invalid(format!(
+                "the queue has {partitions} partitions, which share its limits: concurrency must be 0 or at least \
+                 {partitions}, limit and burst of a rate at least {partitions}"
+            )),
+            EnqueueRefusal::WorkflowJobWithHome => Self::invalid(
+                "a job of a workflow can have no rate_limit.key and no unique in a queue whose keys are spread over \
+                 partitions: all jobs of workflows are in the first one",
+            ),
         }
     }
 }

@@ -42,6 +42,8 @@ script!(OPEN_STREAM, "jobs/open_stream.lua", with STREAM_OPENING);
 script!(OPEN_QUEUE, "jobs/open_queue.lua", with STREAM_OPENING);
 script!(REGISTER_QUEUE, "jobs/register_queue.lua");
 script!(SET_CONTROL, "jobs/set_control.lua");
+script!(SET_LIMITS, "jobs/set_limits.lua");
+script!(SET_PARTITIONS, "jobs/set_partitions.lua", with LAST_ID);
 script!(SET_PAUSED, "jobs/set_paused.lua");
 script!(SET_DIRECTIVE, "workers/set_directive.lua");
 script!(DROP_DEAD_LETTERS, "jobs/drop_dead_letters.lua");

@@ -83,6 +83,12 @@ impl QueueStates {
         Self { queues: queues.to_vec(), states, next_recheck: now + RECHECK_INTERVAL, rotation: Rotation::default() }
     }
 
+    /// Adds partitions of a queue.
+    pub(crate) fn add(&mut self, partitions: &[QueueName]) {
+        self.queues.extend_from_slice(partitions);
+        self.states.extend(partitions.iter().map(|queue| (queue.clone(), WorkerQueueState::default())));
+    }
+
     /// The state of a queue that the worker has.
     pub(crate) fn get_mut(&mut self, queue: &QueueName) -> &mut WorkerQueueState {
         self.states.entry(queue.clone()).or_default()

@@ -1,6 +1,6 @@
 //! Permits for jobs: a maximum for this process and, if configured, for each queue.
 //!
-//! A permit is acquired before a job is claimed, so every claimed job can run.
+//! A permit is acquired before a job is claimed, so every claimed job can run. All partitions of a queue share its slots.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -33,7 +33,7 @@ impl Slots {
     /// How many jobs of the queue can run at a time.
     pub(crate) fn total(&self, queue: &QueueName) -> usize {
         let (all, of_queues) = &self.sizes;
-        of_queues.get(queue).map_or(*all, |max| *max.min(all))
+        of_queues.get(&*queue.base()).map_or(*all, |max| *max.min(all))
     }
 
     /// Waits for a permit for a job of any queue.
@@ -48,7 +48,7 @@ impl Slots {
 
     /// Waits for a permit for a job of this queue.
     pub(crate) async fn acquire(&self, queue: &QueueName) -> Option<Permit> {
-        let of_queue = match self.per_queue.get(queue) {
+        let of_queue = match self.per_queue.get(&*queue.base()) {
             Some(permits) => Some(permits.clone().acquire_owned().await.ok()?),
             None => None,
         };
@@ -58,7 +58,7 @@ impl Slots {
     /// Converts permits for any queue into permits for this queue, at most `max` and as many as the queue has free;
     /// the other permits stay in `any`.
     pub(crate) fn bind_to_queue(&self, queue: &QueueName, any: &mut Vec<AnyQueuePermit>, max: usize) -> Vec<Permit> {
-        let limit = self.per_queue.get(queue);
+        let limit = self.per_queue.get(&*queue.base());
         let mut permits = Vec::new();
         while permits.len() < max && !any.is_empty() {
             let Ok(of_queue) = limit.map(|limit| limit.clone().try_acquire_owned()).transpose() else { break };
@@ -69,7 +69,7 @@ impl Slots {
 
     /// Whether the queue has a free slot.
     pub(crate) fn has_capacity(&self, queue: &QueueName) -> bool {
-        self.per_queue.get(queue).is_none_or(|permits| permits.available_permits() > 0)
+        self.per_queue.get(&*queue.base()).is_none_or(|permits| permits.available_permits() > 0)
     }
 
     /// Frees a slot; true if the queue had none free before.

@@ -91,7 +91,7 @@ impl Wakeup {
             match event {
                 Some(SubscriberEvent::Message { payload, .. }) => match Notification::decode(&payload) {
                     Some(Notification::StreamCreated(queue))
-                        if shared.settings.queue_worker.queues.contains(&queue) =>
+                        if shared.settings.queue_worker.queues.contains(&*queue.base()) =>
                     {
                         hints.add(Hint::Queue(queue));
                     }

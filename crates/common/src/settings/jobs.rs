@@ -11,7 +11,7 @@ use super::{
     kinds::{Kind, QUEUE_TABLE, bytes, millis, number, optional, parse_value, switch, text, text_with},
 };
 use crate::{
-    name::{JobType, QueueName},
+    name::{JobType, MAX_PARTITIONS, QueueName},
     rate::Rate,
 };
 
@@ -127,6 +127,9 @@ section! {
         /// Whether no period of `rate_period_ms`, wherever it begins, has more than `rate_limit` starts. Then
         /// `rate_limit` is 1000 at most.
         "rate_strict" => rate_strict: Option<bool> = optional(switch(false), "mail.rate_strict = true");
+        /// Partitions of the queue: each has a slot of its own in a Redis Cluster, and an order of its own. The number can be
+        /// raised here or with `galley queues partitions`, never lowered: the largest one of all processes holds.
+        "partitions" => partitions: Option<u16> = optional(number(1..=MAX_PARTITIONS as u64, 1), "mail.partitions = 8");
         /// Longest attempt of the queue's jobs without `timeout_ms`; `jobs.attempt_timeout_ms` if absent.
         "attempt_timeout_ms" => attempt_timeout_ms: Option<u64> = optional(
             Kind { unit: "Milliseconds", ..number(1..=604_800_000, 3_600_000) },
@@ -149,10 +152,23 @@ pub struct QueueLimits {
     pub concurrency: Option<u32>,
     /// Jobs that may start in a period.
     pub rate: Option<Rate>,
+    /// Its partitions, at least.
+    pub partitions: Option<u16>,
     /// The longest attempt of its jobs that ask for nothing.
     pub attempt_timeout: Option<Duration>,
     /// The longest attempt of any of its jobs.
     pub max_attempt_timeout: Option<Duration>,
+}
+
+impl QueueLimits {
+    /// Whether each of this number of partitions gets a share of every limit.
+    #[must_use]
+    pub fn have_shares(&self, partitions: u16) -> bool {
+        let (partitions, concurrency) = (u64::from(partitions), self.concurrency.filter(|max| *max > 0));
+        let rate = self.rate.map(|rate| u64::from(rate.limit.min(rate.burst)));
+        let least = self.max_depth.into_iter().chain(concurrency.map(u64::from)).chain(rate).min();
+        least.is_none_or(|least| least >= partitions)
+    }
 }
 
 pub(super) fn read_queues(root: &mut Section) -> Result<BTreeMap<QueueName, QueueLimits>, SettingError> {
@@ -173,13 +189,24 @@ pub(super) fn read_queues(root: &mut Section) -> Result<BTreeMap<QueueName, Queu
             return Err(invalid_value(&key, "at most 1000 if rate_strict is true", rate.limit));
         }
         let limits = QueueLimits {
+            partitions: queue.partitions,
             max_depth: queue.max_depth,
             concurrency: queue.concurrency,
             rate,
             attempt_timeout: queue.attempt_timeout_ms.map(Duration::from_millis),
             max_attempt_timeout: queue.max_attempt_timeout_ms.map(Duration::from_millis),
         };
-        Ok((parse_value("queues", &name, QUEUE_TABLE)?, limits))
+        let key = format!("queues.{name}.partitions");
+        if let Some(partitions) = limits.partitions.filter(|partitions| !limits.have_shares(*partitions)) {
+            let must =
+                "at most max_depth, concurrency (unless that is 0), rate_limit and rate_burst, which partitions share";
+            return Err(invalid_value(&key, must, partitions));
+        }
+        let queue = parse_value("queues", &name, QUEUE_TABLE)?;
+        if name.starts_with("sub.") && limits.partitions.is_some_and(|partitions| partitions > 1) {
+            return Err(invalid_value(&key, "1, because one process takes the jobs of a subscription", "more"));
+        }
+        Ok((queue, limits))
     });
     queues.collect()
 }

@@ -136,10 +136,16 @@ impl Settings {
         Ok(settings)
     }
 
+    /// The settings of a queue, or of the queue of a partition, if it has any.
+    #[must_use]
+    pub fn queue(&self, queue: &QueueName) -> Option<&QueueLimits> {
+        self.queues.get(&*queue.base())
+    }
+
     /// The depth limit of a queue, if it has one.
     #[must_use]
     pub fn max_depth(&self, queue: &QueueName) -> Option<u64> {
-        self.queues.get(queue).and_then(|limits| limits.max_depth)
+        self.queue(queue).and_then(|limits| limits.max_depth)
     }
 }
 

@@ -90,6 +90,7 @@ mod odd_workers;
 mod openapi;
 mod original_demo;
 mod output;
+mod partitions;
 mod progress;
 mod prometheus_server;
 mod pull;

@@ -26,7 +26,7 @@ use crate::{
     auth::Caller,
     error::{ApiError, ErrorCode},
     request_check::query_pairs,
-    routes::{ApiResult, known_queue},
+    routes::{ApiResult, delete_empty, known_queue},
     services::Services,
 };
 
@@ -212,10 +212,7 @@ pub(crate) async fn act(
         }
         "delete" => {
             check_confirmed(&form, &queue)?;
-            if !jobs.delete_queue(&queue).await? {
-                let message = format!("queue {queue} holds jobs or dead letters");
-                return Err(ApiError::new(ErrorCode::QueueNotEmpty, message));
-            }
+            delete_empty(&services, &queue).await?;
             "queue_deleted"
         }
         other => return Err(unknown_action(other)),

@@ -102,12 +102,18 @@ impl TimedCheck {
         repair: bool,
         from: CheckCursor,
     ) -> Result<Option<CheckCursor>, ApiError> {
-        let mut next = Some(from);
+        let partitions = services.jobs.read_partitions(queue).await?;
+        let (mut partition, mut next) = (from.partition(), Some(from));
         while let Some(from) = next.take() {
-            let report = services.jobs.check_queue(queue, repair, from, SLICE_SIZE).await?;
+            let Some(checked) = partitions.get(usize::from(partition)) else { break };
+            let report = services.jobs.check_queue(checked, repair, from, SLICE_SIZE).await?;
             self.looked_at += report.checked_count;
             self.violations.extend(report.violations.into_iter().map(|violation| (queue.clone(), violation)));
-            next = report.next;
+            next = report.next.map(|next| next.in_partition(partition));
+            if next.is_none() && usize::from(partition) + 1 < partitions.len() {
+                partition += 1;
+                next = Some(CheckCursor::start().in_partition(partition));
+            }
             if self.is_over() {
                 break;
             }

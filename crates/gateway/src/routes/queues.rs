@@ -129,7 +129,7 @@ fn queue_json(queue: &QueueName, stats: &QueueStats, control: &QueueControl) -> 
         "available": stats.available, "active": stats.active, "waiting": stats.delayed, "pending": stats.pending,
         "dead": stats.dead, "completed": stats.completed, "discarded": stats.discarded, "cancelled": stats.cancelled,
         "retried": stats.retried,
-        "limits": limits_json(control),
+        "limits": limits_json(control), "partitions": control.partitions.count,
     })
 }
 
@@ -260,6 +260,18 @@ pub(super) async fn purge(
     Ok(ojs_response(StatusCode::OK, answer.to_string()))
 }
 
+/// Deletes a queue that holds no jobs and has no partitions.
+pub(crate) async fn delete_empty(services: &Services, queue: &QueueName) -> Result<(), ApiError> {
+    if services.jobs.delete_queue(queue).await? {
+        return Ok(());
+    }
+    if services.jobs.read_partition_counts(queue).await?.count > 1 {
+        let message = format!("queue {queue} has partitions, whose number must stay known: purge it instead");
+        return Err(ApiError::new(ErrorCode::Conflict, message));
+    }
+    Err(ApiError::new(ErrorCode::QueueNotEmpty, format!("queue {queue} holds jobs or dead letters")))
+}
+
 /// Deletes a queue that holds no jobs.
 pub(super) async fn delete(
     caller: Caller,
@@ -269,9 +281,6 @@ pub(super) async fn delete(
 ) -> ApiResult {
     let request: DeleteQueueRequest = body.parse()?;
     let queue = known_queue(&caller, &services, confirmed_queue(&queue, request.confirm.as_deref())?.as_str()).await?;
-    if !services.jobs.delete_queue(&queue).await? {
-        let message = format!("queue {queue} holds jobs or dead letters");
-        return Err(ApiError::new(ErrorCode::QueueNotEmpty, message));
-    }
+    delete_empty(&services, &queue).await?;
     Ok(ojs_response(StatusCode::OK, json!({ "deleted": true, "queue": queue }).to_string()))
 }

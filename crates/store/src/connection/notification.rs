@@ -50,9 +50,9 @@ impl Notification {
     #[must_use]
     pub fn encode(&self) -> String {
         match self {
-            Self::StreamCreated(queue) => format!("stream {queue}"),
-            Self::DueChanged(queue) => format!("due {queue}"),
-            Self::DueAt(queue, at) => format!("due {queue} {at}"),
+            Self::StreamCreated(queue) => format!("stream {}", queue.stored()),
+            Self::DueChanged(queue) => format!("due {}", queue.stored()),
+            Self::DueAt(queue, at) => format!("due {} {at}", queue.stored()),
             Self::CronChanged => "cron entries".to_owned(),
             Self::JobCancelled(id) => format!("cancelled {id}"),
             Self::DirectiveChanged(worker) => format!("directive {}", worker.as_str()),
@@ -66,10 +66,10 @@ impl Notification {
     pub fn decode(payload: &[u8]) -> Option<Self> {
         let (kind, rest) = std::str::from_utf8(payload).ok()?.split_once(' ')?;
         match kind {
-            "stream" => rest.parse().ok().map(Self::StreamCreated),
+            "stream" => QueueName::from_stored(rest).ok().map(Self::StreamCreated),
             "due" => match rest.split_once(' ') {
-                Some((queue, at)) => Some(Self::DueAt(queue.parse().ok()?, at.parse().ok()?)),
-                None => rest.parse().ok().map(Self::DueChanged),
+                Some((queue, at)) => Some(Self::DueAt(QueueName::from_stored(queue).ok()?, at.parse().ok()?)),
+                None => QueueName::from_stored(rest).ok().map(Self::DueChanged),
             },
             // With the time of the next run or without
             "cron" => (rest.split(' ').next() == Some("entries")).then_some(Self::CronChanged),
@@ -93,6 +93,8 @@ mod tests {
         let worker = "pull:w".parse().expect("a worker");
         let calls = [
             Notification::StreamCreated(queue.clone()),
+            Notification::StreamCreated(queue.partition(3)),
+            Notification::DueAt(queue.partition(1), 7),
             Notification::DueChanged(queue.clone()),
             Notification::DueAt(queue, 1_700_000_000_000),
             Notification::CronChanged,

@@ -9,7 +9,7 @@
 --       which the answer gets no more jobs, 16 max jobs in one read, 17 when a lease starts by the caller's knowledge
 --       of the clock, 18.. the priority of each stream, then for "pull" a token for each job
 -- Returns {0} when the caller's list of streams is outdated, else {1, start of the attempts in ms, jobs, next claim, 1
--- when the bytes left no room for more jobs, else 0}: each job is {number of its stream, entry, fields, token}; next
+-- when the bytes left no room for more jobs, else 0, number of partitions if the queue has several}: each job is {number of its stream, entry, fields, token}; next
 -- claim is the ms to wait when a limit allowed no job, -1 when the queue is paused, -2 when it has limits that allow
 -- more jobs, 0 when it has none.
 -- May run twice: each run claims other jobs. Jobs of a lost answer stay claimed: a queue-worker asks for its own again,
@@ -33,12 +33,22 @@ if redis.call('SCARD', priorities) ~= stream_count then return { 0 } end
 local now, start = now_ms(), lease_start(expected_start)
 local jobs, earliest_expiry, next_claim = {}, nil, 0
 
-local limits = redis.call('HMGET', control, 'paused', 'c', 'rl', 'rp', 'r', 'ra', 'rb', 'rs')
+local limits = redis.call('HMGET', control, 'paused', 'c', 'rl', 'rp', 'r', 'ra', 'rb', 'rs', 'n')
 if limits[1] then return { 1, start, {}, -1, 0 } end
 local concurrency = tonumber(limits[2] or default_concurrency)
 local rate, period_ms = tonumber(limits[3] or default_rate), tonumber(limits[4] or default_period_ms)
 local burst, is_strict = tonumber(limits[7] or default_burst), (limits[8] or default_strict) == '1'
 local tokens, tokens_at = tonumber(limits[5] or ''), tonumber(limits[6] or '')
+local partitions = tonumber(limits[9] or '')
+if partitions then
+  -- A partition has its share of the limits: the shares add up to them
+  local partition = tonumber(string.match(control, '~(%d+)~') or '0')
+  local function share(limit)
+    if limit <= 0 then return limit end
+    return math.max(1, math.floor(limit / partitions) + (partition < limit % partitions and 1 or 0))
+  end
+  concurrency, rate, burst = share(concurrency), share(rate), share(burst)
+end
 if concurrency >= 0 then
   next_claim = -2
   local free = concurrency
@@ -147,4 +157,4 @@ if earliest_expiry then
   local first = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')
   if tonumber(first[2]) >= earliest_expiry then redis.pcall('PUBLISH', notifications, notification) end
 end
-return { 1, start, jobs, next_claim, bytes >= max_bytes and 1 or 0 }
+return { 1, start, jobs, next_claim, bytes >= max_bytes and 1 or 0, partitions }

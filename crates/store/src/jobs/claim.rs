@@ -56,6 +56,8 @@ pub struct ClaimBatch {
     pub availability: ClaimAvailability,
     /// Whether there may be more jobs now, which had no room in this answer.
     pub is_cut: bool,
+    /// How many partitions the queue has, if it has several.
+    pub partitions: Option<u16>,
 }
 
 /// Whether and when a queue has more jobs to claim.
@@ -109,6 +111,7 @@ impl Jobs {
             };
             if let Some(mut claimed) = parse_claim_reply(self.sealer(), queue, priorities, reply)? {
                 self.load_claimed(&mut claimed.jobs).await?;
+                claimed.partitions = self.note_claimed_partitions(queue, claimed.partitions).await;
                 return Ok(claimed);
             }
             priorities.clear();
@@ -140,7 +143,7 @@ impl Jobs {
         call.arg(worker.map_or("", WorkerId::as_str))
             .arg(self.store.redis.topics().notifications())
             .arg(Notification::DueChanged(queue.clone()).encode());
-        let limits = self.store.settings.queues.get(queue).copied().unwrap_or_default();
+        let limits = self.store.settings.queue(queue).copied().unwrap_or_default();
         let rate = limits.rate.unwrap_or(Rate::new(0, 1));
         call.arg(limits.concurrency.map_or(-1, i64::from)).arg(rate.limit).arg(rate.period_ms);
         call.arg(rate.burst).arg(u8::from(rate.is_strict));
@@ -304,7 +307,8 @@ fn parse_claim_reply(
         millis => ClaimAvailability::RetryAfter(Duration::from_millis(u64::try_from(millis).unwrap_or(1000))),
     };
     let is_cut = i64::from_redis_value(parts.next().unwrap_or_default()).map_err(malformed_reply)? == 1;
-    Ok(Some(ClaimBatch { jobs, availability: more, is_cut }))
+    let partitions = parts.next().map(u16::from_redis_value).transpose().map_err(malformed_reply)?;
+    Ok(Some(ClaimBatch { jobs, availability: more, is_cut, partitions }))
 }
 
 /// Parses a job entry. Another program or a later version may have written one that cannot be parsed. It stays where

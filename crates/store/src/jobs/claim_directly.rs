@@ -6,7 +6,7 @@ use redis::Value;
 
 use super::{
     Attempt, ClaimAvailability, ClaimedJob, Consumer, Fence, JobRecord, Jobs,
-    claim::{parse_claimed_entries, parse_streams_reply},
+    claim::{malformed_reply, parse_claimed_entries, parse_streams_reply},
 };
 use crate::{StoreResult, keys::QueueKeys, sealing::Sealer};
 use common::{
@@ -27,6 +27,8 @@ pub struct DirectClaim {
     pub availability: ClaimAvailability,
     /// Whether there may be more jobs now, which had no room in this answer.
     pub is_cut: bool,
+    /// How many partitions the queue has, if it has several.
+    pub partitions: Option<u16>,
 }
 
 /// Claimed jobs as Redis sent them: [`Jobs::decode_claimed`].
@@ -96,7 +98,7 @@ impl Jobs {
     ) -> StoreResult<DirectClaim> {
         let (keys, priority) = (QueueKeys::new(queue), priorities.first().copied().unwrap_or_default());
         let mut pipeline = redis::pipe();
-        pipeline.cmd("HMGET").arg(keys.control()).arg("paused").arg("c").arg("rl");
+        pipeline.cmd("HMGET").arg(keys.control()).arg("paused").arg("c").arg("rl").arg("n");
         pipeline.cmd("SCARD").arg(keys.priorities());
         pipeline.cmd("XREADGROUP").arg("GROUP").arg("workers").arg(consumer.name()).arg("COUNT").arg(max);
         pipeline.arg("STREAMS").arg(keys.stream(priority)).arg(">");
@@ -108,16 +110,18 @@ impl Jobs {
             priorities.clear();
         }
         let is_cut = jobs.len() == max;
-        if control.iter().all(Option::is_none) {
-            return Ok(DirectClaim { jobs, availability: ClaimAvailability::Unlimited, is_cut });
+        let [limits @ .., partitions] = &control[..] else { return Err(malformed_reply("no controls")) };
+        let partitions = partitions.as_ref().and_then(|count| count.parse().ok());
+        if limits.iter().all(Option::is_none) {
+            return Ok(DirectClaim { jobs, availability: ClaimAvailability::Unlimited, is_cut, partitions });
         }
         let fence = Fence::for_worker(consumer);
         for claimed in jobs.decode(self.sealer()) {
             self.release(Attempt::of(&claimed, &fence)).await?;
         }
-        let is_paused = control.first().is_some_and(Option::is_some);
+        let is_paused = limits.first().is_some_and(Option::is_some);
         let availability = if is_paused { ClaimAvailability::Paused } else { ClaimAvailability::Limited };
-        Ok(DirectClaim { jobs, availability, is_cut: !is_paused })
+        Ok(DirectClaim { jobs, availability, is_cut: !is_paused, partitions })
     }
 
     /// Decodes jobs that were claimed without a script.

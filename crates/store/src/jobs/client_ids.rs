@@ -31,7 +31,7 @@ impl Jobs {
     /// Stores the queue of a client-chosen id, and clears the timer at which maintenance would do it.
     pub(super) async fn save_client_job_id(&self, id: JobId, queue: &QueueName, ttl: Millis) -> StoreResult<()> {
         let mut command = redis::cmd("SET");
-        command.arg(keys::client_job_id(&id)).arg(queue.as_str()).arg("PX").arg(ttl);
+        command.arg(keys::client_job_id(&id)).arg(&*queue.stored()).arg("PX").arg(ttl);
         command.exec_async(&mut self.store.redis.clone()).await?;
         self.clear_client_job_id_timer(id, queue).await
     }

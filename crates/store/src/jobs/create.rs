@@ -44,6 +44,8 @@ struct CreationPlan<'a> {
     reservation_ttl: Millis,
     /// Whether the queue of its id must be stored.
     is_chosen_id: bool,
+    /// Whether it may belong to a partition that this process does not know.
+    checks_home: bool,
     now: Millis,
 }
 
@@ -55,7 +57,7 @@ impl Jobs {
         trace: TraceContext,
         now: Millis,
     ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
-        let id = match new.id {
+        let mut id = match new.id {
             // A workflow derives its jobs' ids, so creating such a job twice is harmless
             Some(id) if new.workflow.is_none() && self.locate(id).await?.is_some() => {
                 return Ok(Err(EnqueueRefusal::Duplicate(id)));
@@ -66,7 +68,16 @@ impl Jobs {
         if let Err(refused) = self.register_queue(&new.queue).await? {
             return Ok(Err(refused));
         }
-        for _ in 0..MAX_UNIQUENESS_CHECKS {
+        for number in 0..MAX_UNIQUENESS_CHECKS {
+            // The last call found that its home is another partition
+            if number > 0 && self.place(&mut new) {
+                if let Err(refused) = self.register_queue(&new.queue).await? {
+                    return Ok(Err(refused));
+                }
+                if new.id.is_none() {
+                    id = JobId::without_address(u64::try_from(now).unwrap_or_default(), &new.queue);
+                }
+            }
             let (holder, ended, replaced) = match self.resolve_uniqueness(&mut new).await? {
                 UniquenessCheck::Free(holder, ended) => (holder, ended, None),
                 UniquenessCheck::Replaces(older, located) => (older.to_string(), None, Some(located)),
@@ -120,6 +131,7 @@ impl Jobs {
             replaced,
             reservation_ttl: reservation_ttl(new.start_at, now),
             is_chosen_id: new.id.is_some() && new.workflow.is_none() && id.queue_tag() != queue_tag(&new.queue),
+            checks_home: self.may_have_another_home(&new),
             now,
         };
         let mut history = JobHistory { created_at: new.id.map(|_| now), ..JobHistory::default() };
@@ -130,10 +142,16 @@ impl Jobs {
         let answer = self.run_create_script(&job, &plan).await?;
         match answer.first().map(String::as_str) {
             Some("full") => {
-                let max_depth = self.max_depth(&job.queue).unwrap_or(0);
+                let max_depth = self.store.settings.max_depth(&job.queue).unwrap_or(0);
                 Ok(Some(Err(EnqueueRefusal::QueueFull { max_depth })))
             }
             Some("changed") => Ok(None),
+            Some("moved") => {
+                if job.workflow.is_some() {
+                    return Ok(Some(Err(EnqueueRefusal::WorkflowJobWithHome)));
+                }
+                self.read_partition_counts(&job.queue).await.map(|_| None)
+            }
             Some("created") => self.after_creation(job, plan, &answer).await.map(|enqueued| Some(Ok(enqueued))),
             _ => {
                 // The job exists, but an earlier request may have died before it stored the id's queue
@@ -200,6 +218,7 @@ impl Jobs {
         call.key(keys.stream(older.priority)).key(keys.active()).key(keys.leases());
         call.key(keys.record(&plan.ended_holder.unwrap_or(older.id))).key(keys.result(&older.id));
         call.key(keys.key_queue(&older_key)).key(keys.admitted(&older_key)).key(keys.cancelled());
+        call.key(if plan.checks_home { keys.key_partitions() } else { keys.uniqueness("-") });
         call.key(keys.stream(job.priority));
         if max_depth > 0 && matches!(plan.place, JobDestination::Stream | JobDestination::KeyQueue) {
             self.add_other_streams(&mut call, &job.queue, job.priority).await?;

@@ -56,7 +56,7 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable.
     pub async fn dead_letter_stats(&self, is_wanted: impl Fn(&QueueName) -> bool) -> StoreResult<DeadLetterStats> {
-        let mut queues = self.list_queues().await?;
+        let mut queues = self.list_partitions().await?;
         queues.retain(is_wanted);
         let mut stats = DeadLetterStats::default();
         for some in queues.chunks(QUEUE_PAGE_SIZE) {
@@ -72,7 +72,7 @@ impl Jobs {
                 let [count, oldest, newest] = replies else { continue };
                 let count: u64 = redis::from_redis_value(count.clone()).map_err(super::claim::malformed_reply)?;
                 if count > 0 {
-                    stats.by_queue.insert(queue.clone(), count);
+                    *stats.by_queue.entry(queue.base().into_owned()).or_default() += count;
                     stats.oldest_at = stats.oldest_at.into_iter().chain(died_at(oldest)).min();
                     stats.newest_at = stats.newest_at.into_iter().chain(died_at(newest)).max();
                 }

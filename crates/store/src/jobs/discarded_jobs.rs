@@ -2,7 +2,12 @@
 
 use serde::Deserialize;
 
-use super::{Jobs, claim::duration_millis, finished_job::FinishedJob};
+use super::{
+    Jobs,
+    claim::duration_millis,
+    finished_job::FinishedJob,
+    partitions::{parse_partition, write_partition},
+};
 use crate::{StoreResult, connection::clock::score_to_millis, keys::QueueKeys, sealing::Sealer};
 use common::{id::JobId, name::QueueName, time::Millis};
 use model::access::Access;
@@ -101,7 +106,8 @@ fn matches_pattern(pattern: Option<&str>, text: &str) -> bool {
 
 impl std::fmt::Display for DiscardedCursor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}/{}", self.queue, self.died_at, self.id)
+        write!(f, "{}/{}/{}", self.queue, self.died_at, self.id)?;
+        write_partition(f, &self.queue)
     }
 }
 
@@ -109,9 +115,9 @@ impl std::str::FromStr for DiscardedCursor {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
         let mut parts = text.split('/');
-        let (queue, died_at, id) = (parts.next(), parts.next(), parts.next());
+        let (queue, died_at, id, partition) = (parts.next(), parts.next(), parts.next(), parts.next());
         Ok(Self {
-            queue: queue.and_then(|queue| queue.parse().ok()).ok_or(())?,
+            queue: parse_partition(queue, partition)?,
             died_at: died_at.and_then(|at| at.parse().ok()).ok_or(())?,
             id: id.filter(|_| parts.next().is_none()).and_then(|id| id.parse().ok()).ok_or(())?,
         })
@@ -156,8 +162,8 @@ impl Jobs {
         limit: usize,
     ) -> StoreResult<DiscardedPage> {
         let mut queues = match &filter.queue {
-            Some(queue) => vec![queue.clone()],
-            None => self.list_queues().await?,
+            Some(queue) => self.read_partitions(queue).await?,
+            None => self.list_partitions().await?,
         };
         queues.sort_unstable();
         let is_seen = |queue: &QueueName| filter.access.as_ref().is_none_or(|access| access.has_queue(queue));

@@ -62,6 +62,13 @@ pub enum EnqueueRefusal {
         /// The maximum.
         max_queues: u64,
     },
+    /// A limit of the queue would leave partitions without a share.
+    LimitBelowPartitions {
+        /// How many partitions it has.
+        partitions: u16,
+    },
+    /// Jobs of workflows are in partition 0, and those with a key or a uniqueness where it belongs.
+    WorkflowJobWithHome,
 }
 
 impl EnqueueRefusal {
@@ -131,7 +138,7 @@ impl Jobs {
     // such. So the job is in a box, and so is what few jobs need
     async fn enqueue_in(
         &self,
-        new: Box<NewJob>,
+        mut new: Box<NewJob>,
         trace: TraceContext,
         now: Millis,
     ) -> StoreResult<Result<EnqueuedJob, EnqueueRefusal>> {
@@ -140,6 +147,7 @@ impl Jobs {
         }
         if new.workflow.is_none() {
             self.check_room(&new)?;
+            self.place(&mut new);
         }
         let outcome = if needs_record(&new) {
             Box::pin(self.create_with_record(*new, trace, now)).await?
@@ -192,7 +200,7 @@ impl Jobs {
                     return Ok(Ok(build_enqueued(id, entry, *new, trace)));
                 }
                 AddResult::Full => {
-                    let max_depth = self.max_depth(&new.queue).unwrap_or(0);
+                    let max_depth = self.store.settings.max_depth(&new.queue).unwrap_or(0);
                     return Ok(Err(EnqueueRefusal::QueueFull { max_depth }));
                 }
                 AddResult::NoStream => {
@@ -243,10 +251,6 @@ impl Jobs {
         command.arg(stream).arg(entry.to_string());
         let removed = command.exec_async(&mut self.store.redis.clone()).await;
         removed.err().map_or_else(|| StoreError::damaged("redis's clock stands still"), StoreError::from)
-    }
-
-    pub(crate) fn max_depth(&self, queue: &QueueName) -> Option<u64> {
-        self.store.settings.queues.get(queue).and_then(|limits| limits.max_depth)
     }
 
     /// Adds the streams of a queue's other priorities: its depth limit counts them all.

@@ -55,11 +55,12 @@ impl Jobs {
     /// After [`StoreError::Unavailable`] some may have been stored.
     pub async fn enqueue_all(
         &self,
-        new: Vec<NewJob>,
+        mut new: Vec<NewJob>,
         trace: TraceContext,
         now: Millis,
         own_ids: &HashSet<JobId>,
     ) -> StoreResult<Result<Vec<EnqueuedJob>, BatchRefusal>> {
+        self.place_all(&mut new).await?;
         // They are stored in their order: if any is, the first is
         let first_own = new.iter().filter_map(|job| job.id).find(|id| own_ids.contains(id));
         let stored = self.enqueue_checked(new, trace, now, own_ids).await?;
@@ -67,6 +68,20 @@ impl Jobs {
         let first = self.find_own_job(first_own, own_ids).await?;
         refused.is_incomplete = first.is_some_and(|located| located.state() != JobState::Cancelled);
         Ok(Err(refused))
+    }
+
+    /// Chooses the partitions of the jobs.
+    async fn place_all(&self, new: &mut [NewJob]) -> StoreResult<()> {
+        let mut last = None;
+        for job in new.iter() {
+            if last != Some(&job.queue) {
+                // It tells how many partitions the queue has
+                self.is_closed(&job.queue).await?;
+                last = Some(&job.queue);
+            }
+        }
+        self.place_batch(new);
+        Ok(())
     }
 
     async fn enqueue_checked(
@@ -157,11 +172,12 @@ impl Jobs {
             return Ok(Err(conflict));
         }
         if job.start_at.is_none() && !job.is_pending {
-            let Some(max_depth) = self.max_depth(&job.queue) else { return Ok(Ok(())) };
-            if !per_queue.contains_key(&job.queue) {
-                per_queue.insert(job.queue.clone(), self.queue_stats(&job.queue).await?.available);
+            let Some(max_depth) = self.store.settings.max_depth(&job.queue) else { return Ok(Ok(())) };
+            let queue = &*job.queue.base();
+            if !per_queue.contains_key(queue) {
+                per_queue.insert(queue.clone(), self.queue_stats(queue).await?.available);
             }
-            let depth = per_queue.entry(job.queue.clone()).or_default();
+            let depth = per_queue.entry(queue.clone()).or_default();
             *depth += 1;
             if *depth > max_depth {
                 return Ok(Err(EnqueueRefusal::QueueFull { max_depth }));

@@ -31,7 +31,7 @@ impl Jobs {
     pub async fn enqueue_each(&self, new: Vec<(NewJob, Millis)>, trace: TraceContext) -> Vec<EnqueueOutcome> {
         let mut outcomes = Vec::with_capacity(new.len());
         let (mut ordinary, mut others) = (Vec::new(), Vec::new());
-        for (job, now) in new {
+        for (mut job, now) in new {
             if job.is_debounced() {
                 // The last of several that put off the same job decides what it is
                 outcomes.extend(self.enqueue_concurrently(std::mem::take(&mut others), &trace).await);
@@ -39,6 +39,7 @@ impl Jobs {
                 outcomes.push(self.enqueue(job, trace.clone(), now).await);
             } else if self.can_pipeline(&job).await {
                 outcomes.extend(self.enqueue_concurrently(std::mem::take(&mut others), &trace).await);
+                self.place(&mut job);
                 ordinary.push((job, now));
             } else {
                 outcomes.extend(self.enqueue_pipelined(std::mem::take(&mut ordinary), &trace).await);

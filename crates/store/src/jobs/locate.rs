@@ -227,7 +227,7 @@ impl Jobs {
             .await?;
         // A generated id has a tag of its queue, which several names may share; the queue of a chosen id is stored
         for name in chosen.into_iter().chain(tagged) {
-            let Ok(queue) = name.parse::<QueueName>() else { continue };
+            let Ok(queue) = QueueName::from_stored(&name) else { continue };
             if let Some(located) = self.locate_in_queue(id, &queue).await? {
                 return Ok(Some((located, queue)));
             }

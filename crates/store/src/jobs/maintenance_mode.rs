@@ -60,7 +60,7 @@ impl Jobs {
             }
             None => redis::cmd("DEL").arg(keys::MAINTENANCE_MODE).exec_async(&mut redis).await?,
         }
-        let queues = self.list_queues().await?;
+        let queues = self.list_partitions().await?;
         let paused = queues.iter().map(|queue| self.set_paused(queue, PauseReason::MaintenanceMode, mode.is_some()));
         stream::iter(paused.collect::<Vec<_>>()).buffer_unordered(CONCURRENCY).try_collect().await
     }

@@ -16,6 +16,7 @@
 //! | `uniqueness` | which job has a uniqueness, and whether it blocks another |
 //! | `client_ids` | ids that clients chose |
 //! | `queues`, `stats` | the queues there are, and their figures |
+//! | `partitions`, `raise_partitions` | how many partitions a queue has, and which one a job is put into; raises their number |
 //! | `claim_sizes`, `attempt_metrics` | metrics of claims, and of attempts that ended |
 //! | `claim_budget` | how many bytes of jobs one answer may have |
 //! | `claim` | hands jobs out, to queue-workers and over HTTP |
@@ -84,10 +85,12 @@ mod maintenance_mode;
 mod new_entry;
 mod output;
 mod parent_results;
+mod partitions;
 mod postponed;
 mod promote;
 mod purge;
 mod queues;
+mod raise_partitions;
 mod record;
 mod redrive;
 mod save_checkpoint;
@@ -142,9 +145,11 @@ pub use maintenance_mode::MaintenanceMode;
 pub(super) use new_entry::NewEntry;
 pub use output::{MAX_CHUNK_BYTES, OutputChunk, OutputPosition};
 pub(crate) use parent_results::{open_results, parse_dependencies, write_dependencies};
+pub use partitions::Partitions;
 pub use purge::{PurgeCursor, PurgeRequest, PurgeResult};
 pub use queues::QueueControl;
 pub(crate) use queues::sorted_priorities;
+pub use raise_partitions::PartitionRefusal;
 pub use record::JobRecord;
 pub(super) use record::parse_id_field;
 pub use save_checkpoint::{CheckpointOutcome, CheckpointRefusal, MAX_CHECKPOINT_BYTES};
@@ -181,6 +186,7 @@ pub(crate) type MembersEnded =
 pub struct Jobs {
     pub(crate) store: Store,
     closed_queues: Arc<closed_queues::ClosedQueueCache>,
+    partitions: Arc<partitions::KnownPartitions>,
     claim_budget: Arc<claim_budget::ClaimBudget>,
     lost_claims: Arc<lost_claims::LostClaims>,
     members_ended: MembersEnded,
@@ -191,6 +197,7 @@ impl Jobs {
         Self {
             store: store.clone(),
             closed_queues: Arc::default(),
+            partitions: Arc::default(),
             claim_budget: Arc::default(),
             lost_claims: Arc::default(),
             members_ended,
@@ -237,7 +244,7 @@ impl Jobs {
     /// The longest attempt of a queue's jobs that ask for nothing, and of any of its jobs.
     fn attempt_timeouts(&self, queue: &QueueName) -> (Duration, Duration) {
         let settings = &self.store.settings;
-        let of_queue = settings.queues.get(queue);
+        let of_queue = settings.queue(queue);
         let default = of_queue.and_then(|queue| queue.attempt_timeout).unwrap_or(settings.jobs.attempt_timeout);
         let max = of_queue.and_then(|queue| queue.max_attempt_timeout).unwrap_or(settings.jobs.max_attempt_timeout);
         (default.min(max), max)

@@ -43,6 +43,7 @@ pub struct PurgeRequest {
 pub struct PurgeCursor {
     due_at: Millis,
     id: JobId,
+    partition: u16,
 }
 
 /// The result of a purge.
@@ -58,7 +59,8 @@ pub struct PurgeResult {
 
 impl fmt::Display for PurgeCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.due_at, self.id)
+        write!(f, "{}/{}", self.due_at, self.id)?;
+        if self.partition > 0 { write!(f, "/{}", self.partition) } else { Ok(()) }
     }
 }
 
@@ -66,16 +68,36 @@ impl FromStr for PurgeCursor {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
         let (due_at, id) = text.split_once('/').ok_or(())?;
-        Ok(Self { due_at: due_at.parse().map_err(drop)?, id: id.parse().map_err(drop)? })
+        let (id, partition) = id.split_once('/').unwrap_or((id, "0"));
+        let partition = partition.parse().map_err(drop)?;
+        Ok(Self { due_at: due_at.parse().map_err(drop)?, id: id.parse().map_err(drop)?, partition })
     }
 }
 
 impl Jobs {
-    /// Cancels waiting jobs of a queue.
+    /// Cancels waiting jobs of a queue, one partition after the other.
     ///
     /// # Errors
     /// Redis is unavailable: some may have been cancelled.
     pub async fn purge(&self, queue: &QueueName, request: &PurgeRequest) -> StoreResult<PurgeResult> {
+        let first = request.after.as_ref().map_or(0, |after| after.partition);
+        let mut left = self.read_partitions(queue).await?.into_iter().filter(|one| one.partition_number() >= first);
+        let mut purged = PurgeResult { count: 0, has_more: false, next: None };
+        let mut request = request.clone();
+        while let Some(partition) = left.next() {
+            let some = self.purge_partition(&partition, &request).await?;
+            purged.count += some.count;
+            (request.limit, request.after) = (request.limit - some.count.min(request.limit), None);
+            if some.has_more {
+                let next = some.next.map(|next| PurgeCursor { partition: partition.partition_number(), ..next });
+                // From the start, unless what is before was done: the next request finds nothing there
+                return Ok(PurgeResult { has_more: true, next, ..purged });
+            }
+        }
+        Ok(purged)
+    }
+
+    async fn purge_partition(&self, queue: &QueueName, request: &PurgeRequest) -> StoreResult<PurgeResult> {
         let keys = QueueKeys::new(queue);
         let redis = self.store.redis.pooled_connection().await?;
         let mut purge = Purge { jobs: self, keys: &keys, request, redis, count: 0, next: None };
@@ -254,6 +276,6 @@ impl Purge<'_> {
 
 impl PurgeCursor {
     fn from_member((id, score): (String, f64)) -> Option<Self> {
-        Some(Self { due_at: score_to_millis(score), id: id.parse().ok()? })
+        Some(Self { due_at: score_to_millis(score), id: id.parse().ok()?, partition: 0 })
     }
 }

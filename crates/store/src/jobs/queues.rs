@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use redis::Script;
 
-use super::{EnqueueRefusal, Jobs, maintenance_mode::PauseReason};
+use super::{EnqueueRefusal, Jobs, Partitions, maintenance_mode::PauseReason};
 use crate::connection::notification::Notification;
 use crate::{
     StoreError, StoreResult,
@@ -30,6 +30,8 @@ pub struct QueueControl {
     pub rate: Option<Rate>,
     /// Maximum number of waiting jobs.
     pub max_depth: Option<u64>,
+    /// How many partitions it has.
+    pub partitions: Partitions,
 }
 
 impl Jobs {
@@ -38,10 +40,20 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable.
     pub async fn list_queues(&self) -> StoreResult<Vec<QueueName>> {
+        let mut queues = self.list_partitions().await?;
+        queues.retain(|queue| queue.partition_number() == 0);
+        Ok(queues)
+    }
+
+    /// Every queue and every partition of one, in no particular order.
+    ///
+    /// # Errors
+    /// Redis is unavailable.
+    pub async fn list_partitions(&self) -> StoreResult<Vec<QueueName>> {
         let names: Vec<String> =
             redis::cmd("ZRANGE").arg(keys::QUEUES).arg(0).arg(-1).query_async(&mut self.store.redis.clone()).await?;
         // A name that does not parse was written by another program: leave it alone
-        Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
+        Ok(names.into_iter().filter_map(|name| QueueName::from_stored(&name).ok()).collect())
     }
 
     /// Up to `max` queues, in no particular order.
@@ -77,7 +89,12 @@ impl Jobs {
         if let Err(refused) = self.register_queue(queue).await? {
             return Ok(Err(refused));
         }
-        self.set_paused(queue, PauseReason::Operator, paused).await.map(Ok)
+        self.set_paused(queue, PauseReason::Operator, paused).await?;
+        // Asked now: who adds a partition later finds the queue paused
+        for partition in self.read_partitions(queue).await?.iter().skip(1) {
+            self.set_paused(partition, PauseReason::Operator, paused).await?;
+        }
+        Ok(Ok(()))
     }
 
     /// Closes a queue to new jobs, while the waiting ones are worked off, or opens it again. Gateways notice within a
@@ -97,7 +114,12 @@ impl Jobs {
     }
 
     /// Changes a queue's controls and notifies its workers.
-    async fn update_control(&self, queue: &QueueName, removed: &[&str], set: &[(&str, String)]) -> StoreResult<()> {
+    pub(super) async fn update_control(
+        &self,
+        queue: &QueueName,
+        removed: &[&str],
+        set: &[(&str, String)],
+    ) -> StoreResult<()> {
         let mut call = script::SET_CONTROL.key(QueueKeys::new(queue).control());
         call.arg(self.store.redis.topics().notifications()).arg(Notification::StreamCreated(queue.clone()).encode());
         call.arg(removed.len()).arg(removed);
@@ -130,8 +152,14 @@ impl Jobs {
             burst: small("rb").unwrap_or(limit),
             is_strict: number("rs") == Some(1),
         });
-        let settings = self.store.settings.queues.get(queue).copied().unwrap_or_default();
+        let settings = self.store.settings.queue(queue).copied().unwrap_or_default();
+        let partitions = |name: &str| number(name).and_then(|number| u16::try_from(number).ok());
+        let partitions = Partitions::from_fields(partitions("n"), partitions("k"));
+        if queue.partition_number() == 0 {
+            self.note_partitions(queue, partitions);
+        }
         QueueControl {
+            partitions,
             is_paused: fields.contains_key("paused"),
             is_closed: fields.contains_key("closed"),
             concurrency: small("c").or(settings.concurrency),
@@ -156,10 +184,29 @@ impl Jobs {
         let mut set = Vec::new();
         set.extend(concurrency.map(|max| ("c", max.to_string())));
         set.extend(rate.map(rate_fields).into_iter().flatten());
-        self.update_control(queue, &["c", "rl", "rp", "rb", "rs", "r", "ra"], &set).await.map(Ok)
+        let mut left = vec![queue.clone()];
+        while let Some(partition) = left.pop() {
+            let mut call = script::SET_LIMITS.key(QueueKeys::new(&partition).control());
+            call.arg(self.store.redis.topics().notifications());
+            call.arg(Notification::StreamCreated(partition.clone()).encode());
+            call.arg(concurrency.map_or_else(String::new, |max| max.to_string()));
+            call.arg(rate.map_or_else(String::new, |rate| rate.limit.min(rate.burst).to_string()));
+            for (field, value) in &set {
+                call.arg(*field).arg(value);
+            }
+            let partitions: u16 = call.invoke_async(&mut self.store.redis.clone()).await?;
+            if partitions > 0 {
+                return Ok(Err(EnqueueRefusal::LimitBelowPartitions { partitions }));
+            }
+            if partition == *queue {
+                // Asked now: who adds a partition later finds the limits of the queue
+                left = self.read_partitions(queue).await?.split_off(1);
+            }
+        }
+        Ok(Ok(()))
     }
 
-    /// Deletes an empty queue; false if it has jobs. Results remain until their TTL ends, but cannot be looked up.
+    /// Deletes an empty queue; false if it has jobs, or partitions, whose number must outlive every job. Results remain until their TTL ends, but cannot be looked up.
     ///
     /// # Errors
     /// Redis is unavailable: call again.
@@ -180,7 +227,7 @@ impl Jobs {
         let (_, came_in): (i64, u64) = redis::pipe()
             .cmd("ZREM")
             .arg(keys::QUEUES)
-            .arg(queue.as_str())
+            .arg(&*queue.stored())
             .cmd("EXISTS")
             .arg(&[keys.priorities(), keys.due(), keys.pending(), keys.waiting_keys()])
             .query_async(&mut redis)
@@ -221,7 +268,8 @@ impl Jobs {
     /// Registers a queue that has a job: it may have been deleted just before.
     pub(crate) async fn add_to_registry(&self, queue: &QueueName) -> StoreResult<()> {
         let mut call = script::REGISTER_QUEUE.key(keys::QUEUES);
-        let _: i64 = call.arg(queue_tag(queue)).arg(queue.as_str()).invoke_async(&mut self.store.redis.clone()).await?;
+        let _: i64 =
+            call.arg(queue_tag(queue)).arg(&*queue.stored()).invoke_async(&mut self.store.redis.clone()).await?;
         Ok(())
     }
 
@@ -258,7 +306,7 @@ impl Jobs {
         let (known, count): (Option<f64>, u64) = redis::pipe()
             .cmd("ZSCORE")
             .arg(keys::QUEUES)
-            .arg(queue.as_str())
+            .arg(&*queue.stored())
             .cmd("ZCARD")
             .arg(keys::QUEUES)
             .query_async(&mut connection)

@@ -25,7 +25,10 @@ impl Jobs {
     /// # Errors
     /// Redis is unavailable: some may be available.
     pub async fn release_jobs_of(&self, worker: &ListedWorker) -> StoreResult<usize> {
-        let queues = worker.record.queues.iter().filter_map(|queue| queue.parse::<QueueName>().ok());
+        let mut queues = Vec::new();
+        for queue in worker.record.queues.iter().filter_map(|queue| queue.parse::<QueueName>().ok()) {
+            queues.extend(self.read_partitions(&queue).await?);
+        }
         let mut released = 0;
         for queue in queues {
             match Consumer::parse(worker.key.as_str()) {

@@ -44,8 +44,25 @@ pub struct QueueStats {
     pub retried: u64,
 }
 
+impl QueueStats {
+    fn add(&mut self, other: &Self) {
+        let Self { available, active, delayed, retryable, pending, dead, completed, discarded, cancelled, retried } =
+            other;
+        self.available += available;
+        self.active += active;
+        self.delayed += delayed;
+        self.retryable += retryable;
+        self.pending += pending;
+        self.dead += dead;
+        self.completed += completed;
+        self.discarded += discarded;
+        self.cancelled += cancelled;
+        self.retried += retried;
+    }
+}
+
 impl Jobs {
-    /// The counters of a queue; zeros if it does not exist.
+    /// The counters of a queue with all its partitions; zeros if it does not exist.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -54,11 +71,34 @@ impl Jobs {
         Ok(overviews.pop().map(|(stats, _)| stats).unwrap_or_default())
     }
 
-    /// The counters and controls of queues, in their order: two round trips for some hundred queues.
+    /// The counters and controls of queues, in their order: two round trips for some hundred queues, and two for the
+    /// partitions of those that have some.
     ///
     /// # Errors
     /// Redis is unavailable.
     pub async fn queue_overviews(&self, queues: &[QueueName]) -> StoreResult<Vec<(QueueStats, QueueControl)>> {
+        let mut overviews = if queues.iter().any(|queue| queue.partition_number() > 0) {
+            let queues: Vec<QueueName> = queues.iter().map(|queue| queue.base().into_owned()).collect();
+            self.partition_overviews(&queues).await?
+        } else {
+            self.partition_overviews(queues).await?
+        };
+        let mut partitions = Vec::new();
+        for (number, (queue, (_, control))) in queues.iter().zip(&overviews).enumerate() {
+            let others = (1..control.partitions.count).map(|partition| (number, queue.partition(partition)));
+            partitions.extend(others);
+        }
+        if !partitions.is_empty() {
+            let (numbers, partitions): (Vec<usize>, Vec<QueueName>) = partitions.into_iter().unzip();
+            for (number, (stats, _)) in numbers.into_iter().zip(self.partition_overviews(&partitions).await?) {
+                overviews[number].0.add(&stats);
+            }
+        }
+        Ok(overviews)
+    }
+
+    /// The same of each partition alone.
+    async fn partition_overviews(&self, queues: &[QueueName]) -> StoreResult<Vec<(QueueStats, QueueControl)>> {
         let mut overviews = Vec::with_capacity(queues.len());
         for queues in queues.chunks(QUEUE_PAGE_SIZE) {
             let mut pipeline = redis::pipe();
@@ -92,11 +132,20 @@ impl Jobs {
         Ok(overviews)
     }
 
-    /// When the job that has waited longest for a worker came to its queue; jobs that wait for their key do not count.
+    /// When the job that has waited longest for a worker came to its queue; jobs that wait for their key do not count, nor
+    /// those in partitions that this process does not know.
     ///
     /// # Errors
     /// Redis is unavailable.
     pub async fn oldest_waiting_at(&self, queue: &QueueName) -> StoreResult<Option<Millis>> {
+        let mut oldest = None::<Millis>;
+        for partition in self.known_partitions(queue) {
+            oldest = oldest.into_iter().chain(self.oldest_waiting_in(&partition).await?).min();
+        }
+        Ok(oldest)
+    }
+
+    async fn oldest_waiting_in(&self, queue: &QueueName) -> StoreResult<Option<Millis>> {
         let (keys, mut redis, mut oldest) = (QueueKeys::new(queue), self.store.redis.clone(), None::<Millis>);
         for priority in self.priorities(queue).await? {
             let stream = keys.stream(priority);

@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 84] = [
+pub const KEY_PATTERNS: [&str; 85] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -42,6 +42,7 @@ pub const KEY_PATTERNS: [&str; 84] = [
     "galley:{<queue>}:timers",
     "galley:{<queue>}:pending",
     "galley:{<queue>}:control",
+    "galley:{<queue>}:key_partitions",
     "galley:{<queue>}:unique:<fingerprint>",
     "galley:{<queue>}:waiting_keys",
     "galley:{<queue>}:key_queue:<key>",

@@ -16,7 +16,7 @@ impl QueueKeys {
     /// The keys of that queue.
     #[must_use]
     pub fn new(queue: &QueueName) -> Self {
-        Self { prefix: format!("galley:{{{queue}}}:") }
+        Self { prefix: format!("galley:{{{}}}:", queue.stored()) }
     }
 
     /// Their common prefix.
@@ -165,6 +165,12 @@ impl QueueKeys {
     #[must_use]
     pub fn control(&self) -> String {
         self.key("control")
+    }
+
+    /// How many partitions share the queue's keys, unique jobs and chosen ids, if that is more than one: a string.
+    #[must_use]
+    pub fn key_partitions(&self) -> String {
+        self.key("key_partitions")
     }
 
     /// Starts of the last period, if the queue has a strict rate: a sorted set by time.

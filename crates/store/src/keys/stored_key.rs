@@ -29,7 +29,7 @@ impl StoredKey {
         if let Some(channel) = owner.strip_prefix("ch:") {
             return if rest == "m" { channel.parse().ok().map(Self::History) } else { None };
         }
-        let queue: QueueName = owner.parse().ok()?;
+        let queue = QueueName::from_stored(owner).ok()?;
         let is_stream = rest.strip_prefix("s:").is_some_and(|priority| Priority::from_text(priority).is_some());
         (is_stream || QueueKeys::LASTING.contains(&rest)).then_some(Self::Queue(queue))
     }

@@ -47,6 +47,7 @@ fn every_function_spells_one_of_the_patterns() {
         keys.timers(),
         keys.pending(),
         keys.control(),
+        keys.key_partitions(),
         keys.uniqueness("f"),
         keys.waiting_keys(),
         keys.key_queue(&key),

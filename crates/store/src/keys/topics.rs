@@ -73,7 +73,7 @@ impl TopicNames {
     /// Ids of ended jobs of a queue, for those who wait for one.
     #[must_use]
     pub fn finished_jobs(&self, queue: &QueueName) -> String {
-        format!("{}{{{queue}}}:finished", self.prefix)
+        format!("{}{{{}}}:finished", self.prefix, queue.stored())
     }
 
     /// Ids of jobs of a queue that have new output, for those who read it.

@@ -68,7 +68,7 @@ pub(super) async fn heal_leases(store: &impl MaintenanceStore, by_ms: Millis) ->
 }
 
 pub(super) async fn move_leases(jobs: &Jobs, by_ms: Millis) -> StoreResult<()> {
-    for queue in jobs.list_queues().await? {
+    for queue in jobs.list_partitions().await? {
         match move_leases_of(jobs, &queue, by_ms).await {
             // A key of a wrong type must not keep the other queues from it
             Err(error) if !matches!(error, StoreError::Unavailable(_)) => {
@@ -96,7 +96,7 @@ async fn move_leases_of(jobs: &Jobs, queue: &QueueName, by_ms: Millis) -> StoreR
 /// Idempotent: what is not too late stays as it is.
 pub(super) async fn heal_clock_set_back(jobs: &Jobs) -> StoreResult<()> {
     heal_leases(jobs, 0).await?;
-    for queue in jobs.list_queues().await? {
+    for queue in jobs.list_partitions().await? {
         heal_pending(jobs, &queue).await?;
         heal_retries(jobs, &queue).await?;
         heal_timers(jobs, &queue).await?;

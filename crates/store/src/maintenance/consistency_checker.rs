@@ -56,6 +56,7 @@ impl Jobs {
         limit: usize,
     ) -> StoreResult<ConsistencyReport> {
         let mut report = ConsistencyReport::default();
+        let cursor = cursor.in_partition(0);
         if cursor == CheckCursor::start() {
             report.violations.extend(self.check_queues_listed(std::slice::from_ref(queue), repair).await?);
             report.violations.extend(self.check_key_waiting_count(queue, repair).await?);

@@ -130,9 +130,9 @@ impl Jobs {
     }
 
     async fn unlisted_queues(&self, queues: &[QueueName]) -> StoreResult<Vec<QueueName>> {
-        let names: Vec<String> = queues.iter().map(ToString::to_string).collect();
+        let names: Vec<String> = queues.iter().map(|queue| queue.stored().into_owned()).collect();
         let missing = self.missing_members(keys::QUEUES, &names).await?;
-        let unlisted: Vec<&QueueName> = queues.iter().filter(|queue| missing.contains(queue.as_str())).collect();
+        let unlisted: Vec<&QueueName> = queues.iter().filter(|queue| missing.contains(&*queue.stored())).collect();
         if unlisted.is_empty() {
             return Ok(Vec::new());
         }

@@ -99,7 +99,7 @@ impl MemorySurvey {
 
     async fn measure_queues(&mut self, jobs: &Jobs) -> StoreResult<()> {
         let mut redis = jobs.store.redis.clone();
-        let all = jobs.list_queues().await?;
+        let all = jobs.list_partitions().await?;
         self.queues.retain(|queue, _| all.contains(queue));
         let chosen = self.rotation.next(&all, ITEMS_PER_SURVEY);
         if chosen.is_empty() {

@@ -101,7 +101,7 @@ impl MaintenanceStore for Jobs {
     }
 
     async fn list_queues(&self) -> StoreResult<Vec<QueueName>> {
-        Self::list_queues(self).await
+        self.list_partitions().await
     }
 
     async fn first_due_times(&self, queues: &[QueueName]) -> StoreResult<Vec<FirstDueTimes>> {

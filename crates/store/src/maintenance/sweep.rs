@@ -76,6 +76,10 @@ impl<'a, S: MaintenanceStore> PeriodicSweep<'a, S> {
 
     async fn queues_to_reap(&mut self, queues: &[QueueName]) -> StoreResult<Vec<QueueName>> {
         for (queue, lease) in self.silent_workers.find(self.store).await? {
+            let is_partition = |other: &&QueueName| other.partition_number() > 0 && *other.base() == queue;
+            for partition in queues.iter().filter(is_partition) {
+                self.watch(partition.clone(), lease + WATCH_AFTER_LEASE);
+            }
             self.watch(queue, lease + WATCH_AFTER_LEASE);
         }
         let now = Instant::now();

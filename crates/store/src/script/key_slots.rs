@@ -109,9 +109,10 @@ fn keys_of(folder: &str, label: &str, names: &SampleNames) -> Option<Vec<String>
             "dead letters" => vec![queue.dead_letters()],
             "discarded" => vec![queue.discarded()],
             "cancelled" => vec![queue.cancelled()],
-            "cancelled, then the new job's stream, then every other stream of the queue if it has a max depth" => {
-                streams().into_iter().chain([queue.cancelled()]).collect()
+            "key partitions or a key that is never there, then the new job's stream, then every other stream of the queue if it has a max depth" => {
+                streams().into_iter().chain([queue.key_partitions(), queue.uniqueness("-")]).collect()
             }
+            "key partitions" => vec![queue.key_partitions()],
             "discarded or cancelled: the list of those that ended the same way"
             | "discarded or cancelled: where it is listed" => vec![queue.discarded(), queue.cancelled()],
             "index of completed jobs" => vec![queue.completed_index()],

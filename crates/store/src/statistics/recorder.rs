@@ -123,6 +123,7 @@ impl StatisticsRecorder {
     /// Where jobs of a queue are counted. Keep it for a batch, not longer: it is replaced when nothing happens.
     #[must_use]
     pub fn of(&self, queue: &QueueName) -> Arc<QueueTally> {
+        let queue = &*queue.base();
         if let Some(tally) = self.0.queues.read().unwrap_or_else(PoisonError::into_inner).get(queue) {
             return tally.clone();
         }

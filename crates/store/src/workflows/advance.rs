@@ -121,6 +121,13 @@ impl Workflows {
                 self.cancel_member(record, WorkflowMember { index, new_job: new, now }).await?;
                 Ok(true)
             }
+            // The queue got partitions after the workflow was accepted
+            Err(EnqueueRefusal::WorkflowJobWithHome) => {
+                let message = "its key or uniqueness belongs to another partition than the jobs of workflows";
+                new.failures.push(AttemptError::new("partitioned", "Partitioned", message, 0, now));
+                self.cancel_member(record, WorkflowMember { index, new_job: new, now }).await?;
+                Ok(true)
+            }
             Err(refused) => {
                 Err(StoreError::damaged(format!("job {index} of workflow {} cannot be made: {refused:?}", record.id)))
             }

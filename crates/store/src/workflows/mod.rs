@@ -141,8 +141,15 @@ impl Workflows {
                 EnqueueRefusal::TooManyQueues { max_queues },
             )));
         }
+        for member in jobs().filter(|member| member.job.summary.limit.is_some() || member.job.unique.is_some()) {
+            let queue = &member.job.queue;
+            if self.jobs.has_key_partitions(queue).await? {
+                let refused = EnqueueRefusal::WorkflowJobWithHome;
+                return Ok(Some(CreateWorkflowError::Refused(queue.clone(), refused)));
+            }
+        }
         for (queue, wanted) in count_starting_jobs(new) {
-            let Some(max_depth) = self.jobs.max_depth(queue) else { continue };
+            let Some(max_depth) = self.jobs.store.settings.max_depth(queue) else { continue };
             if self.jobs.queue_stats(queue).await?.available + wanted > max_depth {
                 return Ok(Some(CreateWorkflowError::Refused(queue.clone(), EnqueueRefusal::QueueFull { max_depth })));
             }

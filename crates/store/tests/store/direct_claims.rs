@@ -7,9 +7,9 @@ use crate::kit::{JOB_BODY, StoreKit, consumer, normal_priority, queue};
 
 async fn claim_directly(kit: &StoreKit, priorities: &mut Vec<Priority>, max: usize, consumer: &Consumer) -> ClaimBatch {
     let claim = kit.jobs.claim_directly(&queue(), priorities, max, consumer).await.expect("redis runs");
-    let DirectClaim { jobs, availability, is_cut } = claim;
+    let DirectClaim { jobs, availability, is_cut, partitions } = claim;
     let jobs = kit.jobs.decode_claimed(jobs).await.expect("redis runs");
-    ClaimBatch { jobs, availability, is_cut }
+    ClaimBatch { jobs, availability, is_cut, partitions }
 }
 
 #[tokio::test]

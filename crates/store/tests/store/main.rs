@@ -38,6 +38,8 @@ mod memory;
 mod model;
 mod noted_ends;
 mod output;
+mod partitions;
+mod partitions_raised;
 mod pending;
 mod purge;
 mod queues;

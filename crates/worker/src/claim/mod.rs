@@ -8,16 +8,17 @@
 //!
 //! Each queue fails and heals alone: one whose data cannot be used is left out until it can.
 
+mod opening;
 mod starting;
 mod waiting;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use common::name::{Priority, QueueName};
+use common::name::QueueName;
 use store::{
     StoreError, StoreResult,
     connection::dedicated::DedicatedConnection,
@@ -41,8 +42,6 @@ use crate::{
 const MAX_BLOCK: Duration = Duration::from_secs(5);
 /// Maximum number of jobs in one claim.
 const MAX_BATCH_JOBS: usize = 128;
-/// Maximum number of pages of jobs recovered from one stream: jobs whose outcome cannot be recorded come again.
-const MAX_RECOVERY_PAGES: usize = 1000;
 
 /// Claims jobs until `stop` is cancelled.
 pub(crate) async fn run(
@@ -66,6 +65,7 @@ pub(crate) async fn run(
         stop,
         blocking_connection: None,
         limited_watches: HashMap::new(),
+        new_partitions: Vec::new(),
     };
     if claimer.shared.run_mode == RunMode::Drain {
         let (shared, wakeup, stop) = (claimer.shared.clone(), claimer.wakeup.clone(), claimer.stop.clone());
@@ -110,6 +110,8 @@ struct Claimer {
     limited_watches: HashMap<QueueName, AbortOnDropHandle<()>>,
     /// The jobs of the last claim.
     starting: StartingJobs,
+    /// Partitions that the last claim told of.
+    new_partitions: Vec<QueueName>,
 }
 
 impl Claimer {
@@ -121,64 +123,6 @@ impl Claimer {
             () = self.stop.cancelled() => {}
             () = tokio::time::sleep(delay) => {}
         }
-    }
-
-    /// Opens every queue and recovers jobs whose claim answer was lost.
-    async fn recover(&mut self) -> StoreResult<()> {
-        for queue in &self.shared.clone().settings.queue_worker.queues {
-            self.open(queue).await?;
-        }
-        Ok(())
-    }
-
-    /// Opens the streams of a queue and recovers its jobs. A queue that cannot be opened, because Redis is full or a key
-    /// has another type, must not stop the other queues: it is tried again later.
-    async fn open(&mut self, queue: &QueueName) -> StoreResult<()> {
-        // They are not lost
-        self.finish_starting().await?;
-        match self.open_and_recover(queue).await {
-            Ok(priorities) => {
-                if self.queues.get_mut(queue).set_open(priorities) {
-                    tracing::info!(event = "queue.available", %queue, "queue is served again");
-                }
-                Ok(())
-            }
-            Err(error) => self.leave_out(queue, error),
-        }
-    }
-
-    async fn open_and_recover(&self, queue: &QueueName) -> StoreResult<Vec<Priority>> {
-        let shared = &self.shared;
-        let priorities = shared.jobs.open_queue(queue).await?;
-        for priority in &priorities {
-            let is_new = |entry| !shared.in_flight.contains(queue, *priority, entry);
-            for _ in 0..MAX_RECOVERY_PAGES {
-                let lost = shared.jobs.recover_claims(queue, *priority, &shared.consumer, is_new).await?;
-                if lost.is_empty() {
-                    break;
-                }
-                for claimed in lost {
-                    let (id, entry, work) = (claimed.job.id, claimed.entry, claimed.job.work_scope());
-                    self.runner.start(claimed, None);
-                    shared.in_flight.renew_now(&(queue.clone(), *priority), entry);
-                    work.within(|| {
-                        tracing::info!(event = "claim.recovered", %queue, %id, "recovered a claim whose answer was lost");
-                    });
-                }
-            }
-        }
-        Ok(priorities)
-    }
-
-    /// Leaves a queue out for a while, unless the error concerns all queues: with several servers none does.
-    fn leave_out(&mut self, queue: &QueueName, error: StoreError) -> StoreResult<()> {
-        if matches!(error, StoreError::Unavailable(_)) && !self.shared.jobs.redis().has_several_servers() {
-            return Err(error);
-        }
-        if self.queues.get_mut(queue).set_failing(Instant::now()) {
-            tracing::warn!(event = "queue.unavailable", %queue, %error, "queue cannot be served for now");
-        }
-        Ok(())
     }
 
     async fn claim_until_stopped(&mut self) -> StoreResult<()> {
@@ -293,7 +237,8 @@ impl Claimer {
         let shared = self.shared.clone();
         let by = Claimant::Worker { consumer: &shared.consumer, worker: &shared.settings.queue_worker.name };
         let mut found = false;
-        for queue in self.queue_selector.next_order() {
+        let mut order = VecDeque::from(self.queue_selector.next_order());
+        while let Some(queue) = order.pop_front() {
             if permits.is_empty() && !is_ahead {
                 break;
             }
@@ -306,6 +251,7 @@ impl Claimer {
             }
             found |= self.claim_from(&queue, &mut bound, by, is_ahead).await?;
             permits.extend(bound.into_iter().map(Permit::into_any_queue));
+            order.extend(self.new_partitions.drain(..));
         }
         Ok(found)
     }
@@ -345,12 +291,13 @@ impl Claimer {
             Ok(batch) if !state.priorities.is_empty() || !batch.jobs.is_empty() => {
                 state.sizes.observe(&batch.jobs);
                 state.asked(batch.availability, batch.is_cut || batch.jobs.len() == max, Instant::now());
-                let found = !batch.jobs.is_empty();
+                let (found, partitions) = (!batch.jobs.is_empty(), batch.partitions);
                 let worker = &self.shared.settings.queue_worker.name;
                 record_claim(queue, &batch.jobs, Some(worker), jobs.estimated_now());
                 for claimed in batch.jobs {
                     self.runner.start(claimed, permits.pop());
                 }
+                self.open_partitions(queue, partitions).await?;
                 Ok(found)
             }
             // Its index is gone: the streams may still be there
@@ -366,19 +313,20 @@ impl Claimer {
         claim: DirectClaim,
         permits: &mut Vec<Permit>,
     ) -> StoreResult<bool> {
-        let DirectClaim { jobs, availability, is_cut } = claim;
+        let DirectClaim { jobs, availability, is_cut, partitions } = claim;
         let state = self.queues.get_mut(queue);
         if state.priorities.is_empty() && jobs.is_empty() {
             return self.open(queue).await.map(|()| false);
         }
         state.asked(availability, is_cut, Instant::now());
         if jobs.is_empty() {
-            return Ok(false);
+            return self.open_partitions(queue, partitions).await.map(|()| false);
         }
         self.finish_starting().await?;
         let sizes = self.queues.get_mut(queue).sizes;
         let permits = permits.split_off(permits.len().saturating_sub(jobs.len()));
         self.starting.start(queue.clone(), jobs, sizes, permits);
+        self.open_partitions(queue, partitions).await?;
         if self.shared.run_mode != RunMode::Continuous {
             // Whether the worker has finished depends on the jobs that run
             self.finish_starting().await?;

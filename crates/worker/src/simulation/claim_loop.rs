@@ -22,7 +22,7 @@ const MAX_BATCH: usize = 4;
 pub(super) async fn run(world: &Arc<World>) {
     let names = queues();
     let mut states = QueueStates::new(&names, now());
-    let selector = QueueSelector::new(&names, &std::collections::BTreeMap::new());
+    let mut selector = QueueSelector::new(&names, &std::collections::BTreeMap::new());
     let mut must_recover = true;
     while !world.stop.is_cancelled() {
         if std::mem::take(&mut must_recover) && !recover(world, &mut states).await {
@@ -32,7 +32,7 @@ pub(super) async fn run(world: &Arc<World>) {
             }
             continue;
         }
-        if !claim_once(world, &mut states, &selector).await {
+        if !claim_once(world, &mut states, &mut selector).await {
             must_recover = true;
         }
     }
@@ -68,7 +68,7 @@ async fn recover(world: &Arc<World>, states: &mut QueueStates) -> bool {
 }
 
 /// One round of the loop; false after an error.
-async fn claim_once(world: &Arc<World>, states: &mut QueueStates, selector: &QueueSelector) -> bool {
+async fn claim_once(world: &Arc<World>, states: &mut QueueStates, selector: &mut QueueSelector) -> bool {
     let first = tokio::select! {
         biased;
         () = world.stop.cancelled() => return true,

@@ -1,12 +1,17 @@
-//! One queue with its configuration: its limits, and how long its jobs are kept.
+//! One queue with its configuration: its limits, its partitions, and how long its jobs are kept.
 
 use std::time::Duration;
 
 use actix_web::{http::StatusCode, web};
-use common::{json::Object, name::QueueName, settings::JobSettings, time};
+use common::{
+    json::Object,
+    name::{MAX_PARTITIONS, QueueName},
+    settings::{JobSettings, QueueLimits},
+    time,
+};
 use model::job::limit;
-use serde_json::{Value, json};
-use store::jobs::QueueControl;
+use serde_json::{Value, json, value::RawValue};
+use store::jobs::{PartitionRefusal, QueueControl};
 
 use super::{
     ApiResult, ojs_response,
@@ -23,6 +28,7 @@ pub(super) fn configuration_json(settings: &JobSettings, control: &QueueControl)
     json!({
         "concurrency": control.concurrency, "rate_limit": rate, "max_depth": control.max_depth,
         "retention": retention_json(settings),
+        "partitions": control.partitions.count, "key_partitions": control.partitions.key_count,
     })
 }
 
@@ -54,7 +60,8 @@ async fn detail_json(services: &Services, queue: &QueueName) -> Result<Value, Ap
     Ok(detail)
 }
 
-/// Changes the limits of a queue. Those that are left out get the values of the settings.
+/// Changes the limits of a queue, and raises the number of its partitions. Limits that are left out get the values of the
+/// settings; partitions that are left out stay as many.
 pub(in crate::routes) async fn update(
     caller: Caller,
     services: web::Data<Services>,
@@ -62,25 +69,40 @@ pub(in crate::routes) async fn update(
     body: JsonBody,
 ) -> ApiResult {
     let config: Object<'_> = body.parse()?;
-    config.check_names(&["concurrency", "rate_limit", "retention", "max_depth"]).map_err(ApiError::invalid)?;
+    let names = ["concurrency", "rate_limit", "retention", "max_depth", "partitions", "key_partitions"];
+    config.check_names(&names).map_err(ApiError::invalid)?;
     let given = |name: &str| config.get(name).filter(|raw| raw.get() != "null");
     let concurrency = given("concurrency").map(|raw| limit::parse_concurrency(raw, "concurrency")).transpose();
     let rate = given("rate_limit").map(|raw| limit::parse_rate(raw, "rate_limit")).transpose();
     let (concurrency, rate) = (concurrency.map_err(ApiError::invalid)?, rate.map_err(ApiError::invalid)?);
+    let partitions = given("partitions").map(parse_partitions).transpose()?;
     let queue = known_queue(&caller, &services, &queue).await?;
     let shown = configuration_json(&services.settings.jobs, &services.jobs.queue_control(&queue).await?);
-    for (name, setting) in
-        [("retention", "jobs.result_ttl_ms and jobs.dead_letter_ttl_ms"), ("max_depth", "queues.<queue>.max_depth")]
-    {
+    for (name, source) in [
+        ("retention", "comes from the settings (jobs.result_ttl_ms and jobs.dead_letter_ttl_ms)"),
+        ("max_depth", "comes from the settings (queues.<queue>.max_depth)"),
+        ("key_partitions", "was settled with the first partitions of the queue"),
+    ] {
         let Some(raw) = given(name) else { continue };
         let wanted: Value = serde_json::from_str(raw.get()).unwrap_or_default();
         if !is_part_of(&wanted, &shown[name]) {
-            let message = format!("{name} comes from the settings ({setting}): leave it out or send it as it is shown");
-            return Err(ApiError::invalid(message));
+            return Err(ApiError::invalid(format!("{name} {source}: leave it out or send it as it is shown")));
         }
     }
+    let limits = QueueLimits { concurrency, rate, ..QueueLimits::default() };
+    if partitions.is_some_and(|partitions| !limits.have_shares(partitions)) {
+        return Err(PartitionRefusal::LimitTooSmall.into());
+    }
     services.jobs.set_queue_limits(&queue, concurrency, rate).await??;
+    if let Some(partitions) = partitions {
+        services.jobs.raise_partitions(&queue, partitions).await??;
+    }
     Ok(ojs_response(StatusCode::OK, detail_json(&services, &queue).await?.to_string()))
+}
+
+fn parse_partitions(raw: &RawValue) -> Result<u16, ApiError> {
+    let count = raw.get().parse().ok().filter(|count| (1..=MAX_PARTITIONS).contains(count));
+    count.ok_or_else(|| PartitionRefusal::OutOfBounds.into())
 }
 
 /// Whether a value says nothing else than what is shown.

@@ -1,6 +1,6 @@
 //! Claims jobs for a program: at once, or when they arrive.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use actix_web::{HttpRequest, web};
 use common::name::{QueueName, WorkerId};
@@ -62,7 +62,9 @@ async fn wait_for_jobs(
     deadline: Instant,
 ) -> Result<ClaimedJobs, ApiError> {
     let _place = services.job_waiters.try_acquire()?;
-    let seat = services.long_poll.register(&wanted.queues)?;
+    // A partition that comes meanwhile is watched by the next fetch
+    let queues = services.jobs.claim_order(&wanted.queues).unwrap_or_else(|| wanted.queues.clone());
+    let seat = services.long_poll.register(&queues)?;
     let mut trouble = None;
     let none = || ClaimedJobs::new(services, Vec::new());
     loop {
@@ -81,7 +83,7 @@ async fn wait_for_jobs(
             }
             // A program that is ready to wait can wait for Redis too
             Err(error) if error.code() == ErrorCode::BackendUnavailable => {
-                seat.report_failure(&wanted.queues, REDIS_RETRY_DELAY);
+                seat.report_failure(&queues, REDIS_RETRY_DELAY);
                 trouble = Some(error);
             }
             Err(error) => return Err(error),
@@ -108,7 +110,11 @@ async fn claim_now(
 ) -> Result<(Vec<ClaimedJob>, Vec<(QueueName, Remaining)>), ApiError> {
     let (mut jobs, mut remaining) = (Vec::new(), Vec::with_capacity(wanted.queues.len()));
     let mut failures = Vec::new();
-    for queue in &wanted.queues {
+    let mut order = services.jobs.claim_order(&wanted.queues).map_or(Cow::Borrowed(&wanted.queues[..]), Cow::Owned);
+    let mut number = 0;
+    while number < order.len() {
+        let queue = &order[number];
+        number += 1;
         match claim_from_queue(services, queue, wanted, &mut jobs).await {
             Ok(left) => remaining.push((queue.clone(), left)),
             Err(error) if error.code() == ErrorCode::BackendUnavailable && jobs.is_empty() => return Err(error),
@@ -120,10 +126,23 @@ async fn claim_now(
                 failures.push(error);
             }
         }
+        if number == order.len() {
+            // The claims may have told of partitions
+            add_new_partitions(services, &wanted.queues, &mut order);
+        }
     }
     match failures.pop() {
-        Some(error) if jobs.is_empty() && failures.len() + 1 == wanted.queues.len() => Err(error),
+        Some(error) if jobs.is_empty() && failures.len() + 1 == order.len() => Err(error),
         _ => Ok((jobs, remaining)),
+    }
+}
+
+/// Adds partitions that were not known when the order was made.
+fn add_new_partitions(services: &Services, queues: &[QueueName], order: &mut Cow<'_, [QueueName]>) {
+    let Some(all) = services.jobs.claim_order(queues) else { return };
+    if all.len() > order.len() {
+        let new: Vec<QueueName> = all.into_iter().filter(|queue| !order.contains(queue)).collect();
+        order.to_mut().extend(new);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use super::source::{After, SearchCandidate, Source, SourceGroup, SourceKind};
+use crate::jobs::partitions::{parse_partition, write_partition};
 use common::{name::QueueName, time::Millis};
 
 /// Where a search continues.
@@ -34,7 +35,8 @@ impl SearchCursor {
 
 impl fmt::Display for SearchCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}/{}", self.kind, self.at, self.queue, self.tie)
+        write!(f, "{}/{}/{}/{}", self.kind, self.at, self.queue, self.tie)?;
+        write_partition(f, &self.queue)
     }
 }
 
@@ -43,6 +45,7 @@ impl FromStr for SearchCursor {
     fn from_str(text: &str) -> Result<Self, ()> {
         let mut parts = text.split('/');
         let (kind, at, queue, tie) = (parts.next(), parts.next(), parts.next(), parts.next());
+        let partition = parts.next();
         let kind: SourceKind = kind.and_then(|kind| kind.parse().ok()).ok_or(())?;
         let is_tie = |tie: &&str| {
             tie.len() <= 64 && tie.bytes().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b'-' | b':'))
@@ -50,7 +53,7 @@ impl FromStr for SearchCursor {
         Ok(Self {
             group: kind.group(),
             at: at.and_then(|at| at.parse().ok()).ok_or(())?,
-            queue: queue.and_then(|queue| queue.parse().ok()).ok_or(())?,
+            queue: parse_partition(queue, partition)?,
             kind,
             tie: tie.filter(|_| parts.next().is_none()).filter(is_tie).ok_or(())?.to_owned(),
         })
@@ -63,12 +66,21 @@ mod tests {
 
     #[test]
     fn a_cursor_is_read_back_and_other_text_is_refused() {
-        for text in ["due/5/q/019539a4-b68c-7def-8000-1a2b3c4d5e6f", "active:-3/5/a.b/5-1", "dead/0/q/"] {
+        for text in ["due/5/q/019539a4-b68c-7def-8000-1a2b3c4d5e6f", "active:-3/5/a.b/5-1", "dead/0/q/", "dead/0/q//7"]
+        {
             assert_eq!(text.parse::<SearchCursor>().map(|cursor| cursor.to_string()), Ok(text.to_owned()));
         }
-        for bad in
-            ["", "due/5/q", "due/x/q/1", "due/5/Q/1", "nothing/5/q/1", "due/5/q/1/2", "due/5/q/*", "waiting:200/5/q/1"]
-        {
+        for bad in [
+            "",
+            "due/5/q",
+            "due/x/q/1",
+            "due/5/Q/1",
+            "nothing/5/q/1",
+            "due/5/q/1/0",
+            "due/5/q/1/2/3",
+            "due/5/q/*",
+            "waiting:200/5/q/1",
+        ] {
             assert!(bad.parse::<SearchCursor>().is_err(), "{bad}");
         }
     }

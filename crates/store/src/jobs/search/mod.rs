@@ -186,8 +186,8 @@ impl Jobs {
     /// The queues that a filter is about, by name.
     async fn searched_queues(&self, filter: &JobFilter) -> StoreResult<Vec<QueueName>> {
         let mut queues = match &filter.queue {
-            Some(queue) => vec![queue.clone()],
-            None => self.list_queues().await?,
+            Some(queue) => self.read_partitions(queue).await?,
+            None => self.list_partitions().await?,
         };
         queues.retain(|queue| filter.access.as_ref().is_none_or(|access| access.has_queue(queue)));
         queues.sort_unstable();
