@@ -129,7 +129,7 @@ section! {
         "rate_strict" => rate_strict: Option<bool> = optional(switch(false), "mail.rate_strict = true");
         /// Partitions of the queue: each has a slot of its own in a Redis Cluster, and an order of its own. The number can be
         /// raised here or with `galley queues partitions`, never lowered: the largest one of all processes holds.
-        "partitions" => partitions: Option<u16> = optional(number(1..=MAX_PARTITIONS as u64, 1), "mail.partitions = 8");
+        "partitions" => partitions: Option<u16> = optional(number(1..=MAX_PARTITIONS.into(), 1), "mail.partitions = 8");
         /// Longest attempt of the queue's jobs without `timeout_ms`; `jobs.attempt_timeout_ms` if absent.
         "attempt_timeout_ms" => attempt_timeout_ms: Option<u64> = optional(
             Kind { unit: "Milliseconds", ..number(1..=604_800_000, 3_600_000) },

@@ -81,10 +81,10 @@ impl Jobs {
     /// Redis is unavailable: some may have been cancelled.
     pub async fn purge(&self, queue: &QueueName, request: &PurgeRequest) -> StoreResult<PurgeResult> {
         let first = request.after.as_ref().map_or(0, |after| after.partition);
-        let mut left = self.read_partitions(queue).await?.into_iter().filter(|one| one.partition_number() >= first);
+        let left = self.read_partitions(queue).await?.into_iter().filter(|one| one.partition_number() >= first);
         let mut purged = PurgeResult { count: 0, has_more: false, next: None };
         let mut request = request.clone();
-        while let Some(partition) = left.next() {
+        for partition in left {
             let some = self.purge_partition(&partition, &request).await?;
             purged.count += some.count;
             (request.limit, request.after) = (request.limit - some.count.min(request.limit), None);

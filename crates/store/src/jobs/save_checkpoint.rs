@@ -164,7 +164,11 @@ impl Jobs {
     /// Reads what claimed jobs need beside their entries: results of others, and checkpoints.
     pub(super) async fn load_claimed(&self, claimed: &mut [ClaimedJob]) -> StoreResult<()> {
         self.load_claimed_parents(claimed).await?;
-        self.load_checkpoints(claimed).await
+        // A blocking read gets jobs of several queues
+        for of_queue in claimed.chunk_by_mut(|one, next| one.job.queue == next.job.queue) {
+            self.load_checkpoints(of_queue).await?;
+        }
+        Ok(())
     }
 
     /// Reads the checkpoints of jobs of one queue. A job without a record is in its first attempt, and has none.

@@ -79,7 +79,7 @@ impl TopicNames {
     /// Ids of jobs of a queue that have new output, for those who read it.
     #[must_use]
     pub fn output(&self, queue: &QueueName) -> String {
-        format!("{}{{{queue}}}:output", self.prefix)
+        format!("{}{{{}}}:output", self.prefix, queue.stored())
     }
 
     /// A process's probe of its own subscription.

@@ -97,12 +97,83 @@ async fn a_raise_gives_every_partition_its_smaller_share_before_new_ones_have_jo
     assert_eq!(kit.jobs.queue_stats(&queue()).await.expect("redis runs").active, 8);
 }
 
-/// What the workers of a test saw.
+/// Jobs that each producer makes of each kind.
+const ROUNDS: usize = 60;
+
+/// What producers and workers saw.
 #[derive(Default)]
 struct Seen {
+    accepted: RefCell<BTreeSet<JobId>>,
+    /// Whether all jobs were accepted.
+    is_over: Cell<bool>,
     done: RefCell<HashMap<JobId, u32>>,
-    order: RefCell<BTreeMap<String, Vec<u64>>>,
+    order: RefCell<BTreeMap<String, Vec<usize>>>,
     running: RefCell<BTreeSet<String>>,
+}
+
+fn key_of(claimed: &ClaimedJob) -> Option<String> {
+    claimed.job.limit_key().map(ToString::to_string)
+}
+
+impl Seen {
+    fn accept(&self, id: JobId) {
+        self.accepted.borrow_mut().insert(id);
+    }
+
+    async fn produce(&self, kit: &StoreKit, name: &str) {
+        for number in 0..ROUNDS {
+            // One producer for each key: its order is that of its requests
+            for key in ["a", "b", "c"] {
+                self.accept(kit.enqueue(&keyed(&format!("{name}-{key}"), number)).await);
+            }
+            self.accept(kit.enqueue(JOB_BODY).await);
+            // All producers have the same ones
+            if let Ok(stored) = kit.try_enqueue(&unique(number)).await {
+                self.accept(stored.job.id);
+            }
+        }
+    }
+
+    async fn raise_meanwhile(&self, kit: &StoreKit) {
+        for count in [3, 4, 8, 16] {
+            while self.accepted.borrow().len() < usize::from(count) * 20 {
+                kit.jobs.now().await.expect("redis runs");
+            }
+            raise(kit, count).await;
+        }
+    }
+
+    async fn work(&self, kit: &StoreKit) {
+        let worker = consumer();
+        loop {
+            let was_over = self.is_over.get();
+            let claimed = claim_all(kit, &worker, 5).await;
+            let waits = async || kit.jobs.queue_stats(&queue()).await.expect("redis runs").available > 0;
+            if claimed.is_empty() && was_over && !waits().await {
+                return;
+            }
+            for one in &claimed {
+                self.start(one);
+            }
+            for one in claimed {
+                // Before Redis can hand out the next
+                if let Some(key) = key_of(&one) {
+                    self.running.borrow_mut().remove(&key);
+                }
+                kit.complete(&worker, &one, "1").await;
+            }
+        }
+    }
+
+    fn start(&self, claimed: &ClaimedJob) {
+        *self.done.borrow_mut().entry(claimed.job.id).or_default() += 1;
+        let Some(key) = key_of(claimed) else { return };
+        let json: serde_json::Value =
+            serde_json::from_str(&claimed.job.view(JobState::Active).to_json()).expect("JSON");
+        let number = json["args"][0].as_u64().expect("a number");
+        assert!(self.running.borrow_mut().insert(key.clone()), "two of {key} run");
+        self.order.borrow_mut().entry(key).or_default().push(usize::try_from(number).expect("a small number"));
+    }
 }
 
 #[tokio::test]
@@ -111,69 +182,22 @@ async fn nothing_is_lost_or_doubled_and_keys_stay_in_order_while_partitions_are_
     let others = [another_process(&kit, &[]), another_process(&kit, &[])];
     // The queue never had a job: its keys are spread as soon as it has partitions
     raise(&kit, 2).await;
-    let (seen, accepted, is_over) = (Seen::default(), RefCell::new(BTreeSet::new()), Cell::new(false));
-    let produce = async |kit: &StoreKit, name: &str| {
-        for number in 0..60 {
-            // One producer for each key: its order is that of its requests
-            for key in ["a", "b", "c"] {
-                let id = kit.enqueue(&keyed(&format!("{name}-{key}"), number)).await;
-                accepted.borrow_mut().insert(id);
-            }
-            let id = kit.enqueue(JOB_BODY).await;
-            accepted.borrow_mut().insert(id);
-            // All producers have the same ones
-            if let Ok(stored) = kit.try_enqueue(&unique(number)).await {
-                accepted.borrow_mut().insert(stored.job.id);
-            }
-        }
-    };
-    let work = async |kit: &StoreKit| {
-        let worker = consumer();
-        loop {
-            let was_over = is_over.get();
-            let claimed = claim_all(kit, &worker, 5).await;
-            if claimed.is_empty()
-                && was_over
-                && kit.jobs.queue_stats(&queue()).await.expect("redis runs").available == 0
-            {
-                return;
-            }
-            let key = |one: &ClaimedJob| one.job.limit_key().map(ToString::to_string);
-            for one in &claimed {
-                *seen.done.borrow_mut().entry(one.job.id).or_default() += 1;
-                if let Some(key) = key(one) {
-                    let args: serde_json::Value =
-                        serde_json::from_str(&one.job.view(JobState::Active).to_json()).expect("JSON");
-                    assert!(seen.running.borrow_mut().insert(key.clone()), "two of {key} run");
-                    seen.order.borrow_mut().entry(key).or_default().push(args["args"][0].as_u64().expect("a number"));
-                }
-            }
-            for one in claimed {
-                // Before Redis can hand out the next
-                key(&one).map(|key| seen.running.borrow_mut().remove(&key));
-                kit.complete(&worker, &one, "1").await;
-            }
-        }
-    };
-    let raises = async {
-        for count in [3, 4, 8, 16] {
-            while accepted.borrow().len() < usize::from(count) * 20 {
-                tokio::task::yield_now().await;
-                kit.jobs.now().await.expect("redis runs");
-            }
-            raise(&kit, count).await;
-        }
-    };
+    let seen = Seen::default();
     let produced = async {
-        tokio::join!(produce(&kit, "x"), produce(&others[0], "y"), produce(&others[1], "z"), raises);
-        is_over.set(true);
+        tokio::join!(
+            seen.produce(&kit, "x"),
+            seen.produce(&others[0], "y"),
+            seen.produce(&others[1], "z"),
+            seen.raise_meanwhile(&kit),
+        );
+        seen.is_over.set(true);
     };
-    tokio::join!(produced, work(&kit), work(&others[0]), work(&others[1]));
+    tokio::join!(produced, seen.work(&kit), seen.work(&others[0]), seen.work(&others[1]));
     assert_eq!(partitions(&kit).await.len(), 16);
     let done = seen.done.take();
-    assert_eq!(done.keys().copied().collect::<BTreeSet<_>>(), accepted.take());
+    assert_eq!(done.keys().copied().collect::<BTreeSet<_>>(), seen.accepted.take());
     assert!(done.values().all(|count| *count == 1), "each job ran once");
     for (key, order) in seen.order.take() {
-        assert_eq!(order, (0..60).collect::<Vec<u64>>(), "{key}");
+        assert_eq!(order, (0..ROUNDS).collect::<Vec<usize>>(), "{key}");
     }
 }
