@@ -7,7 +7,7 @@ use redis::AsyncConnectionConfig;
 use tempfile::TempDir;
 
 use crate::{
-    AdjustableClock, CertificateFiles, ReservedPort, TEST_TIMEOUT, TestAuthority, WatchedDisk,
+    AdjustableClock, CertificateFiles, ReservedPort, TEST_TIMEOUT, TestAuthority, WatchedDisk, eventually,
     one_node_cluster::OneNodeCluster,
     redis_process::{RedisProcess, redis_command, spawn_until_it_answers},
     watched_disk::preloaded,
@@ -258,8 +258,13 @@ impl RedisServer {
     /// # Panics
     /// It is not running.
     pub async fn connection(&self) -> redis::aio::MultiplexedConnection {
-        let client = redis::Client::open(self.server_url(self.credentials)).expect("a URL");
-        client.get_multiplexed_async_connection_with_config(&patient_config()).await.expect("redis runs")
+        let client = &redis::Client::open(self.server_url(self.credentials)).expect("a URL");
+        let config = &patient_config();
+        // A sentinel closes all connections to a server that it makes a primary or a replica, also one that is just opened
+        eventually("a connection to redis", || async {
+            client.get_multiplexed_async_connection_with_config(config).await.ok()
+        })
+        .await
     }
 
     /// Waits until a replica has everything that was written before.
