@@ -61,8 +61,8 @@ pub(super) struct RedisInner {
     /// When a server was last left because it takes no writes: connections from before are not used again.
     pub(super) server_left: watch::Sender<Option<Instant>>,
     memory: MemoryState,
-    /// How often it has answered, if it is a node of a cluster.
-    pub(super) answers: AtomicU64,
+    /// How often it has answered what may have written to it, if it is a node of a cluster.
+    pub(super) writes: AtomicU64,
     /// The pub/sub channels of the database.
     pub(super) topics: TopicNames,
     /// Redis's clock, read at each new connection and regularly.
@@ -135,7 +135,7 @@ impl Redis {
                 connect_state: Mutex::new(dialling),
                 pool: RwLock::new(pool),
                 memory: MemoryState::default(),
-                answers: AtomicU64::new(0),
+                writes: AtomicU64::new(0),
                 server_left,
                 topics,
                 clock: RedisClock::default(),

@@ -1,20 +1,13 @@
 //! Judges every answer of Redis, on whichever connection it came. A broken connection is dropped. A server that takes no
 //! writes is left with every connection to it: after a failover the old primary still answers.
 
-use std::{
-    sync::{PoisonError, atomic::Ordering},
-    time::Instant,
-};
+use std::{sync::PoisonError, time::Instant};
 
 use redis::{ErrorKind, RedisError, Value};
 use tokio::sync::watch;
 
 use super::{
-    client::{
-        Origin, Redis,
-        cluster::{Destination, Redirect},
-        drop_connection,
-    },
+    client::{Origin, Redis, cluster::Redirect, drop_connection},
     error_class::{ErrorClass, is_about_slot, wrong_server_error},
 };
 
@@ -24,7 +17,7 @@ impl Redis {
         let (error, class) = match answer {
             Ok(values) => match wrong_server_error(values) {
                 Some(error) => (error, ErrorClass::WrongServer),
-                None => return self.count_answer(),
+                None => return,
             },
             // What cannot be parsed on the connection itself breaks it
             Err(error) if error.kind() == ErrorKind::Parse => (error.clone(), ErrorClass::Broken),
@@ -53,18 +46,6 @@ impl Redis {
             }
             _ => {}
         }
-    }
-
-    /// Counts an answer of a node of a cluster: it may be that to a write.
-    fn count_answer(&self) {
-        if matches!(self.inner().destination, Destination::Node(..)) {
-            self.inner().answers.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// How often this node of a cluster has answered.
-    pub(super) fn answers(&self) -> u64 {
-        self.inner().answers.load(Ordering::Relaxed)
     }
 
     /// Leaves a server that takes no writes, unless that happened since `opened_at`: many callers may report the same.

@@ -25,7 +25,12 @@ impl PinnedConnection {
 
     /// Judges an answer that came on it.
     fn judge(&self, redis: &Redis, answer: Result<&[Value], &RedisError>) {
-        self.node.as_ref().unwrap_or(redis).judge(self.live.origin(), answer);
+        self.server(redis).judge(self.live.origin(), answer);
+    }
+
+    /// The handle to the server to which it leads.
+    fn server<'a>(&'a self, redis: &'a Redis) -> &'a Redis {
+        self.node.as_ref().unwrap_or(redis)
     }
 }
 
@@ -80,6 +85,9 @@ impl Redis {
         let mut connection = pinned.live.connection.clone();
         let result = call.invoke_async(&mut connection).await;
         pinned.judge(self, result.as_ref().map(|_| [].as_slice()));
+        if result.is_ok() {
+            pinned.server(self).count_write();
+        }
         match result {
             // It was not executed: the slot has moved, with its data
             Err(error) if pinned.node.is_some() && is_about_slot(&error) => call.invoke_async(&mut self.clone()).await,
@@ -97,6 +105,7 @@ impl Redis {
         let answer = pinned.live.connection.clone().send_packed_command(command).await;
         trip.end();
         pinned.judge(self, answer.as_ref().map(std::slice::from_ref));
+        pinned.server(self).count_writes([command], &answer);
         Ok(T::from_redis_value(answer?.extract_error()?)?)
     }
 
@@ -110,6 +119,7 @@ impl Redis {
         let answers = pinned.live.connection.clone().send_packed_commands(pipeline, 0, pipeline.len()).await;
         trip.end();
         pinned.judge(self, answers.as_ref().map(Vec::as_slice));
+        pinned.server(self).count_writes(pipeline.cmd_iter(), &answers);
         answers
     }
 }

@@ -40,6 +40,7 @@ impl Redis {
         let answer = connection.send_packed_command(cmd).await;
         trip.end();
         self.judge(origin, answer.as_ref().map(std::slice::from_ref));
+        self.count_writes([cmd], &answer);
         answer
     }
 
@@ -54,6 +55,7 @@ impl Redis {
         let answers = connection.send_packed_commands(pipeline, offset, count).await;
         trip.end();
         self.judge(origin, answers.as_ref().map(Vec::as_slice));
+        self.count_writes(pipeline.cmd_iter(), &answers);
         answers
     }
 

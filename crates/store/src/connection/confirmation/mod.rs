@@ -8,11 +8,12 @@
 //! connection before it writes, and a round counts for that generation only: one write through each connection shows that
 //! both lead to one server. Threads that serve requests have no connections of their own then.
 //!
-//! With a cluster each primary is asked that answered this process anything since the request noted it: those are the primaries
-//! that the request wrote to, and perhaps some to which others did. One that is away has acknowledged nothing, so it does not
-//! stop what others confirm.
+//! With a cluster each primary is asked that answered this process since the request noted it, unless to commands that write
+//! nothing: those are the primaries that the request wrote to, and perhaps some to which others did. One that is away has
+//! acknowledged nothing, so it does not stop what others confirm.
 
 mod rounds;
+mod writes;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -51,8 +52,8 @@ struct ServerMark {
     server: Redis,
     /// Of the connection that takes the next command.
     generation: u64,
-    /// How much the server had answered.
-    answers: u64,
+    /// How often the server had answered what may have written to it.
+    writes: u64,
 }
 
 /// What a confirmer asks for, and what became of the last round.
@@ -164,18 +165,18 @@ impl Confirming {
 
 impl ServerMark {
     fn of(server: Redis) -> Self {
-        // The answers first: what is answered in between counts as one for the request
-        let answers = server.answers();
-        Self { generation: server.next_generation(), server, answers }
+        // First: what is written in between counts as written by the request
+        let writes = server.writes();
+        Self { generation: server.next_generation(), server, writes }
     }
 
     /// Of a server that was not known when the request began.
     fn of_new(server: Redis) -> Self {
-        Self { server, generation: 1, answers: 0 }
+        Self { server, generation: 1, writes: 0 }
     }
 
-    /// Whether it has answered since. The only server there is has: the request is about something that was written.
+    /// Whether it may have been written to since. The only server there is has been.
     fn is_used(&self) -> bool {
-        self.server.node_of_cluster().is_none() || self.server.answers() != self.answers
+        self.server.node_of_cluster().is_none() || self.server.writes() != self.writes
     }
 }
