@@ -171,21 +171,25 @@ impl Jobs {
         Ok(())
     }
 
-    /// Reads the checkpoints of jobs of one queue. A job without a record is in its first attempt, and has none.
+    /// Reads the checkpoints of jobs of one queue, of not too many in one answer: each may have a megabyte. A job without a
+    /// record is in its first attempt, and has none.
     async fn load_checkpoints(&self, claimed: &mut [ClaimedJob]) -> StoreResult<()> {
-        let Some(first) = claimed.iter().find(|claimed| claimed.job.has_record) else { return Ok(()) };
-        let keys = QueueKeys::new(&first.job.queue);
-        let mut command = redis::cmd("MGET");
-        for claimed in claimed.iter().filter(|claimed| claimed.job.has_record) {
-            command.arg(keys.checkpoint(&claimed.job.id));
-        }
-        let stored: Value = command.query_async(&mut self.store.redis.clone()).await?;
-        let stored: Vec<Option<String>> = redis::from_redis_value(stored).map_err(malformed_reply)?;
-        for (claimed, text) in claimed.iter_mut().filter(|claimed| claimed.job.has_record).zip(stored) {
-            let Some(text) = text else { continue };
-            let job = &claimed.job;
-            claimed.checkpoint = Some(Box::new(JobCheckpoint::parse(self.sealer(), &job.queue, job.id, &text)?));
-            claimed.mark_checkpoint();
+        let mut later: Vec<&mut ClaimedJob> = claimed.iter_mut().filter(|claimed| claimed.job.has_record).collect();
+        for some in later.chunks_mut(self.claim_budget.max_read()) {
+            let keys = QueueKeys::new(&some[0].job.queue);
+            let mut command = redis::cmd("MGET");
+            for claimed in &*some {
+                command.arg(keys.checkpoint(&claimed.job.id));
+            }
+            let stored: Result<Value, _> = command.query_async(&mut self.store.redis.clone()).await;
+            let stored = self.claim_budget.observe(stored.map_err(StoreError::from))?;
+            let stored: Vec<Option<String>> = redis::from_redis_value(stored).map_err(malformed_reply)?;
+            for (claimed, text) in some.iter_mut().zip(stored) {
+                let Some(text) = text else { continue };
+                let job = &claimed.job;
+                claimed.checkpoint = Some(Box::new(JobCheckpoint::parse(self.sealer(), &job.queue, job.id, &text)?));
+                claimed.mark_checkpoint();
+            }
         }
         Ok(())
     }

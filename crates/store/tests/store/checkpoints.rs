@@ -200,6 +200,28 @@ async fn the_checkpoint_of_a_job_that_waits_is_for_its_first_attempt() {
 }
 
 #[tokio::test]
+async fn each_of_many_jobs_in_one_claim_gets_its_own_checkpoint() {
+    let kit = StoreKit::start();
+    // More than are read in one answer, and some without one between them
+    for number in 0..40_u64 {
+        let id = kit.enqueue(JOB_BODY).await;
+        if number % 3 > 0 {
+            let set = kit.jobs.set_checkpoint(id, Some(number), &number.to_string()).await;
+            set.expect("redis runs").expect("it waits");
+        }
+    }
+    let claimed = kit.claim(&consumer(), 40).await;
+    assert_eq!(claimed.len(), 40);
+    let with_one: Vec<(JobId, u64)> =
+        claimed.iter().filter_map(|claimed| Some((claimed.job.id, given(claimed)?.0))).collect();
+    assert_eq!(with_one.len(), 26);
+    for (id, number) in with_one {
+        let stored = stored(&kit, id).await.expect("it stays until the job ends");
+        assert_eq!((stored.sequence, stored.state), (number, number.to_string()));
+    }
+}
+
+#[tokio::test]
 async fn a_program_with_a_callback_token_saves_and_the_worker_that_ends_the_job_deletes_it() {
     let kit = StoreKit::start();
     let consumer = consumer();
