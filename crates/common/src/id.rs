@@ -27,7 +27,10 @@ use serde::{Deserialize, Serialize};
 use uuid::{Uuid, Variant};
 
 pub use self::workflow_id::WorkflowId;
-use crate::name::{NameError, Priority, QueueName, quoted};
+use crate::{
+    hash::mixed_fnv1a,
+    name::{NameError, Priority, QueueName, quoted},
+};
 
 const NO_ADDRESS: u8 = 255;
 const PRIORITY_OFFSET: i16 = 100;
@@ -104,12 +107,7 @@ impl JobId {
     /// bits of a hash of its purpose.
     #[must_use]
     pub fn for_purpose(milliseconds: u64, queue: &QueueName, purpose: &str) -> Self {
-        let hash = purpose
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-        // FNV mixes upwards only: fold the high bits down, as `MurmurHash` does last
-        let hash = (hash ^ hash >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        let hash = hash ^ hash >> 33;
+        let hash = mixed_fnv1a(purpose);
         let (sequence, salt) = (hash >> (64 - SEQUENCE_BITS), hash & ((1 << SALT_BITS) - 1));
         pack(milliseconds, sequence, queue_tag(queue), NO_ADDRESS, u32::try_from(salt).unwrap_or_default())
     }

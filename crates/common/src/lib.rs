@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`name`], [`id`], [`channel_pattern`], [`rate`] | values from users as types that can only hold valid ones |
+//! | [`hash`] | hashes that ids and places in Redis follow from |
 //! | [`rotation`] | queues in turn, a few at a time |
 //! | [`json`], [`json_repair`], [`known_names`], [`time`], [`text`] | JSON, names, times and untrusted text at the edge |
 //! | [`settings`] | `config/default.toml`, a file, the environment; every value checked |
@@ -22,6 +23,7 @@ pub mod cli;
 #[cfg(feature = "service")]
 pub mod client_limiter;
 pub mod config_file;
+pub mod hash;
 #[cfg(feature = "service")]
 pub mod health;
 #[cfg(feature = "service")]

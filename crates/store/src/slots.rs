@@ -6,14 +6,15 @@
 
 use std::sync::LazyLock;
 
+use common::hash::cluster_slot;
 use redis::{Arg, Cmd, Pipeline, ScriptInvocation};
 
 /// The number of slots.
-pub(crate) const SLOTS: u16 = 16_384;
+pub(crate) use common::hash::CLUSTER_SLOTS as SLOTS;
 
 /// The slot of a key.
 pub(crate) fn slot_of(key: &[u8]) -> u16 {
-    crc16(hashed_part(key)) % SLOTS
+    cluster_slot(hashed_part(key))
 }
 
 /// A number that has this slot as a tag: the first one.
@@ -43,13 +44,6 @@ fn hashed_part(key: &[u8]) -> &[u8] {
         (!tag.is_empty()).then_some(tag)
     };
     tag().unwrap_or(key)
-}
-
-/// CRC-16/XMODEM.
-fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, byte| {
-        (0..8).fold(crc ^ u16::from(*byte) << 8, |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 })
-    })
 }
 
 /// Checks a command in debug builds.
@@ -146,12 +140,11 @@ mod tests {
 
     #[test]
     fn slots_are_those_of_the_specification() {
-        assert_eq!(crc16(b"123456789"), 0x31C3);
         for (key, slot) in [("foo", 12_182), ("{foo}.bar", 12_182), ("a{foo}{b}", 12_182)] {
             assert_eq!(slot_of(key.as_bytes()), slot, "{key}");
         }
-        assert_eq!(slot_of(b"{}foo"), crc16(b"{}foo") % SLOTS, "an empty tag is none");
-        assert_eq!(slot_of(b"{foo"), crc16(b"{foo") % SLOTS);
+        assert_eq!(slot_of(b"{}foo"), cluster_slot(b"{}foo"), "an empty tag is none");
+        assert_eq!(slot_of(b"{foo"), cluster_slot(b"{foo"));
     }
 
     #[test]

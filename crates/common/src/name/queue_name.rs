@@ -19,14 +19,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{NameError, is_queue_name};
+use crate::hash::{CLUSTER_SLOTS, cluster_slot};
 
 /// Partitions that a queue has at most.
 pub const MAX_PARTITIONS: u16 = 64;
 
-/// The slots of Redis Cluster.
-const SLOTS: u16 = 16_384;
 /// How far a partition's slot may be behind the ideal one.
-const SLOT_WINDOW: u16 = SLOTS / MAX_PARTITIONS;
+const SLOT_WINDOW: u16 = CLUSTER_SLOTS / MAX_PARTITIONS;
 
 /// A queue: `[a-z0-9][a-z0-9.-]*`, 1 to 128 characters (Open Job Spec core); or a partition of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -107,23 +106,14 @@ impl QueueName {
 fn spread(queue: &str, number: u16) -> Partition {
     let bits = MAX_PARTITIONS.trailing_zeros();
     let distance = (number % MAX_PARTITIONS).reverse_bits() >> (u16::BITS - bits);
-    let ideal = (slot_of(queue) + distance * SLOT_WINDOW) % SLOTS;
+    let ideal = (cluster_slot(queue.as_bytes()) + distance * SLOT_WINDOW) % CLUSTER_SLOTS;
     let is_near = |salt: &u16| {
-        let slot = slot_of(&Partition { number, salt: *salt }.name_in(queue));
-        (slot + SLOTS - ideal) % SLOTS < SLOT_WINDOW
+        let slot = cluster_slot(Partition { number, salt: *salt }.name_in(queue).as_bytes());
+        (slot + CLUSTER_SLOTS - ideal) % CLUSTER_SLOTS < SLOT_WINDOW
     };
     // One of 64 names is near
     let salt = (0..u16::MAX).find(is_near).unwrap_or_default();
     Partition { number, salt }
-}
-
-/// The slot of a key whose hash tag is this text.
-fn slot_of(tag: &str) -> u16 {
-    // CRC-16/XMODEM
-    let crc = tag.bytes().fold(0_u16, |crc, byte| {
-        (0..8).fold(crc ^ u16::from(byte) << 8, |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 })
-    });
-    crc % SLOTS
 }
 
 impl Partition {
@@ -179,7 +169,7 @@ mod tests {
     use super::*;
 
     fn slot(queue: &QueueName) -> u16 {
-        slot_of(&queue.stored())
+        cluster_slot(queue.stored().as_bytes())
     }
 
     #[test]
@@ -225,9 +215,9 @@ mod tests {
             let mut slots: Vec<u16> = queue.partitions(count).iter().map(slot).collect();
             slots.sort_unstable();
             for (number, slot) in slots.iter().enumerate() {
-                let next = slots.get(number + 1).map_or(slots[0] + SLOTS, |next| *next);
+                let next = slots.get(number + 1).map_or(slots[0] + CLUSTER_SLOTS, |next| *next);
                 // Wherever three primaries divide the ring, eight partitions have jobs on each
-                prop_assert!(next - slot <= SLOTS / count + SLOT_WINDOW, "{:?}", slots);
+                prop_assert!(next - slot <= CLUSTER_SLOTS / count + SLOT_WINDOW, "{:?}", slots);
             }
         }
     }

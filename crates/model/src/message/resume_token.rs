@@ -8,7 +8,10 @@ use std::str::FromStr;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use super::Position;
-use common::name::{ChannelName, NameError};
+use common::{
+    hash::fnv1a,
+    name::{ChannelName, NameError},
+};
 
 /// The first character, which no position has.
 const TOKEN_PREFIX: char = '~';
@@ -84,11 +87,7 @@ impl FromStr for ResumeToken {
 
 /// FNV-1a, cut to 48 bits.
 fn hash_channel(channel: &ChannelName) -> u64 {
-    let hash = channel
-        .as_str()
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    hash >> 16
+    fnv1a(channel.as_str()) >> 16
 }
 
 #[cfg(test)]

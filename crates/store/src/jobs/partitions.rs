@@ -21,7 +21,10 @@ use std::{
 
 use super::Jobs;
 use crate::{StoreResult, keys::QueueKeys};
-use common::name::{MAX_PARTITIONS, QueueName};
+use common::{
+    hash::mixed_fnv1a,
+    name::{MAX_PARTITIONS, QueueName},
+};
 use model::job::NewJob;
 
 /// Queues with partitions that a process remembers.
@@ -155,12 +158,7 @@ fn has_home(new: &NewJob) -> bool {
 }
 
 fn home_number(text: &str, key_count: u16) -> usize {
-    // FNV-1a, and its high bits folded down, as `MurmurHash` does last
-    let hash = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    let hash = (hash ^ hash >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    usize::try_from((hash ^ hash >> 33) % u64::from(key_count.max(1))).unwrap_or_default()
+    usize::try_from(mixed_fnv1a(text) % u64::from(key_count.max(1))).unwrap_or_default()
 }
 
 /// The part of a maximum that a partition has. The parts of all partitions add up to it.
