@@ -11,9 +11,6 @@ local entry, attempt_name, token, worker, progress = ARGV[1], ARGV[2], ARGV[3], 
 local notifications, due_notification, expected_start = ARGV[6], ARGV[7], ARGV[8]
 
 if not is_current_attempt(stream, active, leases, entry, attempt_name, 'pull', token, worker) then return 0 end
-local attempt = attempt_of(active, attempt_name)
-local expiry = lease_start(expected_start) + attempt.lease_ms
-if attempt.deadline > 0 and attempt.deadline < expiry then expiry = attempt.deadline end
-set_due(leases, attempt_name, expiry, notifications, due_notification, 'XX')
+renew_lease(active, leases, attempt_name, expected_start, notifications, due_notification)
 if progress ~= '' then redis.call('HSET', active, 'p:' .. attempt_name, progress) end
 return 1

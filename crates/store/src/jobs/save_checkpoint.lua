@@ -25,9 +25,6 @@ if sequence == 0 then sequence = stored + 1 end
 if sequence < stored then return -stored end
 redis.call('SET', checkpoint, string.format('%d %s ', sequence, saved_at) .. state, 'PX', ttl_ms)
 if fence_kind == 'pull' then
-  local attempt = attempt_of(active, attempt_name)
-  local expiry = lease_start(expected_start) + attempt.lease_ms
-  if attempt.deadline > 0 and attempt.deadline < expiry then expiry = attempt.deadline end
-  set_due(leases, attempt_name, expiry, notifications, due_notification, 'XX')
+  renew_lease(active, leases, attempt_name, expected_start, notifications, due_notification)
 end
 return sequence

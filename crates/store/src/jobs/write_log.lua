@@ -18,9 +18,6 @@ end
 for i = first_line, #ARGV do redis.call('XADD', log, 'MAXLEN', max_lines, '*', 'd', ARGV[i]) end
 redis.call('PEXPIRE', log, ttl_ms)
 if fence_kind == 'pull' then
-  local attempt = attempt_of(active, attempt_name)
-  local expiry = lease_start(expected_start) + attempt.lease_ms
-  if attempt.deadline > 0 and attempt.deadline < expiry then expiry = attempt.deadline end
-  set_due(leases, attempt_name, expiry, notifications, due_notification, 'XX')
+  renew_lease(active, leases, attempt_name, expected_start, notifications, due_notification)
 end
 return 1

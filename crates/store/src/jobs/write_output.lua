@@ -50,9 +50,6 @@ until kept or not after
 redis.call('PEXPIRE', output, ttl_ms)
 redis.pcall('PUBLISH', readers, id)
 if fence_kind == 'pull' then
-  local current = attempt_of(active, attempt_name)
-  local expiry = lease_start(expected_start) + current.lease_ms
-  if current.deadline > 0 and current.deadline < expiry then expiry = current.deadline end
-  set_due(leases, attempt_name, expiry, notifications, due_notification, 'XX')
+  renew_lease(active, leases, attempt_name, expected_start, notifications, due_notification)
 end
 return number

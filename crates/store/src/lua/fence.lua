@@ -37,6 +37,14 @@ local function is_current_attempt(stream, active, leases, entry, attempt_name, k
   return attempt.token == owner and expiry and tonumber(expiry) <= now_ms()
 end
 
+-- Renews the lease of a job that was fetched over HTTP, for its full length but not past its deadline.
+local function renew_lease(active, leases, attempt_name, expected_start, notifications, notification)
+  local attempt = attempt_of(active, attempt_name)
+  local expiry = lease_start(expected_start) + attempt.lease_ms
+  if attempt.deadline > 0 and attempt.deadline < expiry then expiry = attempt.deadline end
+  set_due(leases, attempt_name, expiry, notifications, notification, 'XX')
+end
+
 -- Removes the entry of an attempt from the stream, and the attempt with it.
 local function remove_entry(stream, active, leases, entry, attempt_name)
   redis.call('XACK', stream, 'workers', entry)
