@@ -13,7 +13,7 @@ use common::time::parse_time;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 use store::keys::QueueKeys;
-use testkit::redis::AsyncCommands;
+use testkit::redis::{AsyncCommands, InfoDict, aio::MultiplexedConnection};
 use testkit::{RedisPersistence, RedisServer, ServiceProcess, TestAuthority, eventually};
 
 use crate::http::HttpConnection;
@@ -161,9 +161,7 @@ impl BenchGalley {
 
     /// The id of Redis's process.
     pub(crate) async fn redis_process_id(&self) -> anyhow::Result<u32> {
-        let info: String = redis::cmd("INFO").arg("server").query_async(&mut self.redis.connection().await).await?;
-        let process = info.lines().find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok());
-        process.context("redis does not say which process it is")
+        redis_process_id(&mut self.redis.connection().await).await
     }
 
     /// Bytes of the record that a finished job left.
@@ -212,6 +210,12 @@ impl BenchGalley {
         let mut answer: Value = serde_json::from_str(&answer)?;
         Ok(BenchStats(answer["queue"].take()))
     }
+}
+
+/// The id of the process to which a connection leads.
+pub(crate) async fn redis_process_id(redis: &mut MultiplexedConnection) -> anyhow::Result<u32> {
+    let info: InfoDict = redis::cmd("INFO").arg("server").query_async(redis).await?;
+    info.get("process_id").context("redis does not say which process it is")
 }
 
 /// The numbers of a queue, as the gateway shows them.

@@ -3,17 +3,17 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use store::keys::QueueKeys;
 use testkit::{
     ClusterProcesses, RedisDeployment, RedisServer, ServiceProcess,
     http::HttpConnection,
-    redis::{self, AsyncCommands, InfoDict, aio::MultiplexedConnection},
+    redis::{AsyncCommands, aio::MultiplexedConnection},
 };
 use tokio::time::sleep;
 
 use crate::{
-    galley::{BenchDurability, MEASURE_TIMEOUT, batch_body, noop_job},
+    galley::{BenchDurability, MEASURE_TIMEOUT, batch_body, noop_job, redis_process_id},
     machine::scheduler_times_ms,
     numbers::count_as_f64,
     report::{BenchReport, median},
@@ -76,7 +76,7 @@ async fn measure(redis: &RedisDeployment, jobs: u32) -> anyhow::Result<CostOfPri
     let mut primaries = redis.connections().await;
     let mut processes = Vec::new();
     for primary in &mut primaries {
-        processes.push(process_id(primary).await?);
+        processes.push(redis_process_id(primary).await?);
     }
     // Scripts, connections and buffers are there
     enqueue(&gateway, &queues, BATCH_SIZE).await?;
@@ -88,11 +88,6 @@ async fn measure(redis: &RedisDeployment, jobs: u32) -> anyhow::Result<CostOfPri
     let after = processes.iter().map(|process| scheduler_times_ms(*process).0);
     drop((worker, gateway));
     Ok(after.zip(before).map(|(after, before)| (after - before) * 1000.0 / f64::from(jobs * QUEUES)).collect())
-}
-
-async fn process_id(primary: &mut MultiplexedConnection) -> anyhow::Result<u32> {
-    let info: InfoDict = redis::cmd("INFO").arg("server").query_async(primary).await?;
-    info.get("process_id").context("redis does not say which process it is")
 }
 
 async fn enqueue(gateway: &ServiceProcess, queues: &[String], jobs: u32) -> anyhow::Result<()> {

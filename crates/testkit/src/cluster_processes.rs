@@ -275,6 +275,14 @@ impl ClusterProcesses {
         }
     }
 
+    /// Promotes the replica of a primary that is gone, as if the others had noticed.
+    ///
+    /// # Panics
+    /// It does not run, or is no replica.
+    pub async fn promote(&self, replica: usize) {
+        self.tell(replica, redis::cmd("CLUSTER").arg("FAILOVER").arg("TAKEOVER")).await;
+    }
+
     /// Makes a replica the primary though its primary runs.
     ///
     /// # Panics

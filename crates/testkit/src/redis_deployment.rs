@@ -193,7 +193,7 @@ impl ClusterProcesses {
         wait_until_replica_has_all(&mut self.connection(primary).await, &mut self.connection(replica).await).await;
         self.kill(primary);
         when_killed();
-        self.ask::<()>(replica, redis::cmd("CLUSTER").arg("FAILOVER").arg("TAKEOVER")).await;
+        self.promote(replica).await;
         self.wait_until_promoted(replica).await;
         sleep(away).await;
         block_in_place(|| self.restart(primary));

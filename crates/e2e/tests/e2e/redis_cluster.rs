@@ -211,7 +211,7 @@ async fn nothing_that_was_accepted_is_lost_while_slots_move_and_when_a_primary_i
         accepted.push(eventually("a node that runs accepts a job", || try_enqueue(&kit, queue)).await);
     }
     let replica = cluster.replica_of(killed).await;
-    cluster.ask::<()>(replica, redis::cmd("CLUSTER").arg("FAILOVER").arg("TAKEOVER")).await;
+    cluster.promote(replica).await;
     for queue in of_killed {
         accepted.push(eventually("the replica accepts a job", || try_enqueue(&kit, queue)).await);
     }
@@ -268,7 +268,7 @@ async fn what_a_replica_has_confirmed_survives_the_death_of_a_primary() {
     confirmed.extend(enqueue_confirmed(&kit).await);
     cluster.kill(killed);
     cluster.thaw(replica);
-    cluster.ask::<()>(replica, redis::cmd("CLUSTER").arg("FAILOVER").arg("TAKEOVER")).await;
+    cluster.promote(replica).await;
     cluster.wait_until_promoted(replica).await;
     for id in &confirmed {
         let path = format!("/ojs/v1/jobs/{id}");
@@ -312,7 +312,7 @@ async fn a_cluster_with_tls_is_used_over_tls_alone_also_when_a_replica_has_taken
     cluster.wait_until_replicated(killed).await;
     let replica = cluster.replica_of(killed).await;
     cluster.kill(killed);
-    cluster.ask::<()>(replica, redis::cmd("CLUSTER").arg("FAILOVER").arg("TAKEOVER")).await;
+    cluster.promote(replica).await;
     cluster.wait_until_promoted(replica).await;
     for queue in QUEUES {
         accepted.push(eventually("every queue accepts a job", || try_enqueue(&kit, queue)).await);

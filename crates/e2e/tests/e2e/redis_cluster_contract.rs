@@ -1,6 +1,6 @@
 //! The original demo on a Redis Cluster: plain clients of redis-py, which find the nodes themselves, beside Galley.
 
-use testkit::{ClusterProcesses, PATIENCE, ServiceProcess, eventually, redis};
+use testkit::{ClusterProcesses, PATIENCE, ServiceProcess, eventually};
 
 use crate::{
     http_client::CheckedClient,
@@ -125,7 +125,7 @@ async fn elements_go_on_when_the_list_moves_and_when_its_primary_is_replaced() {
     let replica = cluster.replica_of(primary).await;
     cluster.wait_until_replicated(primary).await;
     cluster.kill(primary);
-    cluster.ask::<()>(replica, redis::cmd("CLUSTER").arg("FAILOVER").arg("TAKEOVER")).await;
+    cluster.promote(replica).await;
     cluster.wait_until_promoted(replica).await;
     eventually("another one is executed at the replica", || async {
         let _ = CheckedClient::new().get(gateway.url("/prodcons")).send().await;
