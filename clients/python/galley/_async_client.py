@@ -242,9 +242,16 @@ class AsyncClient:
         """Ends a pause. Needs a key with ``admin:write``."""
         return await self._run(_calls.steer_queue(name, "resume"))
 
-    async def limit_queue(self, name: str, *, concurrency: int | None = None, rate: Rate | None = None) -> Queue:
+    async def limit_queue(
+        self,
+        name: str,
+        *,
+        concurrency: int | None = None,
+        rate: Rate | None = None,
+        priority_aging: str | None = None,
+    ) -> Queue:
         """Limits all jobs of a queue; without a limit the settings hold again. Needs a key with ``admin:write``."""
-        return await self._run(_calls.limit_queue(name, concurrency, rate))
+        return await self._run(_calls.limit_queue(name, concurrency, rate, priority_aging))
 
     # Channels
 

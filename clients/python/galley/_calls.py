@@ -173,8 +173,9 @@ def steer_queue(name: str, verb: Literal["pause", "resume", "drain"]) -> Call[No
     return Call("POST", _jobs("queues", name, verb, create="true"), _nothing, {})
 
 
-def limit_queue(name: str, concurrency: int | None, rate: Rate | None) -> Call[Queue]:
-    body = {key: value for key, value in (("concurrency", concurrency), ("rate", rate)) if value is not None}
+def limit_queue(name: str, concurrency: int | None, rate: Rate | None, priority_aging: str | None) -> Call[Queue]:
+    limits = {"concurrency": concurrency, "rate": rate, "priority_aging": priority_aging}
+    body = {key: value for key, value in limits.items() if value is not None}
     return Call("PUT", _jobs("queues", name, "limits", create="true"), _of("queue"), body)
 
 

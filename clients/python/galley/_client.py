@@ -245,9 +245,16 @@ class Client:
         """Ends a pause. Needs a key with ``admin:write``."""
         return self._run(_calls.steer_queue(name, "resume"))
 
-    def limit_queue(self, name: str, *, concurrency: int | None = None, rate: Rate | None = None) -> Queue:
+    def limit_queue(
+        self,
+        name: str,
+        *,
+        concurrency: int | None = None,
+        rate: Rate | None = None,
+        priority_aging: str | None = None,
+    ) -> Queue:
         """Limits all jobs of a queue; without a limit the settings hold again. Needs a key with ``admin:write``."""
-        return self._run(_calls.limit_queue(name, concurrency, rate))
+        return self._run(_calls.limit_queue(name, concurrency, rate, priority_aging))
 
     # Channels
 

@@ -106,7 +106,13 @@ def test_limits_of_a_key_and_of_a_queue_keep_jobs_waiting(client: Any, name: str
     assert client.get(held["id"])["attempt"] == 0
     shown = client.limit_queue(name, concurrency=2, rate={"limit": 5, "period": "PT1S", "burst": 1})["limits"]
     assert (shown["concurrency"], shown["rate"]["limit"], shown["rate"]["burst"]) == (2, 5, 1)
-    assert client.limit_queue(name)["limits"]["concurrency"] is None
+    assert client.limit_queue(name, priority_aging="PT1M")["limits"] == {
+        "concurrency": None,
+        "rate": None,
+        "max_depth": None,
+        "priority_aging": "PT60S",
+    }
+    assert client.limit_queue(name)["limits"]["priority_aging"] is None
     client.pause_queue(name)
     assert client.get_queue(name)["paused"] is True
     client.resume_queue(name)

@@ -368,8 +368,8 @@ export class Client<Tasks extends TaskMap<Tasks> = AnyTasks> {
   }
 
   /** Limits all jobs of a queue; without a limit the settings hold again. Needs a key with `admin:write`. */
-  limitQueue(name: string, limits: { concurrency?: number; rate?: Rate }): Promise<Queue> {
-    checkNames("limitQueue()", limits, ["concurrency", "rate"]);
+  limitQueue(name: string, limits: { concurrency?: number; rate?: Rate; priority_aging?: string }): Promise<Queue> {
+    checkNames("limitQueue()", limits, ["concurrency", "rate", "priority_aging"]);
     if (limits.rate !== undefined) checkNames("rate", limits.rate, RATE);
     const path = jobs(["queues", name, "limits"], { create: true });
     return this.run({ method: "PUT", path, body: limits, of: queueOf });

@@ -92,8 +92,11 @@ pub(crate) struct LimitsArgs {
     /// With --rate: no period, wherever it begins, has more starts.
     #[arg(long, requires = "rate")]
     strict: bool,
+    /// How much earlier a job counts as arrived for each step of its priority, such as PT1M.
+    #[arg(long, value_name = "DURATION")]
+    priority_aging: Option<String>,
     /// Remove the limits set here: those of the settings hold.
-    #[arg(long, conflicts_with_all = ["concurrency", "rate"])]
+    #[arg(long, conflicts_with_all = ["concurrency", "rate", "priority_aging"])]
     reset: bool,
     /// Create the queue if it does not exist.
     #[arg(long)]
@@ -197,7 +200,7 @@ impl LimitsArgs {
         if self.reset {
             return session.show(GatewayCall::put(path).json(&json!({})), show_queue).await.map(drop);
         }
-        let changes_nothing = self.concurrency.is_none() && self.rate.is_none();
+        let changes_nothing = self.concurrency.is_none() && self.rate.is_none() && self.priority_aging.is_none();
         let queue = QueueArg { queue: self.queue.clone(), create: self.create };
         if changes_nothing {
             return session.show(queue.call("GET", ""), show_queue).await.map(drop);
@@ -207,6 +210,9 @@ impl LimitsArgs {
         let mut limits = shown["queue"]["limits"].clone();
         if let Some(concurrency) = self.concurrency {
             limits["concurrency"] = concurrency.into();
+        }
+        if let Some(aging) = self.priority_aging {
+            limits["priority_aging"] = aging.into();
         }
         if let Some(mut rate) = self.rate {
             if let Some(burst) = self.burst {
@@ -330,6 +336,7 @@ fn show_queue(answer: &Value, terminal: Terminal) -> CliResult {
     details.members(queue, &["completed", "discarded", "cancelled", "retried"]);
     let limits = &queue["limits"];
     details.add("concurrency limit", &limits["concurrency"]).add("rate limit", &limits["rate"]);
+    details.add("priority aging", &limits["priority_aging"]);
     details.add("longest line", &limits["max_depth"]).add("partitions", &queue["partitions"]);
     details.print(terminal)
 }

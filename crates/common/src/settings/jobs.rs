@@ -109,7 +109,7 @@ section! {
 }
 
 section! {
-    /// Limits of single queues, by name. `PUT /ojs/v1/queues/{queue}/limits` changes concurrency and rate at run time.
+    /// Limits of single queues, by name. `PUT /ojs/v1/queues/{queue}/limits` changes concurrency, rate and priority aging at run time.
     pub(super) struct QueueSection = "queues.<queue>" {
         /// Jobs that may wait in the queue. An enqueue beyond it is answered with 429. Jobs that become available later
         /// (scheduled, retried, released) and elements of the bridged list still enter.
@@ -127,6 +127,12 @@ section! {
         /// Whether no period of `rate_period_ms`, wherever it begins, has more than `rate_limit` starts. Then
         /// `rate_limit` is 1000 at most.
         "rate_strict" => rate_strict: Option<bool> = optional(switch(false), "mail.rate_strict = true");
+        /// How much earlier a job counts as arrived for each step of its priority; jobs start in the order of that. A job of a
+        /// lower priority waits for that long per step at most, however many others come. Strictly by priority if absent.
+        "priority_aging_ms" => priority_aging_ms: Option<u64> = optional(
+            Kind { unit: "Milliseconds", ..number(1..=604_800_000, 60_000) },
+            "mail.priority_aging_ms = 60000",
+        );
         /// Partitions of the queue: each has a slot of its own in a Redis Cluster, and an order of its own. The number can be
         /// raised here or with `galley queues partitions`, never lowered: the largest one of all processes holds.
         "partitions" => partitions: Option<u16> = optional(number(1..=MAX_PARTITIONS.into(), 1), "mail.partitions = 8");
@@ -152,6 +158,8 @@ pub struct QueueLimits {
     pub concurrency: Option<u32>,
     /// Jobs that may start in a period.
     pub rate: Option<Rate>,
+    /// How much earlier a job counts as arrived for each step of its priority.
+    pub priority_aging: Option<Duration>,
     /// Its partitions, at least.
     pub partitions: Option<u16>,
     /// The longest attempt of its jobs that ask for nothing.
@@ -193,6 +201,7 @@ pub(super) fn read_queues(root: &mut Section) -> Result<BTreeMap<QueueName, Queu
             max_depth: queue.max_depth,
             concurrency: queue.concurrency,
             rate,
+            priority_aging: queue.priority_aging_ms.map(Duration::from_millis),
             attempt_timeout: queue.attempt_timeout_ms.map(Duration::from_millis),
             max_attempt_timeout: queue.max_attempt_timeout_ms.map(Duration::from_millis),
         };

@@ -203,10 +203,12 @@ async fn queues_are_listed_paused_limited_and_purged() {
     let ack = json!({ "job_id": job["id"], "token": job["token"] });
     assert_eq!(kit.post("/ojs/v1/workers/ack", &ack).await.status(), 200);
 
-    let config = json!({ "concurrency": 30, "rate_limit": { "limit": 2000, "period": "PT1H" } });
+    let config =
+        json!({ "concurrency": 30, "rate_limit": { "limit": 2000, "period": "PT1H" }, "priority_aging": "PT2M" });
     let (status, changed) = ask(&kit, Method::PUT, "/queues/a/config", &config).await;
     assert_eq!((status, &changed["configuration"]["concurrency"]), (200, &json!(30)));
     assert_eq!(changed["configuration"]["rate_limit"]["limit"], 2000);
+    assert_eq!(changed["configuration"]["priority_aging"], "PT120S");
     let shown = changed["configuration"].clone();
     assert_eq!(ask(&kit, Method::PUT, "/queues/a/config", &shown).await.0, 200, "what is shown can be sent back");
     let retention = json!({ "retention": { "completed": "P14D" } });

@@ -265,23 +265,29 @@ async fn the_limits_of_a_queue_can_be_set_as_they_are_shown() {
     let (name, queue) = ("GALLEY__QUEUES__ORDERS__MAX_DEPTH", "GALLEY__QUEUES__ORDERS__CONCURRENCY");
     let kit = GalleyKit::start_with(RedisServer::start(), &[(name, "1000"), (queue, "7")]).await;
     let set = async |limits: &Value| ask(&kit, reqwest::Method::PUT, "/ojs/v1/queues/orders/limits", limits).await;
-    let rate = json!({ "rate": { "limit": 5, "period": "PT1.5S" } });
-    let (status, answer) = set(&rate).await;
+    let limits = json!({ "rate": { "limit": 5, "period": "PT1.5S" }, "priority_aging": "PT1M" });
+    let (status, answer) = set(&limits).await;
     assert_eq!(status, 200, "a queue of the settings exists: {answer}");
     let shown = answer["queue"]["limits"].clone();
     let expected = json!({
         "max_depth": 1000, "concurrency": 7,
         "rate": { "limit": 5, "period": "PT1.5S", "period_ms": 1500, "burst": 5, "strict": false },
+        "priority_aging": "PT60S",
     });
     assert_eq!(shown, expected);
     let (status, again) = set(&shown).await;
     assert_eq!((status, &again["queue"]["limits"]), (200, &shown), "{again}");
-    let (status, none) = set(&json!({ "max_depth": null, "concurrency": null, "rate": null })).await;
-    assert_eq!((status, &none["queue"]["limits"]["rate"]), (200, &json!(null)), "{none}");
+    let (status, none) =
+        set(&json!({ "max_depth": null, "concurrency": null, "rate": null, "priority_aging": null })).await;
+    let limits = &none["queue"]["limits"];
+    assert_eq!((status, &limits["rate"], &limits["priority_aging"]), (200, &json!(null), &json!(null)), "{none}");
     for wrong in [
         json!({ "max_depth": 5 }),
         json!({ "rate": { "limit": 5, "period": "PT1S", "period_ms": 2000 } }),
         json!({ "rate": { "limit": 5 } }),
+        json!({ "priority_aging": 60 }),
+        json!({ "priority_aging": "PT0S" }),
+        json!({ "priority_aging": "P8D" }),
     ] {
         assert_eq!(set(&wrong).await.0, 400, "{wrong}");
     }

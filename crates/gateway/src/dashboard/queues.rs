@@ -12,7 +12,7 @@ use common::{
 use model::access::Scope;
 use serde_json::value::RawValue;
 use store::{
-    jobs::{PurgeRequest, QueueControl, QueueStats},
+    jobs::{PurgeRequest, QueueControl, QueueStats, RunTimeLimits},
     statistics::{Series, Statistics},
 };
 
@@ -247,11 +247,12 @@ async fn set_limits(services: &Services, queue: &QueueName, form: &Form) -> Resu
         }
         None => None,
     };
-    // What the form does not show stays: how much may start at once, and whether it is strict
-    let known = services.jobs.queue_control(queue).await?.rate;
-    let rate = match (rate, known) {
+    // What the form does not show stays: aging, how much may start at once, and whether it is strict
+    let known = services.jobs.queue_control(queue).await?;
+    let rate = match (rate, known.rate) {
         (Some(rate), Some(known)) if (rate.limit, rate.period_ms) == (known.limit, known.period_ms) => Some(known),
         (rate, _) => rate,
     };
-    Ok(services.jobs.set_queue_limits(queue, concurrency, rate).await??)
+    let limits = RunTimeLimits { concurrency, rate, priority_aging: known.priority_aging };
+    Ok(services.jobs.set_queue_limits(queue, limits).await??)
 }

@@ -10,7 +10,7 @@ use model::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
-use store::jobs::{PurgeRequest, QueueControl, QueueStats};
+use store::jobs::{PurgeRequest, QueueControl, QueueStats, RunTimeLimits};
 
 use super::{ApiResult, MAX_COMPARED_NAMES, ojs_response, parse_bounded, parse_flag};
 use crate::{
@@ -142,7 +142,10 @@ fn limits_json(control: &QueueControl) -> Value {
             "burst": rate.burst, "strict": rate.is_strict,
         })
     });
-    json!({ "max_depth": control.max_depth, "concurrency": control.concurrency, "rate": rate })
+    let aging = control.priority_aging.map(time::format_duration);
+    json!({
+        "max_depth": control.max_depth, "concurrency": control.concurrency, "rate": rate, "priority_aging": aging,
+    })
 }
 
 pub(super) async fn pause(
@@ -189,10 +192,15 @@ pub(super) async fn set_limits(
     body: JsonBody,
 ) -> ApiResult {
     let limits: Object = body.parse()?;
-    limits.check_names(&["concurrency", "rate", "max_depth"]).map_err(ApiError::invalid)?;
+    limits.check_names(&["concurrency", "rate", "priority_aging", "max_depth"]).map_err(ApiError::invalid)?;
     let concurrency = limits.get("concurrency").map(|raw| limit::parse_concurrency(raw, "concurrency")).transpose();
     let rate = limits.get("rate").map(|raw: &RawValue| limit::parse_rate(raw, "rate")).transpose();
-    let (concurrency, rate) = (concurrency.map_err(ApiError::invalid)?, rate.map_err(ApiError::invalid)?);
+    let aging = limits.get("priority_aging").map(limit::parse_priority_aging).transpose();
+    let run_time = RunTimeLimits {
+        concurrency: concurrency.map_err(ApiError::invalid)?,
+        rate: rate.map_err(ApiError::invalid)?,
+        priority_aging: aging.map_err(ApiError::invalid)?,
+    };
     let queue = query.queue(&caller, &services, &queue).await?;
     if let Some(wanted) = limits.get("max_depth") {
         let set = services.jobs.queue_control(&queue).await?.max_depth;
@@ -203,7 +211,7 @@ pub(super) async fn set_limits(
             )));
         }
     }
-    services.jobs.set_queue_limits(&queue, concurrency, rate).await??;
+    services.jobs.set_queue_limits(&queue, run_time).await??;
     queue_response(&services, &queue).await
 }
 

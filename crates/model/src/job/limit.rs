@@ -4,6 +4,8 @@
 //! jobs of the queue that carry the same `max_per_second`, and no others: one producer cannot slow down the rest. Only
 //! settings and `PUT .../limits` limit a whole queue. A rate is a token bucket, or strict: see [`Rate`].
 
+use std::time::Duration;
+
 use serde_json::value::RawValue;
 
 use common::{
@@ -12,6 +14,9 @@ use common::{
     rate::Rate,
     time,
 };
+
+/// Longest aging of priorities.
+const MAX_AGING: Duration = Duration::from_hours(168);
 
 /// Largest number of jobs of a key at a time, and per period.
 const MAX_LIMIT: u32 = 1_000_000;
@@ -162,6 +167,17 @@ fn parse_throttle(raw: &RawValue, name: &str) -> Result<Rate, String> {
 pub fn parse_concurrency(raw: &RawValue, name: &str) -> Result<u32, String> {
     let number = raw.get().parse().ok().filter(|number| *number <= MAX_LIMIT);
     number.ok_or_else(|| format!("{name} must be an integer from 0 to {MAX_LIMIT}, got {}", quoted(raw.get())))
+}
+
+/// Reads how much earlier a job of a queue counts as arrived for each step of its priority.
+///
+/// # Errors
+/// It is no duration, or out of bounds: the message says what is allowed.
+pub fn parse_priority_aging(raw: &RawValue) -> Result<Duration, String> {
+    let aging = decode(raw).and_then(|text| time::parse_duration(&text).ok());
+    aging.filter(|aging| (Duration::from_millis(1)..=MAX_AGING).contains(aging)).ok_or_else(|| {
+        format!("priority_aging must be an ISO 8601 duration from PT0.001S to P7D, got {}", quoted(raw.get()))
+    })
 }
 
 fn parse_max_per_second(raw: &RawValue) -> Result<Rate, String> {

@@ -146,7 +146,7 @@ impl Jobs {
         let limits = self.store.settings.queue(queue).copied().unwrap_or_default();
         let rate = limits.rate.unwrap_or(Rate::new(0, 1));
         call.arg(limits.concurrency.map_or(-1, i64::from)).arg(rate.limit).arg(rate.period_ms);
-        call.arg(rate.burst).arg(u8::from(rate.is_strict));
+        call.arg(rate.burst).arg(u8::from(rate.is_strict)).arg(limits.priority_aging.map_or(0, duration_millis));
         let (timeout, max_timeout) = self.attempt_timeouts(queue);
         if max_timeout.as_millis() < u128::from(model::job::MAX_TIMEOUT_MS) {
             call.arg(format!("{} {}", duration_millis(timeout), duration_millis(max_timeout)));

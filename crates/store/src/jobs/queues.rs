@@ -1,10 +1,10 @@
 //! The queues, their streams and their controls.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use redis::Script;
 
-use super::{EnqueueRefusal, Jobs, Partitions, maintenance_mode::PauseReason};
+use super::{EnqueueRefusal, Jobs, Partitions, claim::duration_millis, maintenance_mode::PauseReason};
 use crate::connection::notification::Notification;
 use crate::{
     StoreError, StoreResult,
@@ -28,10 +28,23 @@ pub struct QueueControl {
     pub concurrency: Option<u32>,
     /// Maximum number of starts in a period.
     pub rate: Option<Rate>,
+    /// How much earlier a job counts as arrived for each step of its priority.
+    pub priority_aging: Option<Duration>,
     /// Maximum number of waiting jobs.
     pub max_depth: Option<u64>,
     /// How many partitions it has.
     pub partitions: Partitions,
+}
+
+/// The limits of a queue that can be set at run time. Absent ones are those of the settings.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RunTimeLimits {
+    /// Maximum number of running jobs.
+    pub concurrency: Option<u32>,
+    /// Maximum number of starts in a period.
+    pub rate: Option<Rate>,
+    /// How much earlier a job counts as arrived for each step of its priority.
+    pub priority_aging: Option<Duration>,
 }
 
 impl Jobs {
@@ -165,6 +178,7 @@ impl Jobs {
             concurrency: small("c").or(settings.concurrency),
             rate: rate.or(settings.rate),
             max_depth: settings.max_depth,
+            priority_aging: number("pa").map(Duration::from_millis).or(settings.priority_aging),
         }
     }
 
@@ -175,15 +189,16 @@ impl Jobs {
     pub async fn set_queue_limits(
         &self,
         queue: &QueueName,
-        concurrency: Option<u32>,
-        rate: Option<Rate>,
+        limits: RunTimeLimits,
     ) -> StoreResult<Result<(), EnqueueRefusal>> {
+        let RunTimeLimits { concurrency, rate, priority_aging } = limits;
         if let Err(refused) = self.register_queue(queue).await? {
             return Ok(Err(refused));
         }
         let mut set = Vec::new();
         set.extend(concurrency.map(|max| ("c", max.to_string())));
         set.extend(rate.map(rate_fields).into_iter().flatten());
+        set.extend(priority_aging.map(|aging| ("pa", duration_millis(aging).to_string())));
         let mut left = vec![queue.clone()];
         while let Some(partition) = left.pop() {
             let mut call = script::SET_LIMITS.key(QueueKeys::new(&partition).control());

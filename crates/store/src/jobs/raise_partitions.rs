@@ -18,7 +18,7 @@ use model::subscription::subscription_of_queue;
 const MAX_ATTEMPTS: usize = 8;
 
 /// Fields of the controls of a queue that its partitions have too.
-const SHARED_FIELDS: [&str; 6] = ["paused", "c", "rl", "rp", "rb", "rs"];
+const SHARED_FIELDS: [&str; 7] = ["paused", "c", "rl", "rp", "rb", "rs", "pa"];
 
 /// Why the number of partitions is not changed.
 #[derive(Debug, Clone, PartialEq, Eq)]

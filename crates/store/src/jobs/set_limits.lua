@@ -13,7 +13,7 @@ local first_field = 5
 
 local count = tonumber(redis.call('HGET', control, 'n') or '1')
 if concurrency > 0 and concurrency < count or rate > 0 and rate < count then return count end
-redis.call('HDEL', control, 'c', 'rl', 'rp', 'rb', 'rs', 'r', 'ra')
+redis.call('HDEL', control, 'c', 'rl', 'rp', 'rb', 'rs', 'r', 'ra', 'pa')
 for number = first_field, #ARGV, 2 do redis.call('HSET', control, ARGV[number], ARGV[number + 1]) end
 redis.pcall('PUBLISH', notifications, notification)
 return 0

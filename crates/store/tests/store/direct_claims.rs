@@ -1,7 +1,7 @@
 //! Claims without a script give what a script would give.
 
 use common::name::Priority;
-use store::jobs::{ClaimAvailability, ClaimBatch, Consumer, DirectClaim, JobSizes, Settled};
+use store::jobs::{ClaimAvailability, ClaimBatch, Consumer, DirectClaim, JobSizes, RunTimeLimits, Settled};
 
 use crate::kit::{JOB_BODY, StoreKit, consumer, normal_priority, queue};
 
@@ -36,7 +36,11 @@ async fn nothing_is_taken_from_a_queue_that_was_paused_or_limited_meanwhile() {
     let batch = claim_directly(&kit, &mut vec![normal_priority()], 10, &consumer).await;
     assert_eq!((batch.jobs.len(), batch.availability), (0, ClaimAvailability::Paused));
     kit.jobs.set_queue_paused(&queue(), false).await.expect("redis runs").expect("it exists");
-    kit.jobs.set_queue_limits(&queue(), Some(1), None).await.expect("redis runs").expect("it exists");
+    kit.jobs
+        .set_queue_limits(&queue(), RunTimeLimits { concurrency: Some(1), ..RunTimeLimits::default() })
+        .await
+        .expect("redis runs")
+        .expect("it exists");
     let batch = claim_directly(&kit, &mut vec![normal_priority()], 10, &consumer).await;
     assert_eq!((batch.jobs.len(), batch.availability, batch.is_cut), (0, ClaimAvailability::Limited, true));
     let stats = kit.jobs.queue_stats(&queue()).await.expect("redis runs");

@@ -3,7 +3,7 @@ use std::{cell::Cell, time::Duration};
 use common::{id::JobId, rate::Rate};
 use model::job::RetryAdvice;
 use store::{
-    jobs::{ClaimAvailability, ClaimBatch, Claimant, ClaimedJob},
+    jobs::{ClaimAvailability, ClaimBatch, Claimant, ClaimedJob, RunTimeLimits},
     maintenance,
 };
 
@@ -185,7 +185,11 @@ async fn a_burst_limits_starts_at_once_and_a_strict_rate_those_of_any_period() {
         for _ in 0..9 {
             kit.enqueue(JOB_BODY).await;
         }
-        kit.jobs.set_queue_limits(&queue(), None, Some(rate)).await.expect("redis runs").expect("room");
+        kit.jobs
+            .set_queue_limits(&queue(), RunTimeLimits { rate: Some(rate), ..RunTimeLimits::default() })
+            .await
+            .expect("redis runs")
+            .expect("room");
         assert_eq!(pull(&kit, 9).await.jobs.len(), at_once, "{rate:?}");
         kit.server.clock().set_ahead(Duration::from_mins(45));
         assert_eq!(pull(&kit, 9).await.jobs.len(), later, "{rate:?}");
@@ -241,7 +245,11 @@ async fn a_bucket_fills_again_at_once_when_the_clock_was_set_back() {
     }
     kit.server.clock().set_ahead(Duration::from_hours(48));
     let rate = Rate::new(2, 3_600_000);
-    kit.jobs.set_queue_limits(&queue(), None, Some(rate)).await.expect("redis runs").expect("room");
+    kit.jobs
+        .set_queue_limits(&queue(), RunTimeLimits { rate: Some(rate), ..RunTimeLimits::default() })
+        .await
+        .expect("redis runs")
+        .expect("room");
     assert_eq!(pull(&kit, 9).await.jobs.len(), 2);
     kit.server.clock().set_ahead(Duration::ZERO);
     assert_eq!(pull(&kit, 9).await.jobs.len(), 0);
@@ -265,9 +273,13 @@ async fn a_queue_hands_out_as_many_at_once_as_the_settings_or_a_client_that_sets
     let batch = pull(&kit, 5).await;
     assert_eq!(batch.jobs.len(), 0);
     assert!(matches!(batch.availability, ClaimAvailability::RetryAfter(_)), "{:?}", batch.availability);
-    kit.jobs.set_queue_limits(&queue(), Some(3), None).await.expect("redis runs").expect("room");
+    kit.jobs
+        .set_queue_limits(&queue(), RunTimeLimits { concurrency: Some(3), ..RunTimeLimits::default() })
+        .await
+        .expect("redis runs")
+        .expect("room");
     assert_eq!(pull(&kit, 5).await.jobs.len(), 1);
-    kit.jobs.set_queue_limits(&queue(), None, None).await.expect("redis runs").expect("room");
+    kit.jobs.set_queue_limits(&queue(), RunTimeLimits::default()).await.expect("redis runs").expect("room");
     assert_eq!(pull(&kit, 5).await.jobs.len(), 0, "as the settings have it again");
     kit.jobs.set_queue_paused(&queue(), true).await.expect("redis runs").expect("room");
     assert_eq!(pull(&kit, 5).await.availability, ClaimAvailability::Paused);
@@ -280,7 +292,11 @@ async fn a_queue_starts_as_many_in_a_period_as_its_rate_says() {
         kit.enqueue(JOB_BODY).await;
     }
     let rate = Rate::new(4, 3_600_000);
-    kit.jobs.set_queue_limits(&queue(), None, Some(rate)).await.expect("redis runs").expect("room");
+    kit.jobs
+        .set_queue_limits(&queue(), RunTimeLimits { rate: Some(rate), ..RunTimeLimits::default() })
+        .await
+        .expect("redis runs")
+        .expect("room");
     assert_eq!((pull(&kit, 3).await.jobs.len(), pull(&kit, 3).await.jobs.len()), (3, 1));
     let ClaimAvailability::RetryAfter(pause) = pull(&kit, 3).await.availability else { panic!("it says when") };
     assert!(pause <= Duration::from_mins(15), "{pause:?}");

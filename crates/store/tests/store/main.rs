@@ -41,6 +41,7 @@ mod output;
 mod partitions;
 mod partitions_raised;
 mod pending;
+mod priority_aging;
 mod purge;
 mod queues;
 mod redrive;

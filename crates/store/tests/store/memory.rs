@@ -2,7 +2,7 @@
 
 use model::job::RetryAdvice;
 use store::{
-    jobs::Fence,
+    jobs::{Fence, RunTimeLimits},
     maintenance::read_memory,
     workers::{Directive, Workers},
 };
@@ -38,7 +38,11 @@ async fn operators_can_act_on_a_full_redis() {
     assert_eq!((stats.available, stats.active), (1, 0));
     kit.jobs.set_queue_paused(&queue(), true).await.expect("paused").expect("it exists");
     kit.jobs.set_queue_closed(&queue(), true).await.expect("closed").expect("it exists");
-    kit.jobs.set_queue_limits(&queue(), Some(3), None).await.expect("limited").expect("it exists");
+    kit.jobs
+        .set_queue_limits(&queue(), RunTimeLimits { concurrency: Some(3), ..RunTimeLimits::default() })
+        .await
+        .expect("limited")
+        .expect("it exists");
     let control = kit.jobs.queue_control(&queue()).await.expect("it can be read");
     assert!(control.is_paused && control.is_closed && control.concurrency == Some(3));
     kit.jobs.set_queue_paused(&queue(), false).await.expect("resumed").expect("it exists");

@@ -12,7 +12,7 @@ use model::job::{JobFilter, JobState, NewJob, RetryAdvice};
 use store::{
     jobs::{
         BatchRefusal, Claimant, ClaimedJob, Consumer, DiscardedFilter, DiscardedList, EnqueueRefusal, PartitionRefusal,
-        PurgeRequest,
+        PurgeRequest, RunTimeLimits,
     },
     maintenance,
 };
@@ -155,8 +155,10 @@ async fn limits_of_a_queue_are_shared_and_never_exceeded() {
     for _ in 0..40 {
         kit.enqueue(JOB_BODY).await;
     }
-    let limit =
-        async |concurrency, rate| kit.jobs.set_queue_limits(&queue(), concurrency, rate).await.expect("redis runs");
+    let limit = async |concurrency, rate| {
+        let limits = RunTimeLimits { concurrency, rate, ..RunTimeLimits::default() };
+        kit.jobs.set_queue_limits(&queue(), limits).await.expect("redis runs")
+    };
     assert_eq!(limit(Some(3), None).await, Err(EnqueueRefusal::LimitBelowPartitions { partitions: 4 }));
     assert_eq!(limit(Some(6), None).await, Ok(()));
     assert_eq!(

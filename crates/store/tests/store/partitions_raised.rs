@@ -7,7 +7,7 @@ use std::{
 
 use common::{id::JobId, name::QueueName};
 use model::job::JobState;
-use store::jobs::{ClaimedJob, EnqueueRefusal, PartitionRefusal};
+use store::jobs::{ClaimedJob, EnqueueRefusal, PartitionRefusal, RunTimeLimits};
 
 use crate::{
     kit::{JOB_BODY, StoreKit, consumer, queue},
@@ -84,7 +84,11 @@ async fn a_raise_gives_every_partition_its_smaller_share_before_new_ones_have_jo
     for _ in 0..40 {
         kit.enqueue(JOB_BODY).await;
     }
-    kit.jobs.set_queue_limits(&queue(), Some(8), None).await.expect("redis runs").expect("accepted");
+    kit.jobs
+        .set_queue_limits(&queue(), RunTimeLimits { concurrency: Some(8), ..RunTimeLimits::default() })
+        .await
+        .expect("redis runs")
+        .expect("accepted");
     kit.jobs.set_queue_paused(&queue(), true).await.expect("redis runs").expect("paused");
     raise(&kit, 8).await;
     for _ in 0..40 {

@@ -11,7 +11,7 @@ use common::{
 };
 use model::job::limit;
 use serde_json::{Value, json, value::RawValue};
-use store::jobs::{PartitionRefusal, QueueControl};
+use store::jobs::{PartitionRefusal, QueueControl, RunTimeLimits};
 
 use super::{
     ApiResult, ojs_response,
@@ -26,7 +26,8 @@ pub(super) fn configuration_json(settings: &JobSettings, control: &QueueControl)
         json!({ "limit": rate.limit, "period": period, "burst": rate.burst, "strict": rate.is_strict })
     });
     json!({
-        "concurrency": control.concurrency, "rate_limit": rate, "max_depth": control.max_depth,
+        "concurrency": control.concurrency, "rate_limit": rate,
+        "priority_aging": control.priority_aging.map(time::format_duration), "max_depth": control.max_depth,
         "retention": retention_json(settings),
         "partitions": control.partitions.count, "key_partitions": control.partitions.key_count,
     })
@@ -69,12 +70,18 @@ pub(in crate::routes) async fn update(
     body: JsonBody,
 ) -> ApiResult {
     let config: Object<'_> = body.parse()?;
-    let names = ["concurrency", "rate_limit", "retention", "max_depth", "partitions", "key_partitions"];
+    let names =
+        ["concurrency", "rate_limit", "priority_aging", "retention", "max_depth", "partitions", "key_partitions"];
     config.check_names(&names).map_err(ApiError::invalid)?;
     let given = |name: &str| config.get(name).filter(|raw| raw.get() != "null");
     let concurrency = given("concurrency").map(|raw| limit::parse_concurrency(raw, "concurrency")).transpose();
     let rate = given("rate_limit").map(|raw| limit::parse_rate(raw, "rate_limit")).transpose();
-    let (concurrency, rate) = (concurrency.map_err(ApiError::invalid)?, rate.map_err(ApiError::invalid)?);
+    let aging = given("priority_aging").map(limit::parse_priority_aging).transpose();
+    let run_time = RunTimeLimits {
+        concurrency: concurrency.map_err(ApiError::invalid)?,
+        rate: rate.map_err(ApiError::invalid)?,
+        priority_aging: aging.map_err(ApiError::invalid)?,
+    };
     let partitions = given("partitions").map(parse_partitions).transpose()?;
     let queue = known_queue(&caller, &services, &queue).await?;
     let shown = configuration_json(&services.settings.jobs, &services.jobs.queue_control(&queue).await?);
@@ -89,11 +96,11 @@ pub(in crate::routes) async fn update(
             return Err(ApiError::invalid(format!("{name} {source}: leave it out or send it as it is shown")));
         }
     }
-    let limits = QueueLimits { concurrency, rate, ..QueueLimits::default() };
+    let limits = QueueLimits { concurrency: run_time.concurrency, rate: run_time.rate, ..QueueLimits::default() };
     if partitions.is_some_and(|partitions| !limits.have_shares(partitions)) {
         return Err(PartitionRefusal::LimitTooSmall.into());
     }
-    services.jobs.set_queue_limits(&queue, concurrency, rate).await??;
+    services.jobs.set_queue_limits(&queue, run_time).await??;
     if let Some(partitions) = partitions {
         services.jobs.raise_partitions(&queue, partitions).await??;
     }
