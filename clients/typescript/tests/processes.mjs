@@ -1,5 +1,5 @@
 // Redis servers and gateways for the tests.
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync } from "node:fs";
 import { rm } from "node:fs/promises";
@@ -10,6 +10,20 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
 const binaries = process.env.GALLEY_TEST_BINARIES ?? fileURLToPath(new URL("../../../target/debug", import.meta.url));
+
+const BROWSERS = ["chromium", "chromium-browser", "google-chrome"];
+const browser = BROWSERS.find((name) => spawnSync(name, ["--version"]).status === 0);
+
+export const BROWSER_FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"];
+
+/** Why tests with a browser are skipped; false if they are not. */
+export const browserMissing = browser === undefined && process.env.CI !== "true" ? "there is no Chromium" : false;
+
+/** The name of a browser. */
+export function findBrowser() {
+  if (browser === undefined) throw new Error("there is no Chromium: CI=true makes this an error");
+  return browser;
+}
 
 async function freePort() {
   const server = createServer().listen(0, "127.0.0.1");

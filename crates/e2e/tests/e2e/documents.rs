@@ -177,6 +177,7 @@ const BUILD_DOCUMENTS: &[&str] = &[
     "examples/celery-port/README.md",
     "examples/express-reports/README.md",
     "examples/flask-shop/README.md",
+    "examples/next-stories/README.md",
     "examples/rust-service/README.md",
     "docs/adr/README.md",
     "docs/commands.md",
