@@ -3,6 +3,7 @@
 modules exist, tasks of operations have their three ways, and the pages of metrics and of error codes list exactly what the code has.
 """
 
+import collections
 import pathlib
 import re
 import subprocess
@@ -73,12 +74,21 @@ def is_in_module(path, module, code):
     return module in pathlib.Path(path).with_suffix("").parts or f"mod {module}" in code
 
 
-def problems_of_tests(text, sources):
+def functions_of(sources):
+    """Where each function is: the paths by its name."""
+    places = collections.defaultdict(list)
+    for path, code in sources.items():
+        for name in set(re.findall(r"\bfn (\w+)", code)):
+            places[name].append(path)
+    return places
+
+
+def problems_of_tests(text, sources, functions):
     for modules, name in TEST.findall(text):
         module = modules.split("::")[-2]
         if name.count("_") < 3:
             continue
-        found = [path for path, code in sources.items() if re.search(rf"\bfn {name}\b", code)]
+        found = functions.get(name, [])
         if not found:
             yield f"there is no test {name}"
         elif not any(is_in_module(path, module, sources[path]) for path in found):
@@ -144,6 +154,7 @@ def problems_of_errors(text, sources):
 
 def main():
     sources = {path: read(path) for path in tracked("crates/*.rs")}
+    functions = functions_of(sources)
     # CONTRIBUTING.md calls a script that does not exist yet name.lua
     files = {"name.lua", *(pathlib.Path(path).name for path in tracked("*.rs", "*.lua"))}
     # Types of events and names of log lines have the shape of settings: the code spells them out
@@ -156,7 +167,7 @@ def main():
         if document.startswith(UNCHECKED):
             continue
         text = read(document)
-        problems = [*problems_of_paths(document, text, files), *problems_of_tests(text, sources),
+        problems = [*problems_of_paths(document, text, files), *problems_of_tests(text, sources, functions),
                     *problems_of_settings(text, defaults, known)]
         if document == "docs/operations.md":
             problems += problems_of_tasks(text)
