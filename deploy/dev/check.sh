@@ -12,11 +12,12 @@ cd "$(dirname "$0")/../.."
 # them
 source_mode="--strict"
 
-# tool NAME VERSION: from crates.io, without optimising it: it runs for a second
+# tool NAME VERSION: as PyPI has it built, else from crates.io, without optimising it: it runs for a second
 tool() {
-    command -v "$1" >/dev/null || with_retries cargo install --quiet --locked --debug --root "$folder/tools" "$1" --version "$2"
+    command -v "$1" >/dev/null || install_python_packages "astral-dev-toolchain-$1==$2" 2>/dev/null ||
+        with_retries cargo install --quiet --locked --debug --root "$folder/tools" "$1" --version "$2"
 }
-export PATH=$folder/tools/bin:$PATH
+export PATH=$folder/tools/bin:$folder/python/bin:$PATH
 
 step() { printf '== %s\n' "$*"; "$@"; }
 
@@ -84,8 +85,8 @@ check_all() {
     RUSTDOCFLAGS="-D warnings" step cargo doc --locked --workspace --no-deps --document-private-items
     # Whether it can be published; deploy/dev/publish.sh also builds it from its package
     step cargo package --locked --allow-dirty --no-verify --package galley-client --package galley-common --package galley-model --package galley-store --package galley-delivery --package galley-worker
-    tool cargo-machete 0.9.2
-    step cargo machete
+    tool cargo-shear 1.14.0
+    step cargo shear
     tool cargo-deny 0.20.2
     step deploy/dev/docs.sh
     # Advisories need the network beyond the registry: `make audit`
