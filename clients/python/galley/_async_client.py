@@ -21,6 +21,7 @@ from ._types import (
     JobEvent,
     LogLine,
     Message,
+    MessageFilter,
     NewJob,
     Queue,
     Rate,
@@ -289,6 +290,7 @@ class AsyncClient:
         *channels: str,
         last_id: str | None = None,
         since: str | None = None,
+        filter: MessageFilter | None = None,
         on_gap: Callable[[Gap], None] | None = None,
         patience: float | None = None,
     ) -> AsyncSubscription[Message]:
@@ -298,9 +300,9 @@ class AsyncClient:
         It begins after ``last_id`` (store ``subscription.last_id`` to miss nothing across restarts), else at
         ``since``, else when the first message is asked for. It reconnects to any gateway, for ``patience`` seconds at
         a time (no limit unless given). ``on_gap`` is called for messages that are not kept any more; they are logged
-        unless given.
+        unless given. With a ``filter`` only messages that match it come.
         """
-        return self._follow(_calls.channel_stream(channels, since), last_id, read_message(on_gap), patience)
+        return self._follow(_calls.channel_stream(channels, since, filter), last_id, read_message(on_gap), patience)
 
     def _follow(
         self, path: str, last_id: str | None, read: Callable[[Frame], T | None], patience: float | None

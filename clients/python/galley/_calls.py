@@ -14,7 +14,7 @@ from ._call import Call, Headers
 from ._errors import GalleyError
 from ._options import ENQUEUE_OPTIONS, wire_options
 from ._sse import message_of
-from ._types import Cron, Job, LogLine, Message, NewJob, Queue, Rate, Workflow
+from ._types import Cron, Job, LogLine, Message, MessageFilter, NewJob, Queue, Rate, Workflow
 
 #: What attributes of CloudEvents may have in headers as it is.
 _IN_HEADERS = " !#$&'()*+,-./:;<=>?@[]^_`{|}~"
@@ -221,9 +221,10 @@ def history(channel: str, after: str | None, since: str | None, limit: int) -> C
     return Call("GET", path, lambda page: [message_of(item) for item in page["items"]])
 
 
-def channel_stream(channels: Sequence[str], since: str | None) -> str:
+def channel_stream(channels: Sequence[str], since: str | None, filter: MessageFilter | None) -> str:
     if not channels:
         raise ValueError("a subscription needs a channel")
+    wanted = None if filter is None else json.dumps(filter, separators=(",", ":"))
     if len(channels) == 1 and "*" not in channels[0]:
-        return _path("v1", "channels", channels[0], "stream", since=since)
-    return _path("v1", "stream", channel=list(channels), since=since)
+        return _path("v1", "channels", channels[0], "stream", since=since, filter=wanted)
+    return _path("v1", "stream", channel=list(channels), since=since, filter=wanted)

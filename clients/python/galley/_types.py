@@ -281,6 +281,17 @@ class Message:
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
+class MessageFilter(TypedDict, total=False):
+    """Which messages a subscriber gets: all conditions must hold. A condition is a value to be equal to,
+    ``{"any_of": [...]}``, ``{"prefix": "order."}``, ``{"exists": True}``, or bounds of a number such as
+    ``{"gte": 1, "lt": 10}`` (``gt``, ``gte``, ``lt``, ``lte``)."""
+
+    #: By the name of an attribute of a CloudEvent.
+    attributes: dict[str, Any]
+    #: By a JSON pointer into the data, such as ``/order/total``.
+    data: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Gap:
     """Messages of a channel that are not kept any more."""

@@ -264,6 +264,19 @@ def test_a_pattern_covers_channels_that_come_later_and_resumes(client: Any, name
         assert next(messages).data == "3"
 
 
+def test_a_subscriber_gets_the_messages_that_its_filter_matches(client: Any, name: str) -> None:
+    wanted = {"attributes": {"type": {"prefix": "order."}}, "data": {"/total": {"gte": 100}}}
+    for channels in ([name], [name, f"{name}.*"]):
+        with client.subscribe(*channels, filter=wanted) as messages:
+            for kind, total in (("order.paid", 99), ("x", 100), ("order.paid", 100), ("order.sent", 101)):
+                event = {"specversion": "1.0", "id": "1", "source": "/shop", "type": kind}
+                client.publish(name, {"total": total}, attributes=event)
+            assert [next(messages).data["total"] for _ in range(2)] == [100, 101]
+    with pytest.raises(galley.GalleyError) as refused:
+        next(client.subscribe(name, filter={"attributes": {"type": {"suffix": "x"}}}))
+    assert refused.value.status == 400
+
+
 def test_messages_that_are_not_kept_are_a_gap(client: Any, name: str) -> None:
     client.publish(name, "kept")
     gaps: list[galley.Gap] = []

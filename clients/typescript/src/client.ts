@@ -32,6 +32,7 @@ import type {
   JobEvent,
   LogLine,
   Message,
+  MessageFilter,
   NewJob,
   Queue,
   TaskMap,
@@ -99,6 +100,8 @@ export interface FollowOptions {
 export interface SubscribeOptions extends FollowOptions {
   /** Begins at this time, such as `"-PT1H"`, where there is no `lastId`. */
   since?: string;
+  /** Only messages that match: `{ attributes: { type: { prefix: "order." } }, data: { "/total": { gte: 100 } } }`. */
+  filter?: MessageFilter;
   /** Called for messages that are not kept any more; they are logged unless given. */
   onGap?: (gap: Gap) => void;
 }
@@ -424,15 +427,16 @@ export class Client<Tasks extends TaskMap<Tasks> = AnyTasks> {
    * the first message is asked for. It reconnects to any gateway.
    */
   subscribe<T = unknown>(channels: string | string[], options: SubscribeOptions = {}): Subscription<Message<T>> {
-    checkNames("subscribe()", options, [...FOLLOW_OPTIONS, "since", "onGap"]);
+    checkNames("subscribe()", options, [...FOLLOW_OPTIONS, "since", "filter", "onGap"]);
     const { lastId, since, onGap, patienceMs, signal } = options;
+    const filter = options.filter && JSON.stringify(options.filter);
     const names = typeof channels === "string" ? [channels] : channels;
     const [first] = names;
     if (first === undefined) throw new TypeError("a subscription needs a channel");
     const isOne = names.length === 1 && !first.includes("*");
     const path = isOne
-      ? pathOf(["v1", "channels", first, "stream"], { since })
-      : pathOf(["v1", "stream"], { channel: names, since });
+      ? pathOf(["v1", "channels", first, "stream"], { since, filter })
+      : pathOf(["v1", "stream"], { channel: names, since, filter });
     return new Subscription(this.sender, { path, lastId, read: messageReader<T>(onGap), patienceMs, signal });
   }
 

@@ -187,6 +187,25 @@ export interface Message<T = unknown> {
   attributes: Record<string, unknown>;
 }
 
+type Scalar = string | number | boolean | null;
+type Bound = "gt" | "gte" | "lt" | "lte";
+
+/** What a value must be: equal, one of several, a text with a prefix, there at all, or a number within bounds. */
+export type FilterCondition =
+  | Scalar
+  | { any_of: Scalar[] }
+  | { prefix: string }
+  | { exists: boolean }
+  | { [bound in Bound]?: number };
+
+/** Which messages a subscriber gets: all conditions must hold. */
+export interface MessageFilter {
+  /** By the name of an attribute of a CloudEvent. */
+  attributes?: Record<string, FilterCondition>;
+  /** By a JSON pointer into the data, such as `/order/total`. */
+  data?: Record<string, FilterCondition>;
+}
+
 /** Messages of a channel that are not kept any more. */
 export interface Gap {
   channel: string;

@@ -65,6 +65,22 @@ test("a pattern covers channels that come later, and resumes", async () => {
   resumed.close();
 });
 
+test("a subscriber gets the messages that its filter matches, and resumes behind the others", async () => {
+  const channel = uniqueName();
+  const event = (type) => ({ attributes: { specversion: "1.0", id: "1", source: "/shop", type } });
+  const filter = { attributes: { type: { prefix: "order." } }, data: { "/total": { gte: 100 } } };
+  const streams = [await follow(channel, { filter }).open(), await follow([channel, `${channel}.*`], { filter }).open()];
+  for (const [type, total] of [["order.paid", 99], ["x", 100], ["order.paid", 100], ["order.sent", 101]]) {
+    await client.publish(channel, { total }, event(type));
+  }
+  for (const messages of streams) {
+    assert.deepEqual((await take(messages, 2)).map(({ data }) => data.total), [100, 101]);
+    messages.close();
+  }
+  const wrong = follow(channel, { filter: { attributes: { type: { suffix: "x" } } } });
+  await assert.rejects(wrong.next(), (error) => error instanceof GalleyError && error.status === 400);
+});
+
 test("messages that are not kept are a gap", async () => {
   const channel = uniqueName();
   await client.publish(channel, "kept");

@@ -42,6 +42,9 @@ pub(crate) struct SubscribeArgs {
     /// Continue behind this id, which an earlier command printed at its end.
     #[arg(long, value_name = "ID")]
     after: Option<String>,
+    /// Only messages that match, such as '{"attributes":{"type":"order.paid"}}'.
+    #[arg(long, value_name = "JSON")]
+    filter: Option<String>,
     /// End after this number of messages.
     #[arg(long, short = 'n', value_name = "N")]
     count: Option<u64>,
@@ -116,7 +119,9 @@ impl SubscribeArgs {
                 .iter()
                 .fold(PathWithQuery::new("/v1/stream"), |path, channel| path.with("channel", Some(channel))),
         };
-        let mut stream = EventStream::new(path.with("since", self.since.as_ref()).text()).after(self.after.clone());
+        let mut stream =
+            EventStream::new(path.with("since", self.since.as_ref()).with("filter", self.filter.as_ref()).text())
+                .after(self.after.clone());
         let mut left = self.count.unwrap_or(u64::MAX);
         let ended = tokio::select! {
             ended = self.follow(session, &mut stream, &mut left) => ended,
@@ -160,7 +165,7 @@ impl SubscribeArgs {
                 eprintln!("gap: {count} messages{of} are missing, between {from} and {to}");
                 Ok(())
             }
-            ("begin", _) => Ok(()),
+            ("begin" | "skipped", _) => Ok(()),
             (name, _) => {
                 eprintln!("{}: {}", shown(&Value::from(name)), shown(&Value::from(event.data.as_str())));
                 Ok(())

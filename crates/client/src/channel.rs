@@ -100,6 +100,13 @@ impl Subscription {
         self
     }
 
+    /// Only messages that match: `{"attributes": {"type": {"prefix": "order."}}, "data": {"/total": {"gte": 100}}}`.
+    #[must_use]
+    pub fn filter(mut self, filter: &Value) -> Self {
+        self.path = format!("{}&filter={}", self.path, encode(&filter.to_string()));
+        self
+    }
+
     /// Begins after what [`last_id`](Self::last_id) gave, for the same channels.
     #[must_use]
     pub fn after(mut self, last_id: impl Into<String>) -> Self {

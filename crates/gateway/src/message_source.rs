@@ -40,6 +40,7 @@ impl MessageSource {
     }
 
     fn encode(&mut self, event: &ReaderEvent) -> Bytes {
+        let mut data = ObjectWriter::default();
         let (name, channel, gap) = match event {
             // One without a position does not move the reader: the id of the one before it still holds
             ReaderEvent::Message(message) if self.is_single_channel || message.position.is_none() => {
@@ -52,8 +53,14 @@ impl MessageSource {
             ReaderEvent::Stopped => return sse::retry_line(sse::reconnect_delay_ms()).into(),
             ReaderEvent::Gap { channel, gap } => ("gap", channel, Some(gap)),
             ReaderEvent::ChannelSkipped(channel) => ("left_out", channel, None),
+            // An event with data, because many clients keep the id of no other
+            ReaderEvent::Skipped { channel, count, .. } => {
+                data.text("channel", channel.as_str()).number("count", *count);
+                let mut frame = String::new();
+                sse::push_event(&mut frame, Some(&self.last_event_id()), "skipped", &data.finish());
+                return frame.into();
+            }
         };
-        let mut data = ObjectWriter::default();
         data.text("channel", channel.as_str());
         match gap {
             Some(gap) => gap.write(&mut data),
@@ -80,5 +87,11 @@ impl SseSource for MessageSource {
         let bytes = self.encode(&event);
         let is_last = matches!(event, ReaderEvent::Stopped);
         Poll::Ready(if is_last { SseFrames::Last(bytes) } else { SseFrames::More(bytes) })
+    }
+
+    /// A client that gets none of the messages learns how far they have been read.
+    fn when_silent(&mut self) -> Option<SseFrames> {
+        let skipped = self.reader.take_skipped();
+        Some(skipped.map_or_else(SseFrames::keep_alive, |skipped| SseFrames::More(self.encode(&skipped))))
     }
 }

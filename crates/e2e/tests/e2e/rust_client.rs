@@ -77,6 +77,11 @@ async fn a_subscription_misses_nothing_when_the_gateway_comes_back_and_tells_gap
     galley.publish("news", &json!(3)).await.expect("published");
     assert_eq!(message(&mut galley.subscribe(["news"]).after(last_id)).await, json!(3));
     assert_eq!(message(&mut galley.subscribe(["ne*"]).since("-PT1H")).await, json!({ "n": 1 }));
+    let wanted = json!({ "data": { "/n": { "exists": true } } });
+    let mut some = galley.subscribe(["news"]).since("-PT1H").filter(&wanted);
+    assert_eq!(message(&mut some).await, json!({ "n": 1 }));
+    galley.publish("news", &json!({ "n": 4 })).await.expect("published");
+    assert_eq!(message(&mut some).await, json!({ "n": 4 }));
 }
 
 #[tokio::test]

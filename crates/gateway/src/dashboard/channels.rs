@@ -175,7 +175,9 @@ impl AwaitedSse for ChannelSource {
         let html = match self.0.next().await {
             ReaderEvent::Message(message) => MessageRow::html(message.json()),
             ReaderEvent::Stopped => return SseFrames::Last(Bytes::new()),
-            ReaderEvent::Gap { .. } | ReaderEvent::ChannelSkipped(_) => return SseFrames::More(Bytes::new()),
+            ReaderEvent::Gap { .. } | ReaderEvent::Skipped { .. } | ReaderEvent::ChannelSkipped(_) => {
+                return SseFrames::More(Bytes::new());
+            }
         };
         let mut data = ObjectWriter::default();
         data.text("html", &html).text("at", &time::format(store::local_now()));

@@ -20,6 +20,8 @@ pub(super) struct ClientFrame {
     pub(super) idempotency_key: Option<String>,
     /// What to publish.
     pub(super) message: Option<Box<RawValue>>,
+    /// Which messages the client wants.
+    pub(super) filter: Option<Box<RawValue>>,
 }
 
 impl ClientFrame {
@@ -27,7 +29,7 @@ impl ClientFrame {
     pub(super) fn parse(text: &[u8], depth_limit: usize) -> Result<Self, ApiError> {
         // The frame and the message are a level each
         let members: Object = json::parse(text, depth_limit.saturating_add(2))?;
-        let names: Vec<&str> = TEXTS.into_iter().chain(["message"]).collect();
+        let names: Vec<&str> = TEXTS.into_iter().chain(["message", "filter"]).collect();
         members.check_names(&names).map_err(ApiError::invalid)?;
         let text = |name: &str| -> Result<Option<String>, ApiError> {
             let given = members.get(name).map(|value| serde_json::from_str(value.get()));
@@ -46,6 +48,7 @@ impl ClientFrame {
             reference: reference?,
             idempotency_key: idempotency_key?,
             message: members.get("message").map(ToOwned::to_owned),
+            filter: members.get("filter").filter(|value| value.get() != "null").map(ToOwned::to_owned),
         })
     }
 }

@@ -32,7 +32,7 @@ pub(crate) use self::{
 use crate::{
     auth::{AccessEnd, Caller, StreamSession},
     error::{ApiError, ErrorCode},
-    routes::parse_since,
+    routes::{filters_too_long, parse_filter, parse_since},
     services::Services,
     sse::reconnect_delay_ms,
     wake_relay::RelayedWaker,
@@ -112,7 +112,7 @@ impl MessageSocket {
                     if silent_pings > MAX_UNANSWERED_PINGS {
                         Err(SocketClose::CloseFrame(CloseCode::Policy, "no answer to a ping"))
                     } else {
-                        self.send(async |session| session.ping(b"").await).await
+                        self.ping().await
                     }
                 }
             };
@@ -143,6 +143,14 @@ impl MessageSocket {
         .await
     }
 
+    /// Asks for a sign of life. A client that gets none of the messages learns how far they have been read.
+    async fn ping(&mut self) -> Result<(), SocketClose> {
+        while let Some(skipped) = self.reader.take_skipped() {
+            self.send_event(&skipped).await?;
+        }
+        self.send(async |session| session.ping(b"").await).await
+    }
+
     async fn send_event(&mut self, event: &ReaderEvent) -> Result<(), SocketClose> {
         let mut json = ObjectWriter::default();
         match event {
@@ -156,6 +164,10 @@ impl MessageSocket {
             ReaderEvent::Gap { channel, gap } => {
                 json.text("type", "gap").text("channel", channel.as_str());
                 gap.write(&mut json);
+            }
+            ReaderEvent::Skipped { channel, position, count } => {
+                json.text("type", "skipped").text("channel", channel.as_str());
+                json.text("id", &position.to_string()).number("count", *count);
             }
             ReaderEvent::ChannelSkipped(channel) => {
                 let error = ApiError::from(store::channels::ReaderLimitExceeded);
@@ -236,6 +248,11 @@ impl MessageSocket {
             (None, Some(since)) => ReaderStart::Since(parse_since(&self.services, since).await?),
             (None, None) => ReaderStart::Now,
         };
+        let filter = frame.filter.as_ref().map(|filter| parse_filter(&self.services, filter.get())).transpose()?;
+        let filter = filter.flatten();
+        if !self.reader.has_room_for_filter(&frame.channel, filter.as_ref()) {
+            return Err(filters_too_long());
+        }
         let mut json = ObjectWriter::default();
         json.text("type", "subscribed").text("channel", &frame.channel);
         if frame.channel.contains('*') {
@@ -244,11 +261,13 @@ impl MessageSocket {
             }
             let pattern: ChannelPattern = frame.channel.parse()?;
             self.caller.check_channel_pattern(Scope::ChannelsSubscribe, &frame.channel)?;
-            self.reader.add_pattern(pattern, start).await??;
+            self.reader.add_pattern(pattern.clone(), start).await??;
+            self.reader.filter_pattern(&pattern, filter);
         } else {
             let channel: ChannelName = frame.channel.parse()?;
             self.caller.check_channel(Scope::ChannelsSubscribe, &channel)?;
             self.reader.add_channel(&channel, start).await??;
+            self.reader.filter_channel(&channel, filter);
             let after = self.reader.position(&channel).unwrap_or(Position::START);
             json.text("after", &after.to_string());
         }

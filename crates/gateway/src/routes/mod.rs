@@ -45,7 +45,7 @@ use model::access::Scope::{
 };
 
 pub(crate) use admin::{job_actions::edit_refusal, system::MAX_REASON_BYTES};
-pub(crate) use channels::{open_reader, parse_since};
+pub(crate) use channels::{filters_too_long, open_reader, parse_filter, parse_since};
 pub(crate) use consistency_check::{TimedCheck, parse_check_cursor};
 pub(crate) use cron::{cron_not_found, parse_cron_name};
 pub(crate) use deliveries::{is_rule_pattern, resend_message};

@@ -3,7 +3,7 @@
 //! Reads whatever a publisher may send as JSON: any depth, numbers of any size and precision, lone surrogates,
 //! duplicate members (the last one counts, as in most parsers). Numbers are never rounded.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, cmp::Ordering};
 
 use serde::{
     Deserialize, Deserializer,
@@ -51,6 +51,20 @@ impl Decimal {
         let exponent = exponent.strip_prefix('+').unwrap_or(exponent);
         let exponent = exponent.parse::<i64>().ok().and_then(|exponent| exponent.checked_add(shift));
         Some(Self { is_negative, digits, exponent: exponent.ok_or_else(|| text.to_owned()) })
+    }
+
+    /// Which of two numbers is larger; none if one of them is beyond any number that means something.
+    pub(super) fn compare(&self, other: &Self) -> Option<Ordering> {
+        let (mine, others) = (self.exponent.as_ref().ok()?, other.exponent.as_ref().ok()?);
+        let sign = |number: &Self| if number.digits.is_empty() { 0 } else { 1 - 2 * i32::from(number.is_negative) };
+        if sign(self) != sign(other) || sign(self) == 0 {
+            return Some(sign(self).cmp(&sign(other)));
+        }
+        let places = |digits: &str, exponent: i64| i64::try_from(digits.len()).ok()?.checked_add(exponent);
+        let by_size = places(&self.digits, *mine)?.cmp(&places(&other.digits, *others)?);
+        // Without zeros at the end, digits of the same places are in the order of their texts
+        let size = by_size.then_with(|| self.digits.cmp(&other.digits));
+        Some(if self.is_negative { size.reverse() } else { size })
     }
 }
 
@@ -202,6 +216,22 @@ mod tests {
         for other in ["", "-", "01", "1.", ".5", "+1", "1e", "0x1", " 1", "true", "\"1\""] {
             assert_eq!(Decimal::parse(other), None, "{other:?}");
         }
+    }
+
+    #[test]
+    fn numbers_are_in_the_order_of_their_values() {
+        let rising =
+            ["-1e400", "-20", "-9.5", "-0.001", "0", "1e-9", "0.5", "7", "7.0000000000000000000001", "10", "1e400"];
+        for (a, left) in rising.iter().enumerate() {
+            for (b, right) in rising.iter().enumerate() {
+                let [left, right] = [left, right].map(|text| Decimal::parse(text).expect(text));
+                assert_eq!(left.compare(&right), Some(a.cmp(&b)), "{left:?} {right:?}");
+            }
+        }
+        let [huge, one] = ["1e99999999999999999999", "1"].map(|text| Decimal::parse(text).expect(text));
+        assert_eq!((huge.compare(&one), one.compare(&huge)), (None, None));
+        let [zero, other] = ["0", "-0.0e5"].map(|text| Decimal::parse(text).expect(text));
+        assert_eq!(zero.compare(&other), Some(Ordering::Equal));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::{
     hub::{ChannelHubInner, ReaderGuard},
     message_ring::RingRead,
     page_budget::{HeldPage, PageItem},
+    shared_filter::SharedFilter,
     shared_pages::{SharedPage, SharedPageRead},
 };
 use common::name::ChannelName;
@@ -34,6 +35,15 @@ pub enum ReaderEvent {
         channel: ChannelName,
         /// The range that is missing.
         gap: Gap,
+    },
+    /// Messages that the filter of the reader does not let pass.
+    Skipped {
+        /// The channel.
+        channel: ChannelName,
+        /// Everything up to here was read.
+        position: Position,
+        /// How many since the last event of the channel.
+        count: u32,
     },
     /// A pattern matches more channels than one reader may have: this one is not read.
     ChannelSkipped(ChannelName),
@@ -79,6 +89,11 @@ impl ChannelCursor {
     /// Whether it has a page of the history or reads one.
     pub(super) fn has_page(&self) -> bool {
         self.page.is_some() || matches!(self.source, CursorSource::ReadingPage(_))
+    }
+
+    /// Whether one of the filters lets a message pass.
+    pub(super) fn passes(&self, filters: &[Arc<SharedFilter>], message: &EncodedMessage) -> bool {
+        filters.iter().any(|filter| self.guard.0.verdicts.passes(filter, message))
     }
 
     /// Discards messages that were read and not delivered: they are read again later.

@@ -33,6 +33,7 @@ use super::{
     page_budget::PageBudget,
     plain_messages::{PlainMessageTagger, parse_position},
     shared_events::SharedEvents,
+    shared_filter::{FilterVerdicts, SharedFilters},
     shared_pages::SharedPages,
     shared_read::{SharedRead, SharedReadResult},
 };
@@ -92,6 +93,7 @@ pub(super) struct ChannelHubInner {
     subscribed_channels: Topics,
     topic_names: TopicNames,
     budget: RingBudget,
+    pub(super) filters: SharedFilters,
 }
 
 /// A channel with readers now or a moment ago.
@@ -102,6 +104,7 @@ pub(super) struct ChannelState {
     changed_channels: ChangedChannels,
     pub(super) shared_events: SharedEvents,
     pub(super) shared_pages: SharedPages,
+    pub(super) verdicts: FilterVerdicts,
     head: SharedRead<Option<Position>>,
 }
 
@@ -168,6 +171,7 @@ impl ChannelHub {
             subscribed_channels: topics,
             topic_names,
             budget,
+            filters: SharedFilters::default(),
         });
         (Self(inner.clone()), tokio::spawn(inner.run(events)))
     }
@@ -202,6 +206,7 @@ impl ChannelHubInner {
                 changed_channels: self.changed_channels.clone(),
                 shared_events: SharedEvents::default(),
                 shared_pages: SharedPages::default(),
+                verdicts: FilterVerdicts::default(),
                 head: SharedRead::default(),
             })
         };

@@ -12,6 +12,7 @@
 //! | `hub`, `catch_up`, `catch_up_state`, `message_ring`, `encoded_message` | one subscription for many readers; reads what is new; the newest messages in memory |
 //! | `reader`, `cursor`, `page_budget` | one reader of many channels; its position in each; memory for what it has read |
 //! | `reader_counts`, `changed_channels` | how many readers each channel has, over all gateways |
+//! | `shared_filter` | which messages readers want |
 //! | `plain_messages` | messages of plain Redis publishers, without the copies of Galley's own |
 //! | `sealed_message` | messages as they are stored when there are keys |
 //! | `retention` | trims histories |
@@ -36,6 +37,7 @@ mod registry;
 mod retention;
 mod sealed_message;
 mod shared_events;
+mod shared_filter;
 mod shared_pages;
 mod shared_read;
 mod subscription_groups;
@@ -47,9 +49,11 @@ pub use history::{ChannelInfo, ChannelPage, MAX_PAGE_BYTES};
 pub use hub::ChannelHub;
 pub(crate) use new_channel_groups::cursor_ttl_ms;
 pub use reader::{
-    ChannelReader, MAX_CHANNELS, MAX_EXCLUDED, MAX_PATTERNS, ReaderLimitExceeded, ReaderStart, RemoveChannelResult,
+    ChannelReader, MAX_CHANNELS, MAX_EXCLUDED, MAX_FILTERS_BYTES, MAX_PATTERNS, ReaderLimitExceeded, ReaderStart,
+    RemoveChannelResult,
 };
 pub use retention::{Backlog, SubscriptionLoss, TrimmedChannel};
+pub use shared_filter::SharedFilter;
 pub(crate) use subscription_groups::{ExpectedGroups, OrphanGroups};
 
 use std::{sync::Arc, time::Duration};

@@ -1,11 +1,13 @@
 //! Channels: messages and their readers.
 
+mod filter;
 mod history;
 mod list;
 mod publish;
 mod stream;
 mod ws;
 
+pub(crate) use filter::{filters_too_long, parse_filter};
 pub(super) use history::history;
 pub(super) use list::{list, show};
 pub(super) use publish::{publish, publish_batch};

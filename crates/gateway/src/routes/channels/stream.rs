@@ -1,14 +1,16 @@
 //! Streams of messages: of one channel, or of many by name and by pattern.
 
+use std::sync::Arc;
+
 use actix_web::{HttpRequest, web};
 use common::{channel_pattern::ChannelPattern, name::ChannelName};
 use model::{
     access::Scope,
     message::{Position, ResumeToken},
 };
-use store::channels::{MAX_CHANNELS, ReaderStart};
+use store::channels::{MAX_CHANNELS, ReaderStart, SharedFilter};
 
-use super::{open_reader, parse_since, unknown_position};
+use super::{open_reader, parse_filter, parse_since, unknown_position};
 use crate::{
     auth::{Caller, StreamSession},
     error::{ApiError, ErrorCode},
@@ -26,6 +28,7 @@ struct MessageStreamQuery {
     channels: Vec<String>,
     last_event_id: Option<String>,
     since: Option<String>,
+    filter: Option<String>,
 }
 
 impl MessageStreamQuery {
@@ -35,11 +38,16 @@ impl MessageStreamQuery {
             match name.as_str() {
                 "channel" => query.channels.push(value),
                 "since" => query.since = Some(value),
+                "filter" => query.filter = Some(value),
                 // An error is final for a browser, and client libraries add parameters
                 _ => {}
             }
         }
         query
+    }
+
+    fn filter(&self, services: &Services) -> Result<Option<Arc<SharedFilter>>, ApiError> {
+        Ok(self.filter.as_deref().map(|text| parse_filter(services, text)).transpose()?.flatten())
     }
 
     async fn start(&self, services: &Services) -> Result<ReaderStart, ApiError> {
@@ -62,12 +70,14 @@ pub(crate) async fn stream_channel(
     if !query.channels.is_empty() {
         return Err(ApiError::invalid("several channels are read at /v1/stream"));
     }
+    let filter = query.filter(&services)?;
     let start = match &query.last_event_id {
         Some(last) => ReaderStart::After(last.parse::<Position>()?),
         None => query.start(&services).await?,
     };
     let mut reader = open_reader(&services)?;
     reader.add_channel(&channel, start).await??;
+    reader.filter_channel(&channel, filter);
     let keep_alive = services.settings.gateway.event_keep_alive;
     Ok(stream_response(MessageSource::of_one_channel(reader), session, keep_alive))
 }
@@ -87,6 +97,7 @@ pub(crate) async fn stream_channels(request: HttpRequest, services: web::Data<Se
     let asked = query.channels.iter().filter(|name| name.contains('*'));
     asked.into_iter().try_for_each(|pattern| caller.check_channel_pattern(Scope::ChannelsSubscribe, pattern))?;
     let session = StreamSession::open(&request)?;
+    let filter = query.filter(&services)?;
     let resume: Option<ResumeToken> = query.last_event_id.as_deref().map(str::parse).transpose()?;
     if patterns.is_empty() && resume.as_ref().is_some_and(|resume| resume.has_only_other_channels(&names)) {
         return Err(match names.first() {
@@ -112,6 +123,7 @@ pub(crate) async fn stream_channels(request: HttpRequest, services: web::Data<Se
             }
         }
     }
+    reader.filter_all(filter.as_ref());
     let keep_alive = services.settings.gateway.event_keep_alive;
     Ok(stream_response(MessageSource::of_many_channels(reader), session, keep_alive))
 }

@@ -1,6 +1,7 @@
 //! One reader of any number of channels, which may be added and removed; channels that match a pattern are added
 //! automatically.
 
+mod filters;
 mod poll;
 
 use std::{collections::BTreeSet, pin::Pin, sync::Arc};
@@ -8,6 +9,9 @@ use std::{collections::BTreeSet, pin::Pin, sync::Arc};
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+pub use filters::MAX_FILTERS_BYTES;
+
+use self::filters::{ChannelFilter, NamedFilter};
 use super::{
     cursor::ChannelCursor,
     hub::{ChannelHub, ChannelHubInner, ReaderGuard},
@@ -56,7 +60,7 @@ pub struct ChannelReader {
     channels: Vec<ReadChannel>,
     /// The channel that is polled first.
     next_channel: usize,
-    patterns: Vec<ChannelPattern>,
+    patterns: Vec<ReadPattern>,
     /// Channels that are excluded although a pattern matches them.
     excluded: BTreeSet<ChannelName>,
     /// For readers of patterns, as the two below.
@@ -81,8 +85,18 @@ struct ReadChannel {
     cursor: ChannelCursor,
     /// Everything up to here was returned.
     position: Position,
-    /// Added by name: it stays when a pattern is removed.
-    is_named: bool,
+    /// Of a channel that was added by name: it stays when a pattern is removed.
+    named: Option<NamedFilter>,
+    /// Which of its messages are returned, by its name and by patterns together.
+    filter: ChannelFilter,
+    /// Messages that the filter did not let pass since the last event.
+    skipped: u32,
+}
+
+/// A pattern that a reader reads.
+struct ReadPattern {
+    pattern: ChannelPattern,
+    filter: NamedFilter,
 }
 
 impl ChannelHub {
@@ -128,7 +142,7 @@ impl ChannelReader {
             self.excluded.remove(channel);
             self.skipped.remove(channel);
         }
-        self.channels.iter_mut().filter(|read| read.name == *channel).for_each(|read| read.is_named = true);
+        self.name_channel(channel);
         Ok(Ok(()))
     }
 
@@ -142,7 +156,7 @@ impl ChannelReader {
         pattern: ChannelPattern,
         start: ReaderStart,
     ) -> StoreResult<Result<(), ReaderLimitExceeded>> {
-        if self.patterns.contains(&pattern) {
+        if self.has_pattern(&pattern) {
             return Ok(Ok(()));
         }
         if self.patterns.len() >= MAX_PATTERNS {
@@ -165,7 +179,8 @@ impl ChannelReader {
             }
         }
         self.excluded.retain(|channel| !pattern.matches(channel));
-        self.patterns.push(pattern);
+        self.patterns.push(ReadPattern { pattern, filter: None });
+        self.update_filters();
         Ok(Ok(()))
     }
 
@@ -174,7 +189,8 @@ impl ChannelReader {
     /// earlier stream come first.
     pub fn resume_patterns(&mut self, patterns: Vec<ChannelPattern>, resume: ResumeToken) {
         self.subscribe_to_new_channels();
-        (self.patterns, self.resume) = (patterns, resume);
+        self.patterns = patterns.into_iter().map(|pattern| ReadPattern { pattern, filter: None }).collect();
+        self.resume = resume;
         (self.is_list_loaded, self.is_list_due) = (false, true);
     }
 
@@ -198,19 +214,20 @@ impl ChannelReader {
     /// if it was not read.
     pub fn remove_pattern(&mut self, pattern: &ChannelPattern) -> bool {
         let before = self.patterns.len();
-        self.patterns.retain(|known| known != pattern);
+        self.patterns.retain(|known| known.pattern != *pattern);
         if self.patterns.len() == before {
             return false;
         }
-        let goes = |read: &&ReadChannel| !read.is_named && !self.matches_pattern(&read.name);
+        let goes = |read: &&ReadChannel| read.named.is_none() && !self.matches_pattern(&read.name);
         let going: Vec<ChannelName> = self.channels.iter().filter(goes).map(|read| read.name.clone()).collect();
         for channel in &going {
             self.drop_channel(channel);
         }
         let patterns = &self.patterns;
-        let still_fits = |name: &ChannelName| patterns.iter().any(|pattern| pattern.matches(name));
+        let still_fits = |name: &ChannelName| patterns.iter().any(|read| read.pattern.matches(name));
         self.excluded.retain(still_fits);
         self.skipped.retain(still_fits);
+        self.update_filters();
         self.schedule_skipped();
         true
     }
@@ -237,7 +254,11 @@ impl ChannelReader {
     }
 
     fn matches_pattern(&self, channel: &ChannelName) -> bool {
-        self.patterns.iter().any(|pattern| pattern.matches(channel))
+        self.patterns.iter().any(|read| read.pattern.matches(channel))
+    }
+
+    fn has_pattern(&self, pattern: &ChannelPattern) -> bool {
+        self.patterns.iter().any(|known| known.pattern == *pattern)
     }
 
     fn subscribe_to_new_channels(&mut self) {
@@ -260,7 +281,9 @@ impl ChannelReader {
         let cursor = ChannelCursor::new(&self.hub, hold, after);
         // Most readers have one
         self.channels.reserve_exact(1);
-        self.channels.push(ReadChannel { name: channel.clone(), cursor, position: after, is_named: false });
+        let filter = filters::of_channel(channel, None, &self.patterns);
+        let name = channel.clone();
+        self.channels.push(ReadChannel { name, cursor, position: after, named: None, filter, skipped: 0 });
     }
 
     fn drop_channel(&mut self, channel: &ChannelName) {

@@ -15,6 +15,9 @@ use crate::{
     log_interruption,
 };
 
+/// After this many messages that its filters do not let pass, a reader tells where it is. So others get their turn, and a
+/// client that comes back goes on there.
+const MAX_SKIPPED: u32 = 256;
 /// Maximum number of history pages in memory for one reader.
 const MAX_PAGES_PER_READER: usize = 4;
 
@@ -89,21 +92,31 @@ fn poll_channels(
     if is_stopped() {
         return Poll::Ready(ReaderEvent::Stopped);
     }
+    let mut skipped = 0;
     let mut pages = channels.iter().filter(|read| read.cursor.has_page()).count();
     loop {
         let mut is_refused = false;
         for offset in 0..channels.len() {
             let index = (*turn + offset) % channels.len();
-            let ReadChannel { cursor, position, .. } = &mut channels[index];
-            let others = pages - usize::from(cursor.has_page());
+            let read = &mut channels[index];
+            let others = pages - usize::from(read.cursor.has_page());
             let may_read = others < MAX_PAGES_PER_READER;
-            if let Poll::Ready(told) = cursor.poll_next(may_read, cx) {
-                *turn = index + 1;
+            while let Poll::Ready(told) = read.cursor.poll_next(may_read, cx) {
                 if let ReaderEvent::Message(message) = &told {
-                    *position = message.position.unwrap_or(*position);
+                    read.position = message.position.unwrap_or(read.position);
+                    if read.skips(message) {
+                        skipped += 1;
+                        if skipped < MAX_SKIPPED && read.skipped < MAX_SKIPPED {
+                            continue;
+                        }
+                        *turn = index + 1;
+                        return read.take_skipped().map_or(Poll::Pending, Poll::Ready);
+                    }
                 }
+                *turn = index + 1;
                 return Poll::Ready(told);
             }
+            let cursor = &read.cursor;
             pages = others + usize::from(cursor.has_page());
             is_refused |= !may_read;
         }
