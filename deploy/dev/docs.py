@@ -3,7 +3,7 @@
 that docs/README.md does not list.
 
 Sphinx with MyST, because it reads Markdown as GitHub does. The pages are copied first, at their paths, so that their links
-among each other hold; the menu follows docs/README.md.
+among each other hold; the menu follows docs/README.md. Sections that are marked as alternatives become tabs.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ LINK = re.compile(r"\]\(([^)\s#]+)(?:#[^)\s]*)?\)")
 
 CONF = """
 project = "Galley"
-extensions = ["myst_parser", "sphinx_copybutton"]
+extensions = ["myst_parser", "sphinx_copybutton", "sphinx_design"]
 source_suffix = {".md": "markdown"}
 root_doc = "README"
 # Anchors as GitHub makes them
@@ -67,6 +67,17 @@ def menus(pages):
     return {pathlib.Path("README.md"): "".join(menu), pathlib.Path("docs/adr/README.md"): toctree("Records", records)}
 
 
+def with_tabs(text):
+    """Sections between two marks become tabs. GitHub has none and shows the sections."""
+
+    def tabs(marked):
+        parts = re.split(r"^### (.*)\n", marked[1], flags=re.MULTILINE)
+        items = zip(parts[1::2], parts[2::2])
+        return "".join(["``````{tab-set}\n", *(f"`````{{tab-item}} {name}\n{body}`````\n" for name, body in items), "``````\n"])
+
+    return re.sub(r"<!-- tabs: begin -->\n(.*?)<!-- tabs: end -->\n", tabs, text, flags=re.DOTALL)
+
+
 def stage(source):
     pages = [path for path in tracked(*PAGES) if path.suffix == ".md"]
     added = menus(pages)
@@ -74,7 +85,7 @@ def stage(source):
         text = page.read_text(encoding="utf-8")
         copy = source / page
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(text + added.get(page, ""), encoding="utf-8")
+        copy.write_text(with_tabs(text) + added.get(page, ""), encoding="utf-8")
         for target in links_of(page, text):
             if target.suffix != ".md":
                 (source / target).parent.mkdir(parents=True, exist_ok=True)

@@ -1,27 +1,33 @@
-"""The programs of the README do what it says."""
+"""The programs of the README and of the quick start do what these say."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import pathlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 from conftest import LIMIT_S, PACKAGE, Gateway
 
 
+def write_programs(document: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    """Each Python block, in the file that its first line names."""
+    text = document.read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n# (\S+\.py)\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == text.count("```python\n") > 0
+    for name, program in blocks:
+        (folder / name).write_text(program, encoding="utf-8")
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path: pathlib.Path) -> pathlib.Path:
-    """Each Python block, in the file that its first line names."""
-    readme = (PACKAGE / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n# (\S+\.py)\n(.*?)```", readme, re.DOTALL)
-    assert len(blocks) == readme.count("```python\n")
-    for name, program in blocks:
-        (tmp_path / name).write_text(program, encoding="utf-8")
-    return tmp_path
+    return write_programs(PACKAGE / "README.md", tmp_path)
 
 
 def run(folder: pathlib.Path, *arguments: str) -> str:
@@ -33,13 +39,27 @@ def run(folder: pathlib.Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_tasks_the_client_and_channels_do_what_the_readme_says(gateway: Gateway, folder: pathlib.Path) -> None:
+@contextlib.contextmanager
+def running_worker(folder: pathlib.Path, app: str) -> Iterator[None]:
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE), "PYTHONDONTWRITEBYTECODE": "1"}
     with (folder / "worker.log").open("w") as log:
-        # The module of the middleware imports the app of the tasks
-        command = [sys.executable, "-m", "galley", "middleware:app"]
-        worker = subprocess.Popen(command, cwd=folder, env=environment, stderr=log)
+        worker = subprocess.Popen([sys.executable, "-m", "galley", app], cwd=folder, env=environment, stderr=log)
     try:
+        yield
+    finally:
+        worker.terminate()
+        assert worker.wait(LIMIT_S) == 0
+
+
+def test_the_quick_start_prints_what_it_says(gateway: Gateway, tmp_path: pathlib.Path) -> None:
+    folder = write_programs(PACKAGE.parents[1] / "docs/quick-start.md", tmp_path)
+    with running_worker(folder, "tasks:app"):
+        assert run(folder, "main.py") == "hello ada\n"
+
+
+def test_tasks_the_client_and_channels_do_what_the_readme_says(gateway: Gateway, folder: pathlib.Path) -> None:
+    # The module of the middleware imports the app of the tasks
+    with running_worker(folder, "middleware:app"):
         assert run(folder, "main.py").splitlines() == ["hello ada!", "hello bob?", "cancelled", "a.png at 80"]
         assert run(folder, "more.py").splitlines() == [
             "['hello ada!', 'hello bob!']",
@@ -47,9 +67,6 @@ def test_tasks_the_client_and_channels_do_what_the_readme_says(gateway: Gateway,
             "0 9 * * MON-FRI",
         ]
         assert run(folder, "channels.py").splitlines() == ["orders {'order': 7}", "True"]
-    finally:
-        worker.terminate()
-        assert worker.wait(LIMIT_S) == 0
     assert re.search(r"greet took \d", (folder / "worker.log").read_text())
 
 

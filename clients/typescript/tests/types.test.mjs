@@ -1,9 +1,11 @@
 // The compiler knows tasks, arguments and options, and refuses what is misspelt; so does the package when it runs.
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { galley, load, repository, run, source, uniqueName, write } from "./kit.mjs";
+import { kill } from "./processes.mjs";
 
 const COMPILER_OPTIONS = {
   strict: true,
@@ -85,6 +87,19 @@ test("the programs of the README compile, and do what they say", async () => {
   const [first, lastId] = await printed("channels.js");
   assert.equal(first, "orders 7");
   assert.match(lastId, /^\S+$/);
+});
+
+test("the quick start prints what it says", async () => {
+  const page = readFileSync(join(repository, "docs/quick-start.md"), "utf8");
+  const programs = page.split("```js\n").slice(1).map((block) => block.split("```")[0]);
+  const folder = write("quick-start", Object.fromEntries(programs.map((text) => [/^\/\/ (\S+)\n/.exec(text)[1], text])));
+  const worker = spawn(process.execPath, ["worker.mjs"], { cwd: folder, stdio: "inherit" });
+  try {
+    const { code, output } = await run(process.execPath, ["main.mjs"], { cwd: folder });
+    assert.deepEqual([code, output], [0, "hello ada\n"]);
+  } finally {
+    await kill(worker);
+  }
 });
 
 test("the program of the page about BullMQ compiles", async () => {

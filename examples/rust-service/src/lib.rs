@@ -2,6 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Compiles the programs of the quick start.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/quick-start.md")]
+pub struct QuickStart;
+
 /// The type of the jobs, and their queue.
 pub const REPORT_BUILD: &str = "report.build";
 /// The queue of the reports.

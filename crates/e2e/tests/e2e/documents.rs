@@ -130,6 +130,8 @@ macro_rules! documents {
 
 documents! {
     the_snippets_of_the_readme_work: "README.md",
+    the_snippets_of_the_quick_start_work: "docs/quick-start.md",
+    the_snippets_of_the_recipes_work: "docs/recipes.md",
     the_snippets_about_jobs_work: "docs/jobs.md",
     the_snippets_about_cron_work: "docs/cron.md",
     the_snippets_about_subscriptions_work: "docs/subscriptions.md",
