@@ -146,6 +146,15 @@ local function claim_from(number, count)
   return #entries
 end
 
+-- Whether a stream may have jobs. That one is empty costs half as much to ask as to find out by reading it; for few streams
+-- it is not worth a question.
+local few_streams = 8
+local function may_have_jobs(number)
+  if stream_count <= few_streams then return true end
+  local length = redis.pcall('XLEN', KEYS[first_stream + number - 1])
+  return type(length) == 'table' or length > 0
+end
+
 local function last_delivered(stream)
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
   for _, group in ipairs(groups.err and {} or groups) do
@@ -168,7 +177,9 @@ local function claim_by_age()
     arrivals[number] = aged_arrival(number, after)
     if arrivals[number] then waiting = waiting + 1 end
   end
-  for number = 1, stream_count do note(number, last_delivered(KEYS[first_stream + number - 1])) end
+  for number = 1, stream_count do
+    if may_have_jobs(number) then note(number, last_delivered(KEYS[first_stream + number - 1])) end
+  end
   while waiting > 0 and wanted > 0 and bytes < max_bytes do
     local first
     for number = 1, stream_count do
@@ -185,7 +196,7 @@ end
 
 local function claim_by_priority()
   for number = 1, stream_count do
-    while wanted > 0 and bytes < max_bytes do
+    while wanted > 0 and bytes < max_bytes and may_have_jobs(number) do
       local count = next_count()
       local found, refused = claim_from(number, count)
       if refused then return refused end

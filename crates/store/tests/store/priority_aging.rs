@@ -8,6 +8,8 @@ use store::jobs::RunTimeLimits;
 use crate::kit::{StoreKit, consumer, queue};
 
 const MINUTE_MS: i64 = 60_000;
+/// More than a claim reads without asking first whether they are empty.
+const PRIORITIES: [i64; 12] = [-100, -7, -1, 0, 1, 2, 3, 10, 20, 50, 99, 100];
 
 fn aging(aging: Duration) -> RunTimeLimits {
     RunTimeLimits { priority_aging: Some(aging), ..RunTimeLimits::default() }
@@ -111,12 +113,12 @@ fn every_order_of_arrivals_is_claimed_by_arrival_and_priority() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let kit = runtime.block_on(async {
         let kit = StoreKit::start();
-        empty_streams(&kit, &[-7, 0, 3, 50]).await;
+        empty_streams(&kit, &PRIORITIES).await;
         kit
     });
     let start = runtime.block_on(kit.jobs.now()).expect("redis runs") + MINUTE_MS;
     let run = Cell::new(0);
-    let arrivals = prop::collection::vec((prop::sample::select(vec![-7_i64, 0, 3, 50]), 0..2_000_i64), 1..40);
+    let arrivals = prop::collection::vec((prop::sample::select(PRIORITIES.to_vec()), 0..2_000_i64), 1..40);
     let case = (1..200_u64, 1..12_usize, arrivals);
     let config = ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() };
     TestRunner::new(config)
@@ -140,4 +142,16 @@ fn every_order_of_arrivals_is_claimed_by_arrival_and_priority() {
             Ok(())
         })
         .expect("the order of the model");
+}
+
+#[tokio::test]
+async fn of_many_priorities_the_highest_is_claimed_first_also_when_its_stream_was_deleted_meanwhile() {
+    let kit = StoreKit::start();
+    empty_streams(&kit, &PRIORITIES).await;
+    kit.redis_command(&["DEL", "galley:{default}:s:99"]).await;
+    let start = kit.jobs.now().await.expect("redis runs") + MINUTE_MS;
+    for (number, priority) in [-7, 99, 3].into_iter().enumerate() {
+        arrive(&kit, priority, start, number).await;
+    }
+    assert_eq!(claim_all(&kit, 2).await, [(99, start), (3, start), (-7, start)]);
 }
