@@ -6,7 +6,7 @@ use std::{collections::HashMap, fmt, time::Duration};
 use redis::{Cmd, FromRedisValue, ScriptInvocation, Value, aio::ConnectionLike};
 
 use super::{
-    ClaimedJob, Jobs,
+    Attempt, ClaimedJob, Fence, Jobs,
     consumer::{Consumer, PULL_CONSUMER},
     enqueue,
     record::{JobFields, JobRecord},
@@ -111,6 +111,9 @@ impl Jobs {
             };
             if let Some(mut claimed) = parse_claim_reply(self.sealer(), queue, priorities, reply)? {
                 self.load_claimed(&mut claimed.jobs).await?;
+                if matches!(by, Claimant::Pull { .. }) {
+                    self.release_without_room(&mut claimed).await;
+                }
                 claimed.partitions = self.note_claimed_partitions(queue, claimed.partitions).await;
                 return Ok(claimed);
             }
@@ -159,6 +162,26 @@ impl Jobs {
         }
         call.arg(tokens);
         call
+    }
+
+    /// Gives pulled jobs back whose checkpoints have no room in one answer, beside a first one. The script that claimed them
+    /// knows only the jobs.
+    async fn release_without_room(&self, claimed: &mut ClaimBatch) {
+        let (budget, mut bytes) = (self.claim_bytes(), 0);
+        let has_no_room = |claimed: &ClaimedJob| {
+            let size = claimed.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.state.len());
+            let is_first = bytes == 0;
+            bytes += size;
+            size > 0 && !is_first && bytes > budget
+        };
+        let Some(fitting) = claimed.jobs.iter().position(has_no_room) else { return };
+        claimed.is_cut = true;
+        for claimed in claimed.jobs.split_off(fitting) {
+            let fence = Fence::Pull { token: claimed.token.clone(), worker: None };
+            if self.release(Attempt::of(&claimed, &fence)).await.is_err() {
+                self.release_lost_claims(&claimed.job.queue, claimed.token.into_iter().collect());
+            }
+        }
     }
 
     /// The bytes after which an answer gets no more jobs. Redis holds the answer until it is sent: less when it is

@@ -5,7 +5,7 @@ use std::time::Duration;
 use common::id::JobId;
 use model::job::{JobState, RetryAdvice};
 use store::jobs::{
-    Attempt, CheckpointOutcome, CheckpointRefusal, ClaimedJob, Consumer, Fence, FinishedJob, JobCheckpoint,
+    Attempt, CheckpointOutcome, CheckpointRefusal, Claimant, ClaimedJob, Consumer, Fence, FinishedJob, JobCheckpoint,
 };
 use testkit::redis;
 
@@ -233,4 +233,34 @@ async fn a_program_with_a_callback_token_saves_and_the_worker_that_ends_the_job_
     assert_eq!(number(save(&kit, &claimed, &fence, "1").await), 1);
     kit.complete(&consumer, &claimed, "1").await;
     assert_eq!(stored(&kit, id).await, None);
+}
+
+#[tokio::test]
+async fn jobs_whose_checkpoints_have_no_room_in_one_answer_come_in_the_next_ones() {
+    let kit = StoreKit::start();
+    let consumer = consumer();
+    let state = format!("\"{}\"", "s".repeat(1_000_000));
+    for _ in 0..10 {
+        kit.enqueue(JOB_BODY).await;
+    }
+    for claimed in kit.claim(&consumer, 10).await {
+        save_as(&kit, &claimed, &consumer, &state).await;
+        kit.jobs.release(Attempt::of(&claimed, &fence(&consumer))).await.expect("redis runs");
+    }
+    let mut sizes = Vec::new();
+    loop {
+        let by = Claimant::Pull { worker: None, lease: None };
+        let batch = kit.jobs.claim(&queue(), &mut Vec::new(), 100, by).await.expect("redis runs");
+        for claimed in &batch.jobs {
+            let fence = Fence::Pull { token: claimed.token.clone(), worker: None };
+            assert_eq!((claimed.job.history.current_attempt(), given(claimed)), (1, Some((1, &*state))));
+            let ended = FinishedJob::completed(&claimed.job, None, None, 5);
+            kit.jobs.finish(Attempt::of(claimed, &fence), &ended, false).await.expect("redis runs");
+        }
+        sizes.push((batch.jobs.len(), batch.is_cut));
+        if !batch.is_cut {
+            break;
+        }
+    }
+    assert_eq!(sizes, [(4, true), (4, true), (2, false)]);
 }
