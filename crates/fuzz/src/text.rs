@@ -99,8 +99,8 @@ pub(crate) fn resume_position(data: &[u8]) {
         let channel: ChannelName = "orders.new".parse().expect("a name");
         let _ = (token.position(&channel), token.has_only_other_channels(&[channel]));
     }
-    if let Ok(position) = text.parse::<store::events::EventPosition>() {
-        assert_eq!(position.to_string().parse(), Ok(position));
+    if let Ok(cursor) = text.parse::<store::events::EventCursor>() {
+        assert_eq!(cursor.to_string().parse(), Ok(cursor));
     }
 }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 use common::id::JobId;
 use serde_json::json;
 use store::{
-    events::{EventFilter, EventPosition, EventReader, EventReaderItem, ReadEvent, is_terminal_kind},
+    events::{
+        EventCursor, EventFilter, EventPosition, EventReader, EventReaderItem, NewEvents, ReadEvent, is_terminal_kind,
+    },
     jobs::Jobs,
 };
 
@@ -29,7 +31,7 @@ pub(crate) struct JobEventSource {
 /// Events, and the end of their job if none of them is.
 pub(crate) fn encode<'a>(events: impl Iterator<Item = &'a ReadEvent>, ending: Option<&TerminalJobEvent>) -> String {
     let mut frames = String::new();
-    events.for_each(|event| push_event(&mut frames, event));
+    events.for_each(|event| push_event(&mut frames, &event.id(), event));
     if let Some(ending) = ending {
         push_terminal_event(&mut frames, ending);
     }
@@ -47,11 +49,11 @@ impl JobEventSource {
         self
     }
 
-    fn encode_events(&self, item: &EventReaderItem) -> SseFrames {
+    fn encode_events(&self, events: &NewEvents) -> SseFrames {
         let mut frames = String::new();
-        for event in item.events().filter(|event| self.filter.job.is_none_or(|job| event.job == Some(job))) {
+        for event in events.iter().filter(|event| self.filter.job.is_none_or(|job| event.job == Some(job))) {
             if self.filter.matches(event) {
-                push_event(&mut frames, event);
+                push_event(&mut frames, &events.cursor(event), event);
             }
             if self.job.is_some() && is_terminal_kind(&event.kind) {
                 return SseFrames::Last(frames.into());
@@ -72,13 +74,13 @@ impl JobEventSource {
 
 impl AwaitedSse for JobEventSource {
     fn first_id(&self) -> String {
-        self.reader.position().to_string()
+        self.reader.cursor().to_string()
     }
 
     async fn next(&mut self) -> SseFrames {
         let item = self.reader.next().await;
         match &item {
-            EventReaderItem::Events(..) => self.encode_events(&item),
+            EventReaderItem::Events(events) => self.encode_events(events),
             EventReaderItem::Gap(after) => SseFrames::More(gap_frame(*after).into()),
             EventReaderItem::Stopped => SseFrames::Last(shutdown_frame(self.shutdown_grace).into()),
         }
@@ -92,13 +94,13 @@ impl AwaitedSse for JobEventSource {
     }
 }
 
-fn push_event(frames: &mut String, event: &ReadEvent) {
-    sse::push_event(frames, Some(&event.position), &event.kind, &event.json);
+fn push_event(frames: &mut String, id: &str, event: &ReadEvent) {
+    sse::push_event(frames, Some(&id), &event.kind, &event.json);
 }
 
 /// Its id tells a browser that reconnects behind the end from one that has not seen the end.
 fn push_terminal_event(frames: &mut String, ending: &TerminalJobEvent) {
-    sse::push_event(frames, Some(&EventPosition::END), ending.kind, &ending.json);
+    sse::push_event(frames, Some(&EventCursor::END), ending.kind, &ending.json);
 }
 
 fn gap_frame(after: EventPosition) -> String {

@@ -13,7 +13,7 @@ use model::access::Scope;
 use serde::Deserialize;
 use store::{
     TooManyReaders,
-    events::{EventFilter, EventPosition, EventReader, EventStart, ReadEvent, is_terminal_kind},
+    events::{EventCursor, EventFilter, EventPosition, EventReader, EventStart, ReadEvent, is_terminal_kind},
     jobs::LocatedJob,
 };
 
@@ -75,7 +75,7 @@ impl EventsQuery {
     }
 
     /// The last event that the client saw, as it says by itself, else `after`.
-    fn resume_position(&self, request: &HttpRequest) -> Result<Option<EventPosition>, ApiError> {
+    fn resume_cursor(&self, request: &HttpRequest) -> Result<Option<EventCursor>, ApiError> {
         let given = last_event_id(request).or_else(|| self.after.clone());
         Ok(given.as_deref().map(str::parse).transpose()?)
     }
@@ -134,7 +134,7 @@ pub(super) async fn stream(
     caller: Caller,
     query: web::Query<EventsQuery>,
 ) -> ApiResult {
-    let (filter, after) = (query.filter(&caller)?, query.resume_position(&request)?);
+    let (filter, after) = (query.filter(&caller)?, query.resume_cursor(&request)?);
     stream_response(&request, &services, filter, after.map_or(EventStart::Now, EventStart::After)).await
 }
 
@@ -152,7 +152,7 @@ pub(super) async fn queue_events(
         let events = services.redis.events(&filter, EventPosition::START.entry, query.limit()?).await?;
         return Ok(events_response(&events, &unknown_queue_warnings(&caller, &services, &filter.queues).await));
     }
-    let start = query.resume_position(&request)?.map_or(EventStart::Now, EventStart::After);
+    let start = query.resume_cursor(&request)?.map_or(EventStart::Now, EventStart::After);
     stream_response(&request, &services, filter, start).await
 }
 
@@ -167,7 +167,7 @@ pub(super) async fn job_events(
     if wants_list(&request) {
         check_list_query(&request)?;
     }
-    let (filter, after, limit) = (query.filter(&caller)?, query.resume_position(&request)?, query.limit()?);
+    let (filter, after, limit) = (query.filter(&caller)?, query.resume_cursor(&request)?, query.limit()?);
     let job = parse_job_id(&id)?;
     let filter = EventFilter { job: Some(job), ..filter };
     let located = services.jobs.locate(job).await?.ok_or_else(|| job_not_found(&id))?;
@@ -181,7 +181,7 @@ pub(super) async fn job_events(
     }
     // The id of the beginning: no event of the job is older than the job
     let session = StreamSession::open(&request)?;
-    let after = after.filter(|after| *after > EventPosition::START);
+    let after = after.filter(|after| !after.is_start());
     let start = after.map_or(EventStart::Since(since), EventStart::After);
     let settings = &services.settings.gateway;
     let source = JobEventSource::new(open_reader(&services, start).await?, filter, settings.shutdown_grace);
@@ -195,14 +195,14 @@ async fn finished_job_events(
     located: &LocatedJob,
     (job, first): (JobId, EntryId),
     filter: &EventFilter,
-    after: Option<EventPosition>,
+    after: Option<EventCursor>,
 ) -> ApiResult {
     let everything = EventFilter { job: Some(job), ..EventFilter::default() };
     let known = services.redis.events(&everything, first, MAX_LISTED_EVENTS).await?;
-    let is_new = |event: &&ReadEvent| after.is_none_or(|after| event.position > after);
+    let is_new = |event: &&ReadEvent| after.as_ref().is_none_or(|after| after.is_before(event));
     let has_terminal_event = known.iter().any(|event| is_terminal_kind(&event.kind));
     let has_seen_the_end =
-        after == Some(EventPosition::END) || has_terminal_event && !known.iter().any(|event| is_new(&event));
+        after == Some(EventCursor::END) || has_terminal_event && !known.iter().any(|event| is_new(&event));
     if after.is_some() && has_seen_the_end {
         return Ok(actix_web::HttpResponse::NoContent().finish());
     }

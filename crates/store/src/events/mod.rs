@@ -2,21 +2,31 @@
 //! are missing, and nothing in Galley acts on them.
 //!
 //! The writer collects events for a few milliseconds and writes many in one entry, so that they cost little. `read`
-//! reads them, `hub` tails them for many readers.
+//! reads them, `hub` tails them for many readers, and `reader` is one of these.
+//!
+//! On a cluster there are several streams, and the queue of an event says which one has it: each partition of a queue has
+//! one, so that its events stay in order. `cursor` says where a reader is in all of them.
 
+mod cursor;
 mod hub;
 mod read;
+mod reader;
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use hub::{EventHub, EventReader, EventReaderItem, EventStart};
+pub use cursor::EventCursor;
+pub use hub::{EventHub, EventStart};
+pub(crate) use read::stream_count;
 pub use read::{EventBatch, EventFilter, EventPosition, ReadEvent};
+pub use reader::{EventReader, EventReaderItem, NewEvents};
 
 use crate::{Redis, deliveries::DeliveryRecorder, keys, statistics::StatisticsRecorder};
 use common::{
+    name::QueueName,
     settings::Settings,
     time::{self, Millis},
 };
@@ -24,6 +34,8 @@ use model::job::JobState;
 
 /// The most events that wait to be written. More are dropped and counted.
 const BUFFER: usize = 16_384;
+/// The same for each stream of a cluster.
+const STREAM_BUFFER: usize = 4_096;
 /// The most events in one entry.
 const BATCH: usize = 128;
 /// The most bytes in one entry. A single event may be larger.
@@ -41,18 +53,22 @@ pub struct JobEvent {
     at: Option<Millis>,
     /// The job and the numbers of the event, as JSON. Each job has several events, so the JSON is built once, directly.
     data: String,
+    /// Events with the same number stay in order.
+    order: usize,
 }
 
 impl JobEvent {
     /// Something happened that is no change of one job: its data as a JSON object.
     #[must_use]
     pub fn new(kind: &'static str, at: Millis, data: String) -> Self {
-        Self { kind, at: Some(at), data }
+        Self { kind, at: Some(at), data, order: 0 }
     }
 
-    /// A change of a job: its data as a JSON object. Without a time it happened when it is recorded.
-    pub(crate) fn of_job(kind: &'static str, at: Option<Millis>, data: String) -> Self {
-        Self { kind, at, data }
+    /// A change of a job in that queue: its data as a JSON object. Without a time it happened when it is recorded.
+    pub(crate) fn of_job(kind: &'static str, queue: &QueueName, at: Option<Millis>, data: String) -> Self {
+        // Partitions of a hot queue are shared out evenly
+        let hash = queue.as_str().bytes().fold(0, |hash: usize, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+        Self { kind, at, data, order: hash.wrapping_add(queue.partition_number().into()) }
     }
 }
 
@@ -85,7 +101,8 @@ pub fn is_terminal_kind(kind: &str) -> bool {
 /// Where events go. Clone it freely; recording never waits.
 #[derive(Clone)]
 pub struct EventLog {
-    sender: Arc<mpsc::Sender<RecordedEvent>>,
+    /// One for each stream.
+    senders: Arc<[mpsc::Sender<RecordedEvent>]>,
     redis: Redis,
     /// What records events of jobs counts them, too.
     statistics: StatisticsRecorder,
@@ -96,16 +113,20 @@ impl EventLog {
     /// Starts writing events and sending statistics until `stop` is cancelled and the last ones are written.
     #[must_use]
     pub fn start(redis: &Redis, settings: &Settings, stop: CancellationToken) -> (Self, tokio::task::JoinHandle<()>) {
-        let (sender, receiver) = mpsc::channel(BUFFER);
+        let count = stream_count(redis);
+        let buffer = if count == 1 { BUFFER } else { STREAM_BUFFER };
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(buffer)).unzip();
         let statistics = StatisticsRecorder::default();
         let flushing = statistics.clone().flush_until(redis.clone(), settings.statistics.flush_interval, stop.clone());
+        let events_max = settings.jobs.events_max;
+        let writer = |(stream, receiver)| write(redis.clone(), stream, events_max, receiver, stop.clone());
+        let writing = join_all(receivers.into_iter().enumerate().map(writer));
         let deliveries = DeliveryRecorder::new(settings.subscriptions.attempts_max);
-        let logging = deliveries.clone().write_until(redis.clone(), stop.clone());
-        let writing = write(redis.clone(), settings.jobs.events_max, receiver, stop);
+        let logging = deliveries.clone().write_until(redis.clone(), stop);
         let task = tokio::spawn(async {
             tokio::join!(writing, flushing, logging);
         });
-        (Self { sender: Arc::new(sender), redis: redis.clone(), statistics, deliveries }, task)
+        (Self { senders: senders.into(), redis: redis.clone(), statistics, deliveries }, task)
     }
 
     /// The attempts to deliver of this process.
@@ -123,18 +144,22 @@ impl EventLog {
     /// Records an event.
     pub fn record(&self, event: JobEvent) {
         let at = event.at.unwrap_or_else(|| self.redis.estimated_now());
-        if self.sender.try_send(RecordedEvent { kind: event.kind, at, data: event.data }).is_err() {
+        let sender = &self.senders[event.order % self.senders.len()];
+        if sender.try_send(RecordedEvent { kind: event.kind, at, data: event.data }).is_err() {
             metrics::counter!("galley_events_dropped_total").increment(1);
         }
     }
 }
 
+/// Writes the events of one stream.
 async fn write(
     mut redis: Redis,
+    stream: usize,
     events_max: u64,
     mut receiver: mpsc::Receiver<RecordedEvent>,
     stop: CancellationToken,
 ) {
+    let key = keys::events(stream);
     let mut batch = Vec::with_capacity(BATCH);
     let mut per_entry = 1;
     loop {
@@ -161,7 +186,7 @@ async fn write(
             let entries_max = events_max.div_ceil(per_entry);
             let mut command = redis::cmd("XADD");
             command
-                .arg(keys::EVENTS)
+                .arg(&*key)
                 .arg("MAXLEN")
                 .arg("~")
                 .arg(entries_max)

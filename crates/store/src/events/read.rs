@@ -1,7 +1,13 @@
-//! Reads events. Every event has a position: its entry in the stream and its index in the entry. Positions grow, so a
+//! Reads events. Every event has a position in its stream: its entry and its index in the entry. Positions grow, so a
 //! client can resume after the last position it saw, at any gateway.
 
-use std::{borrow::Cow, collections::HashMap, fmt, str::FromStr, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, VecDeque},
+    fmt,
+    str::FromStr,
+    sync::Arc,
+};
 
 use model::access::Access;
 use redis::{FromRedisValue, Value};
@@ -68,8 +74,10 @@ impl FromStr for EventPosition {
 /// An event from the stream.
 #[derive(Debug, Clone)]
 pub struct ReadEvent {
-    /// Its position, which is also its id.
+    /// Its position in its stream. On one server that is its id.
     pub position: EventPosition,
+    /// The number of its stream, on a cluster.
+    pub stream: Option<usize>,
     /// `job.enqueued`, `job.started`, `job.completed`, `job.failed`, `job.discarded` or `job.cancelled`.
     pub kind: String,
     /// The job that it is about, if it is about one.
@@ -80,11 +88,25 @@ pub struct ReadEvent {
     pub json: String,
 }
 
-/// The events in one entry of the stream.
+impl ReadEvent {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> String {
+        id_of(self.position, self.stream)
+    }
+}
+
+fn id_of(position: EventPosition, stream: Option<usize>) -> String {
+    stream.map_or_else(|| position.to_string(), |stream| format!("{position}-{stream}"))
+}
+
+/// The events in one entry of a stream.
 #[derive(Debug)]
 pub struct EventBatch {
     /// The entry.
     pub entry: EntryId,
+    /// The number of its stream, on a cluster.
+    pub stream: Option<usize>,
     /// Its events, oldest first.
     pub events: Vec<ReadEvent>,
 }
@@ -130,22 +152,32 @@ impl Redis {
     /// Redis is unavailable.
     pub async fn events(&self, filter: &EventFilter, since: EntryId, limit: usize) -> StoreResult<Vec<ReadEvent>> {
         let mut connection = self.pooled_connection().await?;
-        let (mut before, mut found) = (String::from("+"), Vec::new());
-        for _ in 0..MAX_SCANNED_ENTRIES / SCAN_PAGE {
-            let mut command = redis::cmd("XREVRANGE");
-            command.arg(keys::EVENTS).arg(&before).arg(since.to_string()).arg("COUNT").arg(SCAN_PAGE);
-            let entries: Vec<(String, Value)> = command.query_async(&mut connection).await?;
-            let Some((last, _)) = entries.last() else { break };
-            before = format!("({last}");
-            for batch in read_batches(self.sealer(), entries) {
-                for event in batch.events.into_iter().rev().filter(|event| filter.matches(event)) {
-                    if found.len() < limit {
-                        found.push(event);
-                    }
+        let mut scans: Vec<Scan> = (0..stream_count(self)).map(Scan::new).collect();
+        let (mut scanned, mut found) = (0, Vec::new());
+        while found.len() < limit {
+            let empty: Vec<&mut Scan> = scans.iter_mut().filter(|scan| scan.needs_page()).collect();
+            if !empty.is_empty() {
+                if scanned >= MAX_SCANNED_ENTRIES {
+                    break;
+                }
+                let count = SCAN_PAGE.div_ceil(empty.len());
+                let mut pipeline = redis::pipe();
+                for scan in &empty {
+                    let command = pipeline.cmd("XREVRANGE").arg(keys::events(scan.stream)).arg(&scan.before);
+                    command.arg(since.to_string()).arg("COUNT").arg(count);
+                }
+                let pages: Vec<Vec<(String, Value)>> = pipeline.query_async(&mut connection).await?;
+                for (scan, page) in empty.into_iter().zip(pages) {
+                    scanned += page.len();
+                    scan.take(self, page);
                 }
             }
-            if found.len() == limit {
-                break;
+            let newest = scans.iter_mut().max_by_key(|scan| scan.page.front().map(|batch| batch.entry));
+            let Some(batch) = newest.and_then(|scan| scan.page.pop_front()) else { break };
+            for event in batch.events.into_iter().rev().filter(|event| filter.matches(event)) {
+                if found.len() < limit {
+                    found.push(event);
+                }
             }
         }
         found.reverse();
@@ -153,23 +185,63 @@ impl Redis {
     }
 
     /// Entries from that one on, including it.
-    pub(super) async fn event_page(&self, from: EntryId, most: usize) -> StoreResult<Vec<EventBatch>> {
+    pub(super) async fn event_page(&self, stream: usize, from: EntryId, most: usize) -> StoreResult<Vec<EventBatch>> {
         let mut command = redis::cmd("XRANGE");
-        command.arg(keys::EVENTS).arg(from.to_string()).arg("+").arg("COUNT").arg(most);
+        command.arg(keys::events(stream)).arg(from.to_string()).arg("+").arg("COUNT").arg(most);
         let entries: Vec<(String, Value)> = command.query_async(&mut self.pooled_connection().await?).await?;
-        Ok(read_batches(self.sealer(), entries))
+        Ok(read_batches(self.sealer(), stream_of(self, stream), entries))
     }
 
     /// Whether an entry is kept, and which are.
-    pub(super) async fn event_retention(&self, entry: EntryId) -> StoreResult<EventRetention> {
-        let (is_kept, first, last): (bool, String, String) =
-            script::EVENT_POSITION.key(keys::EVENTS).arg(entry.to_string()).invoke_async(&mut self.clone()).await?;
+    pub(super) async fn event_retention(&self, stream: usize, entry: EntryId) -> StoreResult<EventRetention> {
+        let (is_kept, first, last): (bool, String, String) = script::EVENT_POSITION
+            .key(keys::events(stream))
+            .arg(entry.to_string())
+            .invoke_async(&mut self.clone())
+            .await?;
         Ok(EventRetention { is_retained: is_kept, retained_range: first.parse().ok().zip(last.parse().ok()) })
     }
 }
 
+/// Reads a stream backwards.
+struct Scan {
+    stream: usize,
+    before: String,
+    /// The newest first.
+    page: VecDeque<EventBatch>,
+    is_done: bool,
+}
+
+impl Scan {
+    fn new(stream: usize) -> Self {
+        Self { stream, before: "+".to_owned(), page: VecDeque::new(), is_done: false }
+    }
+
+    fn needs_page(&self) -> bool {
+        self.page.is_empty() && !self.is_done
+    }
+
+    fn take(&mut self, redis: &Redis, page: Vec<(String, Value)>) {
+        match page.last() {
+            Some((last, _)) => self.before = format!("({last}"),
+            None => self.is_done = true,
+        }
+        self.page = read_batches(redis.sealer(), stream_of(redis, self.stream), page).into();
+    }
+}
+
+/// In how many streams the events are.
+pub(crate) fn stream_count(redis: &Redis) -> usize {
+    if redis.has_several_servers() { keys::EVENT_STREAMS } else { 1 }
+}
+
+/// The number of a stream as an event shows it.
+pub(super) fn stream_of(redis: &Redis, stream: usize) -> Option<usize> {
+    redis.has_several_servers().then_some(stream)
+}
+
 /// Parses entries of Redis. An entry that cannot be parsed was written by another program and has no events.
-pub(super) fn read_batches(sealer: &Sealer, entries: Vec<(String, Value)>) -> Vec<EventBatch> {
+pub(super) fn read_batches(sealer: &Sealer, stream: Option<usize>, entries: Vec<(String, Value)>) -> Vec<EventBatch> {
     let read = entries.into_iter().filter_map(|(entry, fields)| {
         let entry: EntryId = entry.parse().ok()?;
         let mut fields = HashMap::<String, String>::from_redis_value(fields).unwrap_or_default();
@@ -177,12 +249,13 @@ pub(super) fn read_batches(sealer: &Sealer, entries: Vec<(String, Value)>) -> Ve
         let texts: Vec<&RawValue> =
             text.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         let events = texts.into_iter().enumerate();
-        Some(EventBatch { entry, events: events.filter_map(|(index, raw)| read_event(entry, index, raw)).collect() })
+        let events = events.filter_map(|(index, raw)| read_event(EventPosition { entry, index }, stream, raw));
+        Some(EventBatch { entry, stream, events: events.collect() })
     });
     read.collect()
 }
 
-fn read_event(entry: EntryId, index: usize, raw: &RawValue) -> Option<ReadEvent> {
+fn read_event(position: EventPosition, stream: Option<usize>, raw: &RawValue) -> Option<ReadEvent> {
     #[derive(Deserialize)]
     struct StoredEvent<'a> {
         #[serde(rename = "type", borrow)]
@@ -201,9 +274,8 @@ fn read_event(entry: EntryId, index: usize, raw: &RawValue) -> Option<ReadEvent>
     if !written.kind.bytes().all(|b| b.is_ascii_graphic()) {
         return None;
     }
-    let position = EventPosition { entry, index };
     let mut json = ObjectWriter::with_capacity(raw.get().len() + 128);
-    json.text("specversion", "1.0").text("id", &position.to_string()).text("source", "ojs://galley");
+    json.text("specversion", "1.0").text("id", &id_of(position, stream)).text("source", "ojs://galley");
     if !written.data.job_id.is_empty() {
         json.text("subject", &written.data.job_id);
     }
@@ -214,12 +286,14 @@ fn read_event(entry: EntryId, index: usize, raw: &RawValue) -> Option<ReadEvent>
         json = json.replace(['\n', '\r'], " ");
     }
     let job = written.data.job_id.parse().ok();
-    Some(ReadEvent { position, kind: written.kind.into_owned(), job, queue: written.data.queue.into_owned(), json })
+    let (kind, queue) = (written.kind.into_owned(), written.data.queue.into_owned());
+    Some(ReadEvent { position, stream, kind, job, queue, json })
 }
 
-/// The answer of XREAD.
-pub(super) fn read_tail(sealer: &Sealer, reply: Value) -> StoreResult<Vec<EventBatch>> {
-    Ok(read_batches(sealer, parse_streams_reply(reply)?.remove(keys::EVENTS).unwrap_or_default()))
+/// The answer of XREAD of one stream.
+pub(super) fn read_tail(redis: &Redis, stream: usize, reply: Value) -> StoreResult<Vec<EventBatch>> {
+    let entries = parse_streams_reply(reply)?.remove(&*keys::events(stream)).unwrap_or_default();
+    Ok(read_batches(redis.sealer(), stream_of(redis, stream), entries))
 }
 
 #[cfg(test)]
@@ -245,17 +319,18 @@ mod tests {
             ("5-0".to_owned(), fields)
         };
         for noise in ["", "no", "{}", "[1]", r#"[{"type":"a\nb","data":{}}]"#, r#"[{"type":5,"data":{}}]"#] {
-            let batches = read_batches(&Sealer::default(), vec![entry(noise)]);
+            let batches = read_batches(&Sealer::default(), None, vec![entry(noise)]);
             assert!(batches.iter().all(|batch| batch.events.is_empty()), "{noise}");
         }
         let batches = read_batches(
             &Sealer::default(),
+            Some(3),
             vec![entry("[{\"type\":\"a\",\n\"data\":{\"queue\":\"q\"}}, {\"type\":\"b\",\"data\":{}}]")],
         );
         let events = &batches[0].events;
         assert_eq!(
             events[0].json,
-            r#"{"specversion":"1.0","id":"5-0-0","source":"ojs://galley","type":"a", "data":{"queue":"q"}}"#
+            r#"{"specversion":"1.0","id":"5-0-0-3","source":"ojs://galley","type":"a", "data":{"queue":"q"}}"#
         );
         assert_eq!((events[0].queue.as_str(), events[1].position.index), ("q", 1));
     }

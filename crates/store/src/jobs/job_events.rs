@@ -93,7 +93,7 @@ fn about(kind: &'static str, job: &JobRecord, at: Option<Millis>, more: impl FnO
         .text("job_type", job.summary.job_type.as_str())
         .text("queue", job.queue.as_str());
     more(&mut data);
-    JobEvent::of_job(kind, at, data.finish())
+    JobEvent::of_job(kind, &job.queue, at, data.finish())
 }
 
 fn write_failure(data: &mut ObjectWriter, job: &JobRecord) {

@@ -7,19 +7,21 @@ mod queue;
 mod stored_key;
 mod topics;
 
+use std::borrow::Cow;
+
 pub(crate) use self::stored_key::StoredKey;
 pub use self::{
     queue::{QueueKeys, attempt_name, parse_attempt_name},
     topics::TopicNames,
 };
-use crate::workers::key::WorkerKey;
+use crate::{slots, workers::key::WorkerKey};
 use common::{
     id::{JobId, WorkflowId},
     name::{ChannelName, SubscriptionName, WorkerId},
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 85] = [
+pub const KEY_PATTERNS: [&str; 86] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -84,6 +86,7 @@ pub const KEY_PATTERNS: [&str; 85] = [
     "galley:{cron}:entries",
     "galley:{cron}:next",
     "galley:events",
+    "galley:{<tag>}:events",
     "galley:workers",
     "galley:worker:<worker>",
     "galley:directive:<worker>",
@@ -131,10 +134,25 @@ pub const EPOCH: &str = "galley:epoch";
 /// The same in a cluster, for the channels of one slot.
 #[must_use]
 pub fn epoch_of_slot(slot: u16) -> String {
-    format!("galley:{{{}}}:epoch", crate::slots::tag_of_slot(slot))
+    format!("galley:{{{}}}:epoch", slots::tag_of_slot(slot))
 }
 /// Events: a capped stream.
 pub const EVENTS: &str = "galley:events";
+
+/// In how many streams a cluster has its events. Every process must know the same number.
+pub(crate) const EVENT_STREAMS: usize = 8;
+
+/// The same in a cluster, the stream with a number below [`EVENT_STREAMS`]. Number 0 is the one of a server. The
+/// others have slots at equal distances.
+#[must_use]
+pub fn events(stream: usize) -> Cow<'static, str> {
+    if stream == 0 {
+        return EVENTS.into();
+    }
+    let (first, count) = (usize::from(slots::slot_of(EVENTS.as_bytes())), usize::from(slots::SLOTS));
+    let slot = (first + stream * count / EVENT_STREAMS) % count;
+    format!("galley:{{{}}}:events", slots::tag_of_slot(u16::try_from(slot).unwrap_or_default())).into()
+}
 /// What was administered: a capped stream.
 pub const AUDIT: &str = "galley:audit";
 /// The workers: a sorted set of ids by the time their last report expires.
@@ -183,7 +201,7 @@ pub fn session(fingerprint: &str) -> String {
 /// of that node.
 #[must_use]
 pub fn confirmation(process: &uuid::Uuid, slot: Option<u16>) -> String {
-    let tag = slot.map(|slot| format!("{{{}}}:", crate::slots::tag_of_slot(slot))).unwrap_or_default();
+    let tag = slot.map(|slot| format!("{{{}}}:", slots::tag_of_slot(slot))).unwrap_or_default();
     format!("galley:{tag}confirmation:{}", process.simple())
 }
 

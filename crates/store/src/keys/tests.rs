@@ -91,6 +91,7 @@ fn every_function_spells_one_of_the_patterns() {
         CRON_ENTRIES.to_owned(),
         CRON_NEXT.to_owned(),
         EVENTS.to_owned(),
+        events(1).into_owned(),
         WORKERS.to_owned(),
         SILENT_WORKERS.to_owned(),
         session("f"),
@@ -137,6 +138,7 @@ fn every_function_spells_one_of_the_patterns() {
                 .replace("<number>", "7")
                 .replace("<gateway>", &"0".repeat(32))
                 .replace("<process>", &"0".repeat(32))
+                .replace("{<tag>}:events", &events(1)["galley:".len()..])
                 .replace("<tag>", &crate::slots::tag_of_slot(0).to_string())
                 .replace("<db>", "5")
         })

@@ -5,6 +5,7 @@
 //! among them hold for the others. Nothing is measured while Redis is nearly empty: idle servers cost nothing.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, VecDeque},
     sync::Arc,
 };
@@ -15,6 +16,7 @@ use crate::{
     Redis, StoreError, StoreResult,
     channels::Channels,
     connection::budgets::{BUDGETS, DataKind},
+    events::stream_count,
     jobs::Jobs,
     keys::{self, QueueKeys},
 };
@@ -82,12 +84,13 @@ impl MemorySurvey {
         let results = &mut measured[DataKind::Results as usize];
         *results = results.saturating_sub(dead_letters);
         measured[DataKind::Histories as usize] = self.histories.values().sum();
-        let [events, subscriptions, cron] =
-            memory_usage(jobs, &[keys::EVENTS, keys::SUBSCRIPTIONS, keys::CRON_ENTRIES]).await?[..]
-        else {
+        let mut names = vec![Cow::Borrowed(keys::SUBSCRIPTIONS), Cow::Borrowed(keys::CRON_ENTRIES)];
+        names.extend((0..stream_count(&jobs.store.redis)).map(keys::events));
+        let used = memory_usage(jobs, &names).await?;
+        let [subscriptions, cron, events @ ..] = &used[..] else {
             return Err(StoreError::damaged("a pipeline with too few answers"));
         };
-        measured[DataKind::Events as usize] = events;
+        measured[DataKind::Events as usize] = events.iter().sum();
         measured[DataKind::Definitions as usize] = subscriptions + cron;
         state.usage().set(&measured, &added_before);
         for (budget, used, share) in state.usage_of_kinds() {

@@ -10,7 +10,7 @@ use super::memory_survey::MemorySurvey;
 use crate::{
     Redis, StoreResult,
     connection::{budgets::DataKind, memory::ResultRetention},
-    events::JobEvent,
+    events::{JobEvent, stream_count},
     jobs::Jobs,
     keys,
 };
@@ -143,10 +143,13 @@ fn kept_percent(jobs: &Jobs, kind: DataKind) -> Option<u64> {
 async fn trim_events(jobs: &Jobs) -> StoreResult<()> {
     let Some(kept) = kept_percent(jobs, DataKind::Events) else { return Ok(()) };
     let mut redis = jobs.store.redis.clone();
-    let entries: u64 = redis::cmd("XLEN").arg(keys::EVENTS).query_async(&mut redis).await?;
-    let mut command = redis::cmd("XTRIM");
-    command.arg(keys::EVENTS).arg("MAXLEN").arg("~").arg(entries * kept / 100);
-    let trimmed: u64 = command.query_async(&mut redis).await?;
+    let mut trimmed = 0;
+    for key in (0..stream_count(&redis)).map(keys::events) {
+        let entries: u64 = redis::cmd("XLEN").arg(&*key).query_async(&mut redis).await?;
+        let mut command = redis::cmd("XTRIM");
+        command.arg(&*key).arg("MAXLEN").arg("~").arg(entries * kept / 100);
+        trimmed += command.query_async::<u64>(&mut redis).await?;
+    }
     count_trimmed(DataKind::Events, trimmed);
     Ok(())
 }

@@ -3,7 +3,7 @@
 use common::id::EntryId;
 use store::{
     TooManyReaders,
-    events::{EventHub, EventPosition, EventReader, EventReaderItem, EventStart},
+    events::{EventCursor, EventHub, EventPosition, EventReader, EventReaderItem, EventStart},
 };
 use testkit::{TEST_TIMEOUT, eventually};
 use tokio_util::sync::CancellationToken;
@@ -47,6 +47,10 @@ fn position(entry: u64, index: usize) -> EventPosition {
     EventPosition { entry: EntryId { milliseconds: entry, sequence: 0 }, index }
 }
 
+fn cursor(entry: u64, index: usize) -> EventCursor {
+    position(entry, index).to_string().parse().expect("a cursor")
+}
+
 #[tokio::test]
 async fn a_reader_that_fell_far_behind_still_gets_every_event_in_order() {
     let kit = StoreKit::start();
@@ -82,18 +86,17 @@ async fn a_reader_goes_on_in_the_middle_of_an_entry() {
     let kit = StoreKit::start();
     let hub = hub(&kit, 10);
     write(&kit, 0..200).await;
-    let mut resumed = reader(&hub, EventStart::After(position(2, 0))).await;
+    let mut resumed = reader(&hub, EventStart::After(cursor(2, 0))).await;
     assert_eq!(numbers(&mut resumed, 397).await, (3..400).collect::<Vec<_>>());
     // Between two entries that are kept nothing is missing, a client that made up that position
     kit.redis_command(&["XADD", "galley:events", "900-0", "d", r#"[{"type":"a","data":{"n":900}}]"#]).await;
-    let mut made_up = reader(&hub, EventStart::After(position(500, 7))).await;
+    let mut made_up = reader(&hub, EventStart::After(cursor(500, 7))).await;
     assert_eq!(numbers(&mut made_up, 1).await, [900]);
     let mut since = reader(&hub, EventStart::Since(200)).await;
     assert_eq!(numbers(&mut since, 3).await, [398, 399, 900]);
-    for gone in [position(1000, 0), EventPosition::END] {
-        assert!(
-            matches!(reader(&hub, EventStart::After(gone)).await.next().await, EventReaderItem::Gap(after) if after == gone)
-        );
+    for (gone, expected) in [(cursor(1000, 0), position(1000, 0)), (EventCursor::END, EventPosition::END)] {
+        let said = reader(&hub, EventStart::After(gone)).await.next().await;
+        assert!(matches!(said, EventReaderItem::Gap(after) if after == expected), "{said:?}");
     }
 }
 
