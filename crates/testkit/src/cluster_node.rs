@@ -108,7 +108,7 @@ impl NodeView {
 fn spawn(folder: &Path, port: &ReservedPort, bus_port: &ReservedPort, options: &[String]) -> Option<RedisProcess> {
     let mut command = redis_command();
     command.arg("--port").arg(port.number().to_string()).arg("--cluster-port").arg(bus_port.number().to_string());
-    command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--logfile", "redis.log"]);
+    command.args(["--bind", "127.0.0.1", "-::1", "--save", "", "--appendonly", "no", "--logfile", "redis.log"]);
     command.arg("--dir").arg(folder).args(["--cluster-enabled", "yes", "--repl-diskless-sync-delay", "0"]);
     command.arg("--cluster-node-timeout").arg(NEVER_DOWN.as_millis().to_string());
     // A replica takes over however old its data are, and stays with its primary

@@ -19,6 +19,8 @@ const SLOTS: usize = 16_384;
 pub struct ClusterProcesses {
     pub(crate) nodes: Vec<Node>,
     primaries: usize,
+    /// The host of URLs, in which an IPv6 address has brackets.
+    host: String,
 }
 
 impl ClusterProcesses {
@@ -35,7 +37,21 @@ impl ClusterProcesses {
     /// # Panics
     /// It does not start.
     pub async fn start_with_options(options: &[&str]) -> Self {
-        Self::start_nodes(PRIMARIES, 2 * PRIMARIES, options, None).await
+        Self::start_nodes(PRIMARIES, 2 * PRIMARIES, options, None, "127.0.0.1").await
+    }
+
+    /// Starts a cluster whose nodes know each other by that address of this machine. The URLs that name it have another host.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub async fn start_at(
+        address: &str,
+        host: &str,
+        options: &[&str],
+        tls: Option<(&TestAuthority, &CertificateFiles)>,
+    ) -> Self {
+        let cluster = Self::start_nodes(PRIMARIES, 2 * PRIMARIES, options, tls, address).await;
+        Self { host: host.to_owned(), ..cluster }
     }
 
     /// Starts a cluster of that many primaries without replicas.
@@ -43,7 +59,7 @@ impl ClusterProcesses {
     /// # Panics
     /// It does not start.
     pub async fn start_without_replicas(primaries: usize) -> Self {
-        Self::start_nodes(primaries, primaries, &[], None).await
+        Self::start_nodes(primaries, primaries, &[], None, "127.0.0.1").await
     }
 
     /// Starts a cluster with TLS between all of them, where everybody has the same certificate.
@@ -51,12 +67,12 @@ impl ClusterProcesses {
     /// # Panics
     /// It does not start.
     pub async fn start_with_tls(authority: &TestAuthority, certificate: &CertificateFiles) -> Self {
-        Self::start_nodes(PRIMARIES, 2 * PRIMARIES, &[], Some((authority, certificate))).await
+        Self::start_nodes(PRIMARIES, 2 * PRIMARIES, &[], Some((authority, certificate)), "127.0.0.1").await
     }
 
-    async fn start_nodes(primaries: usize, nodes: usize, options: &[&str], tls: Tls<'_>) -> Self {
+    async fn start_nodes(primaries: usize, nodes: usize, options: &[&str], tls: Tls<'_>, address: &str) -> Self {
         let nodes = (0..nodes).map(|_| Node::start(options, tls)).collect();
-        let mut cluster = Self { nodes, primaries };
+        let mut cluster = Self { nodes, primaries, host: "127.0.0.1".to_owned() };
         for place in 0..cluster.nodes.len() {
             cluster.nodes[place].id = cluster.ask(place, redis::cmd("CLUSTER").arg("MYID")).await;
             // Before it knows another node: else two could begin with one epoch, and it takes a while until they differ
@@ -72,7 +88,7 @@ impl ClusterProcesses {
             for other in cluster.nodes.iter().filter(|other| other.id != cluster.nodes[place].id) {
                 let (port, bus_port) = (other.port.number(), other.bus_port.number());
                 let mut meet = redis::cmd("CLUSTER");
-                cluster.tell(place, meet.arg("MEET").arg("127.0.0.1").arg(port).arg(bus_port)).await;
+                cluster.tell(place, meet.arg("MEET").arg(address).arg(port).arg(bus_port)).await;
             }
         }
         for replica in primaries..cluster.nodes.len() {
@@ -88,7 +104,7 @@ impl ClusterProcesses {
     /// The addresses of all nodes.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
-        self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port.number())).collect()
+        self.nodes.iter().map(|node| format!("{}:{}", self.host, node.port.number())).collect()
     }
 
     /// The URL that names all nodes.
@@ -101,7 +117,7 @@ impl ClusterProcesses {
     #[must_use]
     pub fn tls_url(&self) -> String {
         let ports = self.nodes.iter().filter_map(|node| node.tls_port.as_ref());
-        let addresses: Vec<String> = ports.map(|port| format!("127.0.0.1:{}", port.number())).collect();
+        let addresses: Vec<String> = ports.map(|port| format!("{}:{}", self.host, port.number())).collect();
         format!("rediss+cluster://{}", addresses.join(","))
     }
 

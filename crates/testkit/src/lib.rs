@@ -47,7 +47,7 @@ pub use redis_server::{RedisPersistence, RedisServer, patient_config};
 pub use reserved_port::ReservedPort;
 pub use sentinel_set::{SENTINEL_PASSWORD, SentinelProcesses, SentinelSet};
 pub use service_process::{PATIENCE, ServiceProcess, binary_path};
-pub use skip::skip;
+pub use skip::{has_ipv6, skip};
 pub use test_authority::{CertificateFiles, TestAuthority};
 pub use token_issuer::{TokenIssuer, hs256_token, signed};
 pub use wait::{TEST_TIMEOUT, eventually, eventually_for, eventually_or};

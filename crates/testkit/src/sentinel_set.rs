@@ -15,6 +15,9 @@ use crate::{
 
 /// What the sentinels call the primary.
 const PRIMARY_NAME: &str = "galley";
+const LOCALHOST: &str = "127.0.0.1";
+/// Servers listen there too where there is IPv6.
+const BIND: [&str; 3] = ["--bind", LOCALHOST, "-::1"];
 /// The password of sentinels with TLS.
 pub const SENTINEL_PASSWORD: &str = "sentinel-secret";
 
@@ -28,8 +31,8 @@ pub struct SentinelSet {
     pub sentinels: SentinelProcesses,
 }
 
-/// Three sentinels.
-pub struct SentinelProcesses(Vec<Sentinel>);
+/// Three sentinels, and the address by which they and the servers know each other.
+pub struct SentinelProcesses(Vec<Sentinel>, String);
 
 struct Sentinel {
     _process: RedisProcess,
@@ -52,11 +55,25 @@ impl SentinelSet {
     /// # Panics
     /// They do not start.
     pub async fn start_with_options(of_primary: &[&str]) -> Self {
-        let options: Vec<&str> = ["--repl-diskless-sync-delay", "0"].iter().chain(of_primary).copied().collect();
+        Self::start_servers(of_primary, LOCALHOST).await
+    }
+
+    /// The same where everybody is known by that address of this machine.
+    ///
+    /// # Panics
+    /// They do not start.
+    pub async fn start_at(address: &str) -> Self {
+        Self::start_servers(&[], address).await
+    }
+
+    async fn start_servers(of_primary: &[&str], address: &str) -> Self {
+        let options: Vec<&str> =
+            ["--repl-diskless-sync-delay", "0"].iter().chain(of_primary).chain(&BIND).copied().collect();
         let primary = RedisServer::start_with_options(RedisPersistence::None, &options);
-        let of_primary = format!("127.0.0.1 {}", primary.port());
-        let replica = RedisServer::start_with_options(RedisPersistence::None, &["--replicaof", &of_primary]);
-        let sentinels = SentinelProcesses::start(primary.port(), None).await;
+        let of_primary = format!("{address} {}", primary.port());
+        let options: Vec<&str> = ["--replicaof", &of_primary].into_iter().chain(BIND).collect();
+        let replica = RedisServer::start_with_options(RedisPersistence::None, &options);
+        let sentinels = SentinelProcesses::start((address, primary.port()), None).await;
         Self { primary, replica, sentinels }
     }
 
@@ -73,14 +90,14 @@ impl SentinelSet {
         let primary = start(["--repl-diskless-sync-delay", "0"])?;
         let port = primary.tls_port()?;
         let replica = start(["--replicaof", &format!("127.0.0.1 {port}")])?;
-        let sentinels = SentinelProcesses::start(port, Some((authority, certificate))).await;
+        let sentinels = SentinelProcesses::start((LOCALHOST, port), Some((authority, certificate))).await;
         Some(Self { primary, replica, sentinels })
     }
 }
 
 impl SentinelProcesses {
-    async fn start(primary_port: u16, tls: Tls<'_>) -> Self {
-        let sentinels = Self((0..3).map(|_| Sentinel::start(primary_port, tls)).collect());
+    async fn start(primary: (&str, u16), tls: Tls<'_>) -> Self {
+        let sentinels = Self((0..3).map(|_| Sentinel::start(primary, tls)).collect(), primary.0.to_owned());
         // A failover needs a majority of them, and a replica that they have looked at
         for sentinel in &sentinels.0 {
             eventually("a sentinel knows the others and the replica", || async {
@@ -109,7 +126,8 @@ impl SentinelProcesses {
     fn url_with(&self, credentials: &str) -> String {
         let scheme = if self.0[0].tls_port.is_some() { "rediss+sentinel" } else { "redis+sentinel" };
         let port = |sentinel: &Sentinel| sentinel.tls_port.as_ref().unwrap_or(&sentinel.port).number();
-        let address = |sentinel: &Sentinel| format!("127.0.0.1:{}", port(sentinel));
+        let host = if self.1.contains(':') { format!("[{}]", self.1) } else { self.1.clone() };
+        let address = |sentinel: &Sentinel| format!("{host}:{}", port(sentinel));
         let addresses: Vec<String> = self.0.iter().map(address).collect();
         format!("{scheme}://{credentials}{}/{PRIMARY_NAME}/5", addresses.join(","))
     }
@@ -151,13 +169,13 @@ impl SentinelProcesses {
 }
 
 impl Sentinel {
-    fn start(primary_port: u16, tls: Tls<'_>) -> Self {
+    fn start((address, primary_port): (&str, u16), tls: Tls<'_>) -> Self {
         for _ in 0..10 {
             let folder = tempfile::tempdir().expect("a folder for a sentinel");
             let (port, tls_port) = (ReservedPort::choose(), tls.map(|_| ReservedPort::choose()));
             let mut lines = vec![
                 format!("port {}", port.number()),
-                "bind 127.0.0.1".to_owned(),
+                format!("bind {LOCALHOST} -::1"),
                 format!("dir {}", folder.path().display()),
             ];
             if let (Some((authority, certificate)), Some(tls_port)) = (tls, &tls_port) {
@@ -167,7 +185,7 @@ impl Sentinel {
                 lines.push(format!("requirepass {SENTINEL_PASSWORD}"));
                 lines.push(format!("sentinel sentinel-pass {SENTINEL_PASSWORD}"));
             }
-            lines.push(format!("sentinel monitor {PRIMARY_NAME} 127.0.0.1 {primary_port} 2"));
+            lines.push(format!("sentinel monitor {PRIMARY_NAME} {address} {primary_port} 2"));
             lines.push(format!("sentinel down-after-milliseconds {PRIMARY_NAME} 1000"));
             lines.push(format!("sentinel failover-timeout {PRIMARY_NAME} 3000\n"));
             let path = folder.path().join("sentinel.conf");

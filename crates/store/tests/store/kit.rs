@@ -64,7 +64,7 @@ impl StoreKit {
     pub(crate) fn of_cluster(cluster: &ClusterProcesses, variables: &[(&str, &str)]) -> Self {
         let mut all: HashMap<String, String> =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        all.insert("GALLEY__REDIS__URL".to_owned(), cluster.url());
+        all.entry("GALLEY__REDIS__URL".to_owned()).or_insert_with(|| cluster.url());
         for name in ["GALLEY__REDIS__CONNECT_TIMEOUT_MS", "GALLEY__REDIS__RESPONSE_TIMEOUT_MS"] {
             all.entry(name.to_owned()).or_insert_with(|| "20000".to_owned());
         }

@@ -14,6 +14,7 @@ mod checkpoints;
 mod claims;
 mod clock_steps;
 mod cluster;
+mod cluster_addresses;
 mod cluster_events;
 mod compact_results;
 mod confirmation;

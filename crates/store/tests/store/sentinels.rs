@@ -10,7 +10,8 @@ use store::{
     connection::{notifier::SubscriberEvent, server::ServerError},
 };
 use testkit::{
-    CertificateFiles, RedisServer, SENTINEL_PASSWORD, SentinelProcesses, SentinelSet, TestAuthority, eventually, skip,
+    CertificateFiles, RedisServer, SENTINEL_PASSWORD, SentinelProcesses, SentinelSet, TestAuthority, eventually,
+    has_ipv6, skip,
 };
 
 use crate::kit::{JOB_BODY, StoreKit, consumer, normal_priority, queue};
@@ -156,6 +157,27 @@ async fn a_primary_that_hangs_is_left_with_every_connection_to_it() {
     // It is open, and the server could still take what is sent
     let refused = dedicated.query::<redis::Value>(&redis::cmd("PING")).await.expect_err("its server was left");
     assert!(refused.to_string().contains("left"), "{refused}");
+}
+
+#[tokio::test]
+async fn sentinels_and_servers_may_have_addresses_of_ipv6() {
+    if !has_ipv6() {
+        return skip("this machine has no address ::1");
+    }
+    let SentinelSet { primary, replica, sentinels } = SentinelSet::start_at("::1").await;
+    sentinels.set_down_after(NO_PAUSE_IS_SO_LONG).await;
+    let url = sentinels.url();
+    assert!(url.contains("[::1]:"), "{url}");
+    let kit = StoreKit::with_server(replica, &[(URL, url.as_str()), PATIENT[0], PATIENT[1]]);
+    assert_eq!(port_of(&mut kit.redis.clone()).await, Some(primary.port()));
+    primary.wait_until_replicated().await;
+    sentinels.fail_over().await;
+    sentinels.wait_until_primary_is(&kit.server).await;
+    eventually("the new primary is used", || async {
+        (port_of(&mut kit.redis.clone()).await == Some(kit.server.port())).then_some(())
+    })
+    .await;
+    assert_all_lead_to(&kit, &kit.server).await;
 }
 
 #[tokio::test]

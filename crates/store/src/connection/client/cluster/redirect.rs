@@ -2,7 +2,7 @@
 
 use redis::{RedisError, RedisResult, Value};
 
-use super::slot_map::NodeAddress;
+use super::slot_map::{NodeAddress, UNKNOWN_NAME};
 
 /// Where a command belongs instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,16 +38,25 @@ impl Redirect {
     fn of(code: &str, details: Option<&str>, asked: &NodeAddress) -> Option<Self> {
         let target = || {
             let (slot, address) = details?.trim().split_once(' ')?;
-            Some((slot.parse().ok()?, NodeAddress::parse(address.trim(), asked)?))
+            Some((slot.parse::<u16>().ok()?, address.trim()))
         };
         match code {
-            "MOVED" => target().map(|(slot, address)| Self::Moved(slot, address)),
-            "ASK" => target().map(|(_, address)| Self::Ask(address)),
+            "MOVED" | "ASK" => match (target()?, code) {
+                // The map says where it is
+                ((_, address), "MOVED") if has_unknown_name(address) => Some(Self::Unserved),
+                ((_, address), _) if has_unknown_name(address) => Some(Self::TryAgain),
+                ((slot, address), "MOVED") => Some(Self::Moved(slot, NodeAddress::parse(address, asked)?)),
+                ((_, address), _) => Some(Self::Ask(NodeAddress::parse(address, asked)?)),
+            },
             "TRYAGAIN" => Some(Self::TryAgain),
             "CLUSTERDOWN" if details?.contains("slot") => Some(Self::Unserved),
             _ => None,
         }
     }
+}
+
+fn has_unknown_name(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(host, _)| host == UNKNOWN_NAME)
 }
 
 #[cfg(test)]
@@ -67,6 +76,14 @@ mod tests {
             ("ASK 3999 127.0.0.1:7001", Some(Redirect::Ask(target))),
             ("TRYAGAIN Multiple keys request during rehashing of slot", Some(Redirect::TryAgain)),
             ("MOVED nowhere", None),
+            ("MOVED 3999 :7001", Some(Redirect::Moved(3999, NodeAddress { host: "redis-0".to_owned(), port: 7001 }))),
+            (
+                "MOVED 3999 fd00::1:7001",
+                Some(Redirect::Moved(3999, NodeAddress { host: "fd00::1".to_owned(), port: 7001 })),
+            ),
+            ("MOVED 3999 ?:7001", Some(Redirect::Unserved)),
+            ("ASK 3999 ?:7001", Some(Redirect::TryAgain)),
+            ("MOVED 3999 a:seven", None),
             ("CLUSTERDOWN Hash slot not served", Some(Redirect::Unserved)),
             ("CLUSTERDOWN The cluster is down", None),
         ] {

@@ -110,7 +110,10 @@ impl Cluster {
                     if best.is_none() {
                         grace.as_mut().reset(tokio::time::Instant::now() + GRACE);
                     }
-                    best = best.filter(|best| best.rank() >= view.rank()).or(Some(view));
+                    // Of equals the one that changes nothing: nodes that do not say their address are where they were asked,
+                    // which may have several names
+                    let rank = |view: &ClusterView| (view.rank(), view.map == known);
+                    best = best.filter(|best| rank(best) >= rank(&view)).or(Some(view));
                 }
                 Some(Err(error)) => failure = Some(error),
                 None => break,

@@ -1,6 +1,6 @@
 //! Which node of a cluster has which slot, as a node says it.
 
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 use redis::{ErrorKind, FromRedisValue, InfoDict, RedisError, RedisResult, Value};
 
@@ -16,18 +16,21 @@ pub(in crate::connection) struct NodeAddress {
 }
 
 impl NodeAddress {
-    /// Of text as `MOVED` has it. A node that does not know its own address leaves the host out: it is the one that was asked.
+    /// Of text as `MOVED` has it. A node that does not say its address leaves the host out: it is the one that was asked. `?`
+    /// is a node whose name is not configured, so no address.
     pub(super) fn parse(text: &str, asked: &Self) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
-        Some(Self::of(host, port.parse().ok()?, asked))
+        (host != UNKNOWN_NAME).then_some(Self::of(host, port.parse().ok()?, asked))
     }
 
     fn of(host: &str, port: u16, asked: &Self) -> Self {
-        // `?` is a node whose name is not configured
-        let is_known = !host.is_empty() && host != "?";
-        Self { host: if is_known { host.to_owned() } else { asked.host.clone() }, port }
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        Self { host: if bare.is_empty() { asked.host.clone() } else { bare.to_owned() }, port }
     }
 }
+
+/// In place of the name of a node that has none, where nodes name each other by their names.
+pub(super) const UNKNOWN_NAME: &str = "?";
 
 impl fmt::Display for NodeAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -143,10 +146,15 @@ impl ClusterView {
     }
 }
 
+/// A node is `[<host>, <port>, <id>, <more>]`.
 fn node_of(value: Value, asked: &NodeAddress) -> RedisResult<NodeAddress> {
     let mut parts = Vec::<Value>::from_redis_value(value)?.into_iter();
     let (Some(host), Some(port)) = (parts.next(), parts.next()) else { return Err(malformed()) };
-    let host = Option::<String>::from_redis_value(host)?.unwrap_or_default();
+    let mut host = Option::<String>::from_redis_value(host)?.unwrap_or_default();
+    if host == UNKNOWN_NAME {
+        let more = parts.nth(1).map(HashMap::<String, String>::from_redis_value);
+        host = more.and_then(Result::ok).and_then(|mut more| more.remove("ip")).unwrap_or_default();
+    }
     Ok(NodeAddress::of(&host, u16::from_redis_value(port)?, asked))
 }
 
@@ -202,14 +210,60 @@ mod tests {
     #[test]
     fn a_node_without_a_name_is_the_one_that_was_asked() {
         let asked = NodeAddress { host: "redis-0".to_owned(), port: 6379 };
-        for host in [None, Some(""), Some("?")] {
+        for host in [None, Some("")] {
             let slots = Value::Array(vec![Value::Array(vec![Value::Int(0), Value::Int(5), node(host, 7)])]);
             let map = SlotMap::parse(slots, &asked).expect("a map");
             assert_eq!(map.owner(5).map(ToString::to_string), Some("redis-0:7".to_owned()), "{host:?}");
         }
         assert_eq!(NodeAddress::parse(":7", &asked).map(|node| node.to_string()), Some("redis-0:7".to_owned()));
         assert_eq!(NodeAddress::parse("::1:7", &asked).map(|node| node.to_string()), Some("[::1]:7".to_owned()));
-        assert_eq!(NodeAddress::parse("nothing", &asked), None);
+        for no_address in ["nothing", "?:7", "", "a:b", "a:70000"] {
+            assert_eq!(NodeAddress::parse(no_address, &asked), None, "{no_address}");
+        }
+    }
+
+    #[test]
+    fn a_node_whose_name_is_not_configured_has_its_address() {
+        let asked = address(1);
+        let text = |text: &str| Value::BulkString(text.into());
+        for (more, expected) in [
+            (Value::Array(vec![text("ip"), text("10.0.0.7")]), "10.0.0.7:7"),
+            (Value::Map(vec![(text("hostname"), text("")), (text("ip"), text("fd00::7"))]), "[fd00::7]:7"),
+            (Value::Array(Vec::new()), "127.0.0.1:7"),
+        ] {
+            let node = Value::Array(vec![text("?"), Value::Int(7), text("id"), more]);
+            assert_eq!(node_of(node, &asked).expect("a node").to_string(), expected);
+        }
+    }
+
+    fn any_host() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[a-z][a-z0-9-]{0,20}(\\.[a-z]{1,9}){0,3}",
+            any::<std::net::Ipv4Addr>().prop_map(|address| address.to_string()),
+            any::<std::net::Ipv6Addr>().prop_map(|address| address.to_string()),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn addresses_are_read_as_nodes_write_them(host in any_host(), port: u16) {
+            let (asked, expected) = (address(1), NodeAddress { host: host.clone(), port });
+            // As Redis writes it, and in brackets
+            for text in [format!("{host}:{port}"), expected.to_string()] {
+                prop_assert_eq!(NodeAddress::parse(&text, &asked), Some(expected.clone()), "{}", text);
+            }
+            let slots = Value::Array(vec![Value::Array(vec![Value::Int(0), Value::Int(5), node(Some(&host), port)])]);
+            let map = SlotMap::parse(slots, &asked).expect("a map");
+            prop_assert_eq!(map.owner(5), Some(&expected));
+        }
+
+        #[test]
+        fn no_text_is_an_address_that_would_not_be_connected_to(text in "[a-z?:.\\[\\]0-9]{0,12}") {
+            if let Some(read) = NodeAddress::parse(&text, &address(1)) {
+                prop_assert!(!read.host.is_empty() && read.host != UNKNOWN_NAME);
+                prop_assert_eq!(NodeAddress::parse(&read.to_string(), &address(1)), Some(read));
+            }
+        }
     }
 
     #[test]
