@@ -131,10 +131,11 @@ impl QueueStates {
         }
     }
 
-    /// The queue that may have jobs, if only one does.
-    pub(crate) fn only_busy(&self) -> Option<(&QueueName, &WorkerQueueState)> {
-        let mut busy = self.states.iter().filter(|(_, state)| state.may_have_jobs);
-        busy.next().filter(|_| busy.next().is_none())
+    /// The partitions that may have jobs, if these are all of one queue; none if no queue may have any, or several.
+    pub(crate) fn only_busy(&self) -> Vec<(&QueueName, &WorkerQueueState)> {
+        let busy: Vec<_> = self.states.iter().filter(|(_, state)| state.may_have_jobs).collect();
+        let is_one_queue = busy.windows(2).all(|pair| pair[0].0.base() == pair[1].0.base());
+        if is_one_queue { busy } else { Vec::new() }
     }
 
     /// Whether a queue that can be used was not asked yet since something happened.
@@ -310,6 +311,26 @@ mod tests {
         assert!(states.get_mut(&name("q1")).may_have_jobs());
         states.note_changed(&ChangedQueues::All);
         assert_eq!(to_ask(&states), 3);
+    }
+
+    #[test]
+    fn only_one_queue_is_busy_if_all_that_may_have_jobs_are_partitions_of_it() {
+        let now = Instant::now();
+        let mut states = opened(2, now);
+        let first = name("q0");
+        states.add(&[first.partition(1), first.partition(2)]);
+        let busy = |states: &QueueStates| {
+            let mut busy: Vec<String> =
+                states.only_busy().iter().map(|(queue, _)| queue.stored().into_owned()).collect();
+            busy.sort_unstable();
+            busy
+        };
+        assert!(busy(&states).is_empty(), "none is");
+        states.get_mut(&first.partition(2)).job_arrived();
+        states.get_mut(&first).job_arrived();
+        assert_eq!(busy(&states), [first.stored(), first.partition(2).stored()]);
+        states.get_mut(&name("q1")).job_arrived();
+        assert!(busy(&states).is_empty(), "two are");
     }
 
     #[test]

@@ -31,7 +31,7 @@ use self::starting::StartingJobs;
 use crate::{
     attempt::AttemptRunner,
     queue_selector::QueueSelector,
-    queue_states::QueueStates,
+    queue_states::{QueueStates, WorkerQueueState},
     shared::{RunMode, WorkerShared},
     slots::{AnyQueuePermit, Permit},
     wakeup::Wakeup,
@@ -198,14 +198,17 @@ impl Claimer {
     }
 
     /// Whether to claim jobs before there are permits for them: attempts end sooner than a claim takes. Only while one
-    /// queue has jobs, or those of the others would get no permits.
+    /// queue has jobs, or those of the others would get no permits. Its partitions take turns.
     fn may_claim_ahead(&self) -> bool {
         let shared = &self.shared;
         if shared.run_mode != RunMode::Continuous || !shared.attempt_times.are_short() {
             return false;
         }
-        let Some((queue, state)) = self.queues.only_busy() else { return false };
-        state.allows_direct_claims() && shared.jobs.direct_claim_size(self.max_ahead(queue), state.sizes).is_some()
+        let busy = self.queues.only_busy();
+        let allows = |(queue, state): &(&QueueName, &WorkerQueueState)| {
+            state.allows_direct_claims() && shared.jobs.direct_claim_size(self.max_ahead(queue), state.sizes).is_some()
+        };
+        !busy.is_empty() && busy.iter().all(allows)
     }
 
     /// As many jobs as the queue has slots: they can be renewed, and go back soon if no slot becomes free.
@@ -239,7 +242,9 @@ impl Claimer {
         let mut found = false;
         let mut order = VecDeque::from(self.queue_selector.next_order());
         while let Some(queue) = order.pop_front() {
-            if permits.is_empty() && !is_ahead {
+            // As many are ahead as there are slots: the next partition comes in the next claim
+            let is_enough = if is_ahead { found } else { permits.is_empty() };
+            if is_enough {
                 break;
             }
             if !self.queues.get_mut(&queue).may_have_jobs() {
