@@ -4,11 +4,12 @@ from ._app import App, AsyncCalls, AsyncHandle, AsyncTask, Calls, Handle, Task
 from ._async_client import AsyncClient
 from ._client import Client
 from ._context import Context, current
-from ._errors import GalleyError, JobFailed, NoRetry, Retry, Unavailable
+from ._errors import GalleyError, JobFailed, NoRetry, Retry, Unavailable, Waiting
 from ._options import job
 from ._sse import AsyncSubscription, Subscription
 from ._testing import FakeGateway
 from ._types import (
+    Approval,
     Checkpoint,
     Chunk,
     Cron,
@@ -26,9 +27,11 @@ from ._types import (
     Rate,
     RateLimit,
     RetryPolicy,
+    Signal,
     State,
     Throttle,
     Unique,
+    Wait,
     When,
     Workflow,
     WorkflowMember,
@@ -39,6 +42,7 @@ __version__ = "0.2.0"
 
 __all__ = [
     "App",
+    "Approval",
     "AsyncCalls",
     "AsyncClient",
     "AsyncHandle",
@@ -70,12 +74,15 @@ __all__ = [
     "RateLimit",
     "Retry",
     "RetryPolicy",
+    "Signal",
     "State",
     "Subscription",
     "Task",
     "Throttle",
     "Unavailable",
     "Unique",
+    "Wait",
+    "Waiting",
     "When",
     "Worker",
     "Workflow",

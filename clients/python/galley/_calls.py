@@ -14,7 +14,8 @@ from ._call import Call, Headers
 from ._errors import GalleyError
 from ._options import ENQUEUE_OPTIONS, wire_options
 from ._sse import message_of
-from ._types import Cron, Job, LogLine, Message, MessageFilter, NewJob, Queue, Rate, Workflow
+from ._types import Cron, Job, LogLine, Message, MessageFilter, NewJob, Queue, Rate, Signal, Workflow
+from ._wait import approval_signal
 
 #: What attributes of CloudEvents may have in headers as it is.
 _IN_HEADERS = " !#$&'()*+,-./:;<=>?@[]^_`{|}~"
@@ -86,6 +87,21 @@ def activate(id: str) -> Call[Job]:
 def logs(id: str, after: str | None) -> Call[tuple[list[LogLine], str | None]]:
     path = _jobs("jobs", id, "logs", after=after, limit=1000)
     return Call("GET", path, lambda page: (page["items"], page["next"]))
+
+
+def signal(id: str, name: str, data: Any, signal_id: str | None) -> Call[Signal]:
+    body = {"name": name, "data": data, "id": signal_id or str(uuid.uuid4())}
+    return Call("POST", _jobs("jobs", id, "signals"), _of("signal"), body)
+
+
+def signals(id: str) -> Call[list[Signal]]:
+    return Call("GET", _jobs("jobs", id, "signals"), _of("signals"))
+
+
+def approval(id: str, subject: str, approved: bool, by: str | None, comment: str | None) -> Call[Signal]:
+    data = {"approved": approved, "by": by, "comment": comment}
+    given = {name: value for name, value in data.items() if value is not None}
+    return signal(id, approval_signal(subject), given, None)
 
 
 def job_output(id: str) -> str:

@@ -73,6 +73,9 @@ class Saved:
     def result(self, name: str) -> Any:
         return self._steps[name]
 
+    def results(self) -> list[tuple[str, Any]]:
+        return list(self._steps.items())
+
     def save_step(self, name: str, result: Any) -> Any:
         """The result as the attempts after this one get it."""
         if inspect.isawaitable(result):

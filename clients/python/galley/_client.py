@@ -26,6 +26,7 @@ from ._types import (
     NewJob,
     Queue,
     Rate,
+    Signal,
     When,
     Workflow,
 )
@@ -119,6 +120,23 @@ class Client:
     def activate(self, id: str) -> Job:
         """Makes a job available that was stored with ``pending=True``."""
         return self._run(_calls.activate(id))
+
+    def signal(self, id: str, name: str, data: Any = None, *, signal_id: str | None = None) -> Signal:
+        """Sends a job a signal, which resumes it if it waits for one of that name, and is kept for it otherwise. A second one
+        with the same ``signal_id`` is the same signal. Refused (409) when the job has ended."""
+        return self._run(_calls.signal(id, name, data, signal_id))
+
+    def approve(self, id: str, subject: str = "", *, by: str | None = None, comment: str | None = None) -> Signal:
+        """Approves what a job waits for with ``Context.wait_for_approval``."""
+        return self._run(_calls.approval(id, subject, True, by, comment))
+
+    def reject(self, id: str, subject: str = "", *, by: str | None = None, comment: str | None = None) -> Signal:
+        """Rejects what a job waits for with ``Context.wait_for_approval``."""
+        return self._run(_calls.approval(id, subject, False, by, comment))
+
+    def signals(self, id: str) -> list[Signal]:
+        """The signals that came for a job, in their order."""
+        return self._run(_calls.signals(id))
 
     def logs(self, id: str) -> list[LogLine]:
         """What the handlers of a job logged, the oldest first."""

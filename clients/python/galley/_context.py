@@ -16,10 +16,11 @@ from ._checkpoint import Saved
 from ._errors import GalleyError, Unavailable
 from ._outcome import valid
 from ._output import OutputWriter
+from ._wait import Waits, approval_of, approval_signal
 
 if TYPE_CHECKING:
     from ._http import Connection
-    from ._types import Job
+    from ._types import Approval, Job, Signal
 
 #: Characters of a logged line that are sent; the gateway keeps ``jobs.log_line_bytes``.
 MAX_LINE = 16_000
@@ -81,6 +82,7 @@ class Context:
         self._is_given_up = False
         self._connect, self._worker_id = connect, worker_id
         self._saved = Saved(job.get("checkpoint"), self._send_checkpoint)
+        self._waits = Waits(job, self._saved)
         self._output = OutputWriter(self._send_output)
 
     def _trace(self) -> Headers:
@@ -137,6 +139,52 @@ class Context:
                 await asyncio.to_thread(self._saved.save_step, name, done)
         result: T = self._saved.result(name)
         return result
+
+    def wait_for_signal(self, name: str, timeout: float | None = None, *, step: str | None = None) -> Signal | None:
+        """Waits until somebody sends the job a signal of that name (``Client.signal``), one that came before included; None
+        if there is none for ``timeout`` seconds. ``signal["data"]`` is what it brought.
+
+        While it waits, the job is scheduled and holds no worker: this raises ``Waiting``, which must reach the worker, and a
+        later attempt gets here again. That spends no attempt of the retry policy. Everything before it must be a ``step``, or do
+        no harm when it runs again. To wait for several signals of one name, give each wait a ``step`` of its own.
+        """
+        step = name if step is None else step
+        is_saved, signal = self._waits.find(step, name, timeout)
+        if not is_saved:
+            self._waits.save(step, signal)
+        return signal
+
+    async def wait_for_signal_async(
+        self, name: str, timeout: float | None = None, *, step: str | None = None
+    ) -> Signal | None:
+        """``wait_for_signal`` for asyncio: the loop goes on while the signal is saved."""
+        step = name if step is None else step
+        is_saved, signal = self._waits.find(step, name, timeout)
+        if not is_saved:
+            await asyncio.to_thread(self._waits.save, step, signal)
+        return signal
+
+    def wait_for_approval(self, subject: str = "", timeout: float | None = None) -> Approval | None:
+        """Waits for a person who approves or rejects: ``galley jobs approve``, the dashboard, or a signal
+        ``approval.<subject>`` with ``{"approved": True}``. None if nobody has decided for ``timeout`` seconds."""
+        return approval_of(self.wait_for_signal(approval_signal(subject), timeout))
+
+    async def wait_for_approval_async(self, subject: str = "", timeout: float | None = None) -> Approval | None:
+        """``wait_for_approval`` for asyncio."""
+        return approval_of(await self.wait_for_signal_async(approval_signal(subject), timeout))
+
+    def sleep(self, name: str, seconds: float) -> None:
+        """Sleeps for that long, counted from the first attempt that gets here, without holding a worker: see
+        ``wait_for_signal``. Each sleep needs a name of its own."""
+        is_saved, _ = self._waits.find(name, None, seconds)
+        if not is_saved:
+            self._waits.save(name, None)
+
+    async def sleep_async(self, name: str, seconds: float) -> None:
+        """``sleep`` for asyncio: the loop goes on while it is saved that the time is over."""
+        is_saved, _ = self._waits.find(name, None, seconds)
+        if not is_saved:
+            await asyncio.to_thread(self._waits.save, name, None)
 
     def stream(self, chunk: Any) -> None:
         """Adds a chunk to the job's output, such as a word of an answer: ``Client.output`` reads it while the job runs, and

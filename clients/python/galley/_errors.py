@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._types import Failure, Job
@@ -54,6 +54,22 @@ class Retry(Exception):
 
 class NoRetry(Exception):
     """Raised by a handler: the job failed for good."""
+
+
+class Waiting(BaseException):
+    """Raised in a handler by what waits: the attempt ends without failing, and the job goes on when the wait is over.
+
+    No ``Exception``, so that ``except Exception`` does not catch it. What catches it must raise it again.
+    """
+
+    def __init__(self, job: str, step: str, signal: str | None, timeout: float | None, received: list[int]) -> None:
+        super().__init__(f"the job waits at {step!r}")
+        self._job = job
+        self._request: dict[str, Any] = {"step": step, "received": received}
+        if signal is not None:
+            self._request["signal"] = signal
+        if timeout is not None:
+            self._request["timeout_ms"] = max(0, round(timeout * 1000))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 #: Characters of a traceback that are sent along with a failure.
 MAX_STACK = 16_000
 #: Codes of what is told instead of a refused outcome.
-_REFUSED = ("result_too_large", "result_refused", "failure_refused")
+_REFUSED = ("result_too_large", "result_refused", "failure_refused", "wait_refused")
 
 #: ``acks`` or ``nacks``, and what to send.
 Outcome = tuple[str, dict[str, Any]]
@@ -26,6 +26,8 @@ def instead_of_refused(outcome: dict[str, Any], error: dict[str, Any]) -> Outcom
     if error.get("code") in ("conflict", "not_found") or outcome.get("error", {}).get("code") in _REFUSED:
         return None
     message = str(error.get("message") or "")
+    if "wait" in outcome:
+        return failure("wait_refused", "WaitRefused", message, retryable=False)
     if "error" not in outcome:
         is_large = error.get("code") == "payload_too_large"
         code, type = ("result_too_large", "ResultTooLarge") if is_large else ("result_refused", "ResultRefused")

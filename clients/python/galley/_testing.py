@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from ._call import Call
 from ._context import Context, handled
-from ._errors import GalleyError, NoRetry
+from ._errors import GalleyError, NoRetry, Waiting
 from ._fake_workflows import FakeWorkflow
 from ._outcome import name_of, text_of
 from ._types import Job
@@ -89,7 +89,7 @@ class FakeGateway:
     async def drain_async(self) -> list[Job]:
         """``drain`` for asyncio: handlers that are ``async def`` run on this loop."""
         ran = []
-        while job := next((job for job in self._jobs.values() if job["state"] in ("available", "scheduled")), None):
+        while job := next(filter(_is_ready, self._jobs.values()), None):
             await self._run(job)
             ran.append(job)
         return ran
@@ -135,7 +135,33 @@ class FakeGateway:
             _require(job, "discarded", "cancelled", "scheduled")
             job["state"], job["attempt"] = "available", 0
             return {"job": job}, [job]
+        if parts[:3] == ["ojs", "v1", "jobs"] and parts[4:] == ["signals"]:
+            return self._signal(self._found(parts[3]), call)
         raise self.cannot(f"{call.method} {call.path}")
+
+    def end_wait(self, id: str) -> None:
+        """Lets the time be over for which a job waits: the next ``drain`` goes on with it."""
+        job = self._found(id)
+        if job["state"] != "scheduled" or "waiting" not in job:
+            raise ValueError(f"job {id} is {job['state']} and does not wait")
+        job["state"], job["waiting"]["is_over"] = "available", True
+
+    def _signal(self, job: Job, call: Call[Any]) -> tuple[Any, list[Job]]:
+        signals = job.setdefault("signals", [])
+        if call.method == "GET":
+            return {"signals": signals}, []
+        if job["state"] in ("completed", "discarded", "cancelled"):
+            raise GalleyError(409, "conflict", f"job {job['id']} is {job['state']}")
+        new = _through_json(call.body)
+        known = next((signal for signal in signals if signal["id"] == new["id"]), None)
+        if known is not None:
+            return {"signal": known, "resumed": False}, []
+        signal: Any = {"sequence": len(signals) + 1, "sent_at": _now(), **new}
+        signals.append(signal)
+        resumed = job["state"] == "scheduled" and job.get("waiting", {}).get("signal") == signal["name"]
+        if resumed:
+            job["state"] = "available"
+        return {"signal": signal, "resumed": resumed}, [job] if resumed else []
 
     def _store(self, body: dict[str, Any]) -> Job:
         members = _through_json(body)
@@ -143,7 +169,7 @@ class FakeGateway:
         state = "pending" if members.get("pending") else "scheduled" if members.get("scheduled_at") else "available"
         id = str(members.pop("id", None) or uuid.uuid4())
         attempts = int((members.get("retry") or {}).get("max_attempts", DEFAULT_ATTEMPTS)) or 1
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+        now = _now()
         job: Any = {"queue": "default", "priority": 0, **members, "id": id, "state": state, "attempt": 0}
         job |= {"max_attempts": attempts, "created_at": now}
         self._jobs[id] = job
@@ -189,7 +215,7 @@ class FakeGateway:
     async def _run_all(self, jobs: list[Job]) -> None:
         # Those that a job of a workflow starts come behind
         for job in (waiting := list(jobs)):
-            if job["state"] in ("available", "scheduled"):
+            if _is_ready(job):
                 waiting += await self._run(job)
 
     async def _run(self, job: Job) -> list[Job]:
@@ -206,7 +232,13 @@ class FakeGateway:
                 job["result"] = _through_json(await self._called(task.run, context))
                 job["state"] = "completed"
                 job.pop("checkpoint", None)
+                job.pop("waiting", None)
                 return self._follow_ups(job)
+            except Waiting as waiting:
+                job["attempt"] -= 1
+                if not _goes_on(job, waiting):
+                    job["state"] = "scheduled"
+                    return []
             except Exception as error:
                 errors.append({"type": name_of(error), "message": text_of(error), "attempt": job["attempt"]})
                 if isinstance(error, NoRetry) or job["attempt"] >= job["max_attempts"]:
@@ -235,6 +267,26 @@ class FakeGateway:
 
 def _around(around: Callable[..., Any], context: Context, call: Callable[[], Any]) -> Callable[[], Any]:
     return lambda: around(context, call)
+
+
+def _is_ready(job: Job) -> bool:
+    return job["state"] == "available" or (job["state"] == "scheduled" and "waiting" not in job)
+
+
+def _goes_on(job: Job, waiting: Waiting) -> bool:
+    """Notes what a job waits for; whether that is there. Sleeping takes no time."""
+    request = waiting._request
+    signal = request.get("signal")
+    wait: Any = {"step": request["step"], "since": _now(), "is_over": signal is None}
+    if signal is not None:
+        wait["signal"] = signal
+    job["waiting"] = wait
+    came = (other["sequence"] for other in job.get("signals", []) if other["name"] == signal)
+    return signal is None or any(sequence not in request["received"] for sequence in came)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
 
 
 def _require(job: Job, *states: str) -> None:

@@ -135,6 +135,37 @@ class Checkpoint(TypedDict):
     created_at: str
 
 
+class Signal(TypedDict):
+    """What somebody told a job."""
+
+    #: Its number among the signals of the job, from 1.
+    sequence: int
+    name: str
+    #: What tells it from others.
+    id: str
+    sent_at: str
+    data: Any
+
+
+class Wait(TypedDict):
+    """What a job waits for in the middle of its work."""
+
+    step: str
+    signal: NotRequired[str]
+    since: str
+    until: NotRequired[str]
+    #: Whether the time was over when the attempt started.
+    is_over: NotRequired[bool]
+
+
+class Approval(TypedDict):
+    """What a person decided."""
+
+    approved: bool
+    by: str | None
+    comment: str | None
+
+
 class Job(TypedDict):
     """A job as the gateway shows it; it also has what the client sent."""
 
@@ -167,6 +198,10 @@ class Job(TypedDict):
     progress_at: NotRequired[str]
     #: Only of a job that was fetched.
     checkpoint: NotRequired[Checkpoint]
+    #: What the job waits for in the middle of its work, or goes on from if it was fetched.
+    waiting: NotRequired[Wait]
+    #: Only of a job that was fetched.
+    signals: NotRequired[list[Signal]]
     worker_id: NotRequired[str]
     timeout_ms: NotRequired[int]
     token: NotRequired[str]

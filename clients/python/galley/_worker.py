@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from ._call import ANSWER_S, MAX_WAIT_S, Headers, pauses, url_and_key
 from ._context import Context, handled, log
-from ._errors import GalleyError, NoRetry, Retry, Unavailable
+from ._errors import GalleyError, NoRetry, Retry, Unavailable, Waiting
 from ._http import Connection
 from ._loop import HandlerCancelled, LoopThread
 from ._many import HandlerOfMany, check_many
@@ -247,7 +247,7 @@ class Worker:
         while True:
             context = following or self._inbox.get()
             kind, outcome = self._attempt(context)
-            if kind == "nacks":
+            if kind == "nacks" and "error" in outcome:
                 error = outcome["error"]
                 stack = "\n" + error["stack"] if error.get("stack") else ""
                 what = (context.id, context.job["type"], context.attempt, error["message"], stack)
@@ -270,6 +270,11 @@ class Worker:
             result = self._call(handler, context)
             # Here, so that what cannot be sent is a failure of the handler
             return "acks", {"result": valid(json.loads(json.dumps(result, allow_nan=False)))}
+        except Waiting as waiting:
+            if waiting._job == context.id:
+                return "nacks", {"wait": valid(waiting._request)}
+            # Of several jobs in one call: the exception is for the place of its job in the list
+            return failure("handler_error", "Waiting", f"another job of the call waits: {waiting}")
         except Retry as error:
             after = {} if error.after is None else {"retry_after_ms": max(0, int(error.after * 1000))}
             return failure("handler_error", "Retry", text_of(error), retryable=True, **after)

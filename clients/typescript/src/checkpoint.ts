@@ -43,6 +43,10 @@ export class Saved {
     });
   }
 
+  results(): [string, unknown][] {
+    return [...this.steps];
+  }
+
   async step<T>(name: string, run: () => Promise<T> | T): Promise<T> {
     if (this.steps.has(name)) return this.steps.get(name) as T;
     if (this.running.has(name)) throw new NoRetry(`step ${name} runs already: give each step a name of its own`);

@@ -24,8 +24,8 @@ import {
 } from "./subscription.js";
 import { FakeGateway } from "./testing.js";
 import type {
-  Chunk,
   AnyTasks,
+  Chunk,
   Cron,
   Gap,
   Job,
@@ -35,6 +35,7 @@ import type {
   MessageFilter,
   NewJob,
   Queue,
+  Signal,
   TaskMap,
   TaskResult,
   TaskType,
@@ -42,6 +43,7 @@ import type {
 } from "./types.js";
 import { outgoing, type Trace, traceOf } from "./trace.js";
 import { uuid } from "./uuid.js";
+import { approvalSignal } from "./wait.js";
 import type { Worker } from "./worker.js";
 
 /** A request with this header has one effect however often it arrives. */
@@ -222,6 +224,35 @@ export class Client<Tasks extends TaskMap<Tasks> = AnyTasks> {
     const isDone = ({ state }: Job) => state !== "pending";
     const path = jobs(["jobs", idOf(job), "activate"]);
     return this.run({ method: "POST", path, body: {}, of: (a: { job: Job }) => a.job, isDone });
+  }
+
+  /**
+   * Sends a job a signal, which resumes it if it waits for one of that name, and is kept for it otherwise. A second one with the
+   * same `id` is the same signal. Refused (409) when the job has ended.
+   */
+  signal<T = unknown>(job: Id, name: string, data: T | null = null, options: { id?: string } = {}): Promise<Signal<T>> {
+    checkNames("signal()", options, ["id"]);
+    const body = { name, data, id: options.id ?? uuid() };
+    const path = jobs(["jobs", idOf(job), "signals"]);
+    return this.run({ method: "POST", path, body, of: (a: { signal: Signal<T> }) => a.signal });
+  }
+
+  /** Approves what a job waits for with `ctx.waitForApproval`. */
+  approve(job: Id, subject = "", decision: { by?: string; comment?: string } = {}): Promise<Signal> {
+    checkNames("approve()", decision, ["by", "comment"]);
+    return this.signal(job, approvalSignal(subject), { approved: true, ...decision });
+  }
+
+  /** Rejects what a job waits for with `ctx.waitForApproval`. */
+  reject(job: Id, subject = "", decision: { by?: string; comment?: string } = {}): Promise<Signal> {
+    checkNames("reject()", decision, ["by", "comment"]);
+    return this.signal(job, approvalSignal(subject), { approved: false, ...decision });
+  }
+
+  /** The signals that came for a job, in their order. */
+  signals(job: Id): Promise<Signal[]> {
+    const path = jobs(["jobs", idOf(job), "signals"]);
+    return this.run({ method: "GET", path, of: (a: { signals: Signal[] }) => a.signals });
   }
 
   /** What the handlers of a job logged, the oldest first. */

@@ -51,6 +51,22 @@ export class Retry extends Error {
   }
 }
 
+/**
+ * Thrown in a handler by what waits: the attempt ends without failing, and the job goes on when the wait is over. What catches
+ * it must throw it again.
+ */
+export class Waiting extends Error {
+  override name = "Waiting";
+
+  /** @internal */
+  constructor(
+    readonly jobId: string,
+    readonly request: { step: string; signal?: string; timeout_ms?: number; received: number[] },
+  ) {
+    super(`the job waits at ${request.step}`);
+  }
+}
+
 /** Thrown by a handler: the job failed for good. */
 export class NoRetry extends Error {
   override name = "NoRetry";

@@ -142,7 +142,7 @@ function unavailable(error: unknown): GalleyError {
 
 /** Whether a request reports how a job does: it must arrive, whatever the text in it. */
 function isReport(path: string): boolean {
-  return path.startsWith("/ojs/v1/workers/") || /\/(progress|checkpoint|output)$/.test(path);
+  return path.startsWith("/ojs/v1/workers/") || /\/(progress|checkpoint|output|signals)$/.test(path);
 }
 
 /** The value without lone surrogates, which `slice` leaves and UTF-8 cannot carry. */

@@ -15,7 +15,7 @@ export {
   type WaitOptions,
   type WorkflowOptions,
 } from "./client.js";
-export { GalleyError, JobFailed, NoRetry, Retry, Unavailable } from "./errors.js";
+export { GalleyError, JobFailed, NoRetry, Retry, Unavailable, Waiting } from "./errors.js";
 export type {
   EnqueueOptions,
   JobOptions,
@@ -31,6 +31,7 @@ export { Subscription } from "./subscription.js";
 export { type EnqueuedFilter, FakeGateway } from "./testing.js";
 export type {
   AnyTasks,
+  Approval,
   Checkpoint,
   Chunk,
   Cron,
@@ -44,11 +45,14 @@ export type {
   MessageFilter,
   NewJob,
   Queue,
+  Signal,
   State,
   TaskMap,
   TaskResult,
   TaskType,
+  Wait,
   Workflow,
   WorkflowMember,
 } from "./types.js";
+export type { SignalWaitOptions } from "./wait.js";
 export { type Context, type Handler, type Middleware, Worker, type WorkerOptions } from "./worker.js";

@@ -1,21 +1,27 @@
 /** How an attempt ended, as the gateway is told. */
 
-import { NoRetry, Retry } from "./errors.js";
+import { NoRetry, Retry, Waiting } from "./errors.js";
 import type { Failure } from "./types.js";
 
 /** Characters of a stack that are sent along with a failure. */
 const MAX_STACK = 16_000;
 /** Codes of what is told instead of a refused outcome. */
-const REFUSED = ["result_too_large", "result_refused", "failure_refused"];
+const REFUSED = ["result_too_large", "result_refused", "failure_refused", "wait_refused"];
 
-export type Settled = { kind: "acks"; body: { result: unknown } } | { kind: "nacks"; body: { error: Record<string, unknown> } };
+export type Settled = { kind: "acks"; body: { result: unknown } } | { kind: "nacks"; body: { error: Record<string, unknown> } | { wait: Waiting["request"] } };
 
 export function failure(code: string, type: string, message: string, more: Record<string, unknown> = {}): Settled {
   return { kind: "nacks", body: { error: { code, type, message, ...more } } };
 }
 
-/** The failure of an attempt whose handler threw something. */
-export function failureOf(thrown: unknown): Settled {
+/** How an attempt ended whose handler threw something. */
+export function thrownBy(jobId: string, thrown: unknown): Settled {
+  // Of several jobs in one call: what one of them waits for is for its place in the array
+  if (thrown instanceof Waiting && thrown.jobId === jobId) return { kind: "nacks", body: { wait: thrown.request } };
+  return failureOf(thrown);
+}
+
+function failureOf(thrown: unknown): Settled {
   const error = thrown instanceof Error ? thrown : new Error(shown(() => thrown));
   const stack = shown(() => error.stack ?? "").slice(0, MAX_STACK);
   if (error instanceof Retry) {
@@ -37,6 +43,7 @@ export function insteadOfRefused(settled: Settled, { code = "", message = "" }: 
     const [told, type] = isLarge ? ["result_too_large", "ResultTooLarge"] : ["result_refused", "ResultRefused"];
     return failure(told, type, message, { retryable: false });
   }
+  if (!("error" in settled.body)) return failure("wait_refused", "WaitRefused", message, { retryable: false });
   const { error } = settled.body;
   if (REFUSED.includes(String(error["code"]))) return undefined;
   return failure("failure_refused", "FailureRefused", message, { retryable: error["retryable"] ?? true });

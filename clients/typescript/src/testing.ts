@@ -114,6 +114,7 @@ export class FakeGateway<Tasks extends TaskMap<Tasks> = AnyTasks> implements Sen
       return { answer: { jobs }, started: jobs };
     }
     const job = this.found(id);
+    if (verb === "signals") return this.signal(job, call);
     if (verb === "logs") return { answer: { items: this.lines.get(id) ?? [], next: null } };
     if (verb === "retry") return { answer: { job: restarted(job, "discarded", "cancelled", "scheduled") }, started: [job] };
     if (verb === "activate") return { answer: { job: restarted(job, "pending") }, started: [job] };
@@ -123,6 +124,28 @@ export class FakeGateway<Tasks extends TaskMap<Tasks> = AnyTasks> implements Sen
       job.state = "cancelled";
     }
     return { answer: { job } };
+  }
+
+  /** Lets the time be over for which a job waits: the next `drain` goes on with it. */
+  endWait(id: string): void {
+    const job = this.found(id);
+    if (job.state !== "scheduled" || job.waiting === undefined) throw new Error(`job ${id} is ${job.state} and does not wait`);
+    job.waiting.is_over = true;
+    job.state = "available";
+  }
+
+  private signal(job: Job, { method, body }: Call): { answer: unknown; started?: Job[] } {
+    const signals = (job.signals ??= []);
+    if (method === "GET") return { answer: { signals } };
+    need(job, "available", "scheduled", "pending", "active", "retryable");
+    const sent = copied(body) as { name: string; data: unknown; id: string };
+    const known = signals.find(({ id }) => id === sent.id);
+    if (known !== undefined) return { answer: { signal: known, resumed: false } };
+    const signal = { sequence: signals.length + 1, sent_at: new Date().toISOString(), ...sent };
+    signals.push(signal);
+    const resumed = job.state === "scheduled" && job.waiting?.signal === signal.name;
+    if (resumed) job.state = "available";
+    return { answer: { signal, resumed }, started: resumed ? [job] : [] };
   }
 
   private store({ options = {}, ...members }: NewJob & { options?: Record<string, unknown> }): Job {
@@ -170,6 +193,15 @@ export class FakeGateway<Tasks extends TaskMap<Tasks> = AnyTasks> implements Sen
         job.result = copied(settled.body.result);
         job.state = "completed";
         delete job.checkpoint;
+        delete job.waiting;
+      } else if ("wait" in settled.body) {
+        // Sleeping takes no time
+        const { step, signal, received } = settled.body.wait;
+        const came = job.signals?.some((one) => one.name === signal && !received.includes(one.sequence)) ?? false;
+        const wait = { step, since: new Date().toISOString(), is_over: signal === undefined };
+        job.waiting = signal === undefined ? wait : { ...wait, signal };
+        job.attempt -= 1;
+        job.state = signal === undefined || came ? "available" : "scheduled";
       } else {
         const { retryable, retry_after_ms: _, ...error } = settled.body.error;
         (job.errors ??= []).push({ ...error, attempt: job.attempt });
@@ -179,8 +211,8 @@ export class FakeGateway<Tasks extends TaskMap<Tasks> = AnyTasks> implements Sen
   }
 }
 
-function isWaiting({ state }: Job): boolean {
-  return state === "available" || state === "scheduled";
+function isWaiting({ state, waiting }: Job): boolean {
+  return state === "available" || (state === "scheduled" && waiting === undefined);
 }
 
 function restarted(job: Job, ...states: Job["state"][]): Job {

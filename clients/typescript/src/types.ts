@@ -41,6 +41,34 @@ export interface Checkpoint {
   created_at: string;
 }
 
+/** What somebody told a job. */
+export interface Signal<T = unknown> {
+  /** Its number among the signals of the job, from 1. */
+  sequence: number;
+  name: string;
+  /** What tells it from others. */
+  id: string;
+  sent_at: string;
+  data: T;
+}
+
+/** What a job waits for in the middle of its work. */
+export interface Wait {
+  step: string;
+  signal?: string;
+  since: string;
+  until?: string;
+  /** Whether the time was over when the attempt started. */
+  is_over?: boolean;
+}
+
+/** What a person decided. */
+export interface Approval {
+  approved: boolean;
+  by: string | undefined;
+  comment: string | undefined;
+}
+
 /** A job as the gateway shows it. */
 export interface Job<R = unknown> {
   id: string;
@@ -73,6 +101,10 @@ export interface Job<R = unknown> {
   progress_at?: string;
   /** Only of a job that was fetched. */
   checkpoint?: Checkpoint;
+  /** What it waits for in the middle of its work, or goes on from if it was fetched. */
+  waiting?: Wait;
+  /** Only of a job that was fetched. */
+  signals?: Signal[];
   worker_id?: string;
   timeout_ms?: number;
   token?: string;

@@ -12,10 +12,11 @@ import { Gateway, Patience, pauses, sleep } from "./http.js";
 import { checkMany, gathering, type HandlerOfMany, type ManyOptions } from "./many.js";
 import { checkNames } from "./names.js";
 import { OutputWriter, type SendOutput } from "./output.js";
-import { failure, failureOf, insteadOfRefused, type Settled } from "./settled.js";
+import { failure, insteadOfRefused, type Settled, thrownBy } from "./settled.js";
 import { handled, inSpan, traceOf } from "./trace.js";
-import type { AnyTasks, Failure, Job, LogLine, TaskMap, TaskResult, TaskType } from "./types.js";
+import type { AnyTasks, Approval, Failure, Job, LogLine, Signal, TaskMap, TaskResult, TaskType } from "./types.js";
 import { uuid } from "./uuid.js";
+import { type SignalWaitOptions, waitsOf } from "./wait.js";
 
 declare const process:
   | { pid: number; on(signal: string, f: () => void): void; off(signal: string, f: () => void): void }
@@ -96,6 +97,25 @@ export interface Context {
    * and before its result is saved, the step runs again: make its effect idempotent with `id` and the name.
    */
   step<T>(name: string, run: () => Promise<T> | T): Promise<T>;
+  /**
+   * Waits until somebody sends the job a signal of that name (`Client.signal`), one that came before included; nothing if
+   * there is none for `timeoutMs`.
+   *
+   * While it waits, the job is scheduled and holds no worker: this throws `Waiting`, which must reach the worker, and a later
+   * attempt gets here again. That spends no attempt of the retry policy. Everything before it must be a `step`, or do no harm
+   * when it runs again. To wait for several signals of one name, give each wait a `step` of its own.
+   */
+  waitForSignal<T = unknown>(name: string, options?: SignalWaitOptions): Promise<Signal<T> | undefined>;
+  /**
+   * Waits for a person who approves or rejects: `galley jobs approve`, the dashboard, or a signal `approval.<subject>` with
+   * `{ approved: true }`. Nothing if nobody has decided for `timeoutMs`.
+   */
+  waitForApproval(subject?: string, options?: { timeoutMs?: number }): Promise<Approval | undefined>;
+  /**
+   * Sleeps for that long, counted from the first attempt that gets here, without holding a worker: see `waitForSignal`. Each
+   * sleep needs a name of its own.
+   */
+  sleep(name: string, ms: number): Promise<void>;
 }
 
 export type Handler<A extends unknown[], R> = (ctx: Context, ...args: A) => Promise<R> | R;
@@ -321,6 +341,7 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
       state: <T>() => saved.current<T>(),
       checkpoint: (state: unknown) => saved.save(state),
       step: <T>(name: string, run: () => Promise<T> | T) => saved.step(name, run),
+      ...waitsOf(job, saved),
     };
     const { id, attempt, traceparent, tracestate, baggage, parent_results: parentResults = [] } = job;
     const trace = { traceparent, tracestate, baggage };
@@ -351,7 +372,7 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
     const timer = timeout_ms === undefined ? undefined : setTimeout(late, Math.min(timeout_ms, 2 ** 31 - 1));
     const settled = await this.handle(attempt);
     clearTimeout(timer);
-    if (settled.kind === "nacks") {
+    if (settled.kind === "nacks" && "error" in settled.body) {
       const { message, stack } = settled.body.error as { message: string; stack?: string };
       const what = `job ${attempt.id} (${attempt.job.type}) failed in attempt ${attempt.attempt}`;
       console.error(`galley: ${what}: ${message}${stack === undefined ? "" : `\n${stack}`}`);
@@ -380,7 +401,7 @@ export class Worker<Tasks extends TaskMap<Tasks> = AnyTasks> {
       JSON.stringify(result);
       return { kind: "acks", body: { result } };
     } catch (thrown) {
-      return failureOf(thrown);
+      return thrownBy(attempt.id, thrown);
     } finally {
       // After its end the attempt may add nothing
       await attempt.output.finish();

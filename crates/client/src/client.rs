@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    Error, Job, JobState, NewJob, Subscription,
+    Error, Job, JobState, NewJob, SentSignal, Subscription,
     transport::{Call, RequestSender, encode},
 };
 
@@ -36,6 +36,16 @@ struct JobAnswer {
 #[derive(Deserialize)]
 struct JobsAnswer {
     jobs: Vec<Job>,
+}
+
+#[derive(Deserialize)]
+struct SignalAnswer {
+    signal: SentSignal,
+}
+
+#[derive(Deserialize)]
+struct SignalsAnswer {
+    signals: Vec<SentSignal>,
 }
 
 #[derive(Deserialize)]
@@ -147,6 +157,58 @@ impl Client {
             }
             (answer, _) => Ok(serde_json::from_slice::<JobAnswer>(&answer?)?.job),
         }
+    }
+
+    /// Sends a job a signal, which resumes it if it waits for one of that name, and is kept for it otherwise.
+    ///
+    /// # Errors
+    /// It has ended (`conflict`), the gateway does not know it (`not_found`) or is away.
+    pub async fn signal(&self, id: &str, name: &str, data: &impl Serialize) -> Result<SentSignal, Error> {
+        self.signal_once(id, name, data, &Uuid::new_v4().to_string()).await
+    }
+
+    /// The same once, however often it is called with the same id of the signal.
+    ///
+    /// # Errors
+    /// As [`Client::signal`].
+    pub async fn signal_once(
+        &self,
+        id: &str,
+        name: &str,
+        data: &impl Serialize,
+        signal_id: &str,
+    ) -> Result<SentSignal, Error> {
+        let body = serde_json::to_vec(&json!({ "name": name, "data": data, "id": signal_id }))?;
+        let call = Call::new(Method::POST, path(&["ojs", "v1", "jobs", id, "signals"])).content(JSON, body);
+        Ok(self.send::<SignalAnswer>(call).await?.signal)
+    }
+
+    /// Approves or rejects what a job waits for with `wait_for_approval`; `subject` is empty if it has none.
+    ///
+    /// # Errors
+    /// As [`Client::signal`].
+    pub async fn decide(
+        &self,
+        id: &str,
+        subject: &str,
+        approved: bool,
+        comment: Option<&str>,
+    ) -> Result<SentSignal, Error> {
+        let name = if subject.is_empty() { "approval".to_owned() } else { format!("approval.{subject}") };
+        let mut data = json!({ "approved": approved });
+        if let Some(comment) = comment {
+            data["comment"] = comment.into();
+        }
+        self.signal(id, &name, &data).await
+    }
+
+    /// The signals that came for a job, in their order.
+    ///
+    /// # Errors
+    /// The gateway does not know it (`not_found`) or is away.
+    pub async fn signals(&self, id: &str) -> Result<Vec<SentSignal>, Error> {
+        let call = Call::new(Method::GET, path(&["ojs", "v1", "jobs", id, "signals"]));
+        Ok(self.send::<SignalsAnswer>(call).await?.signals)
     }
 
     /// Publishes a value as JSON and gives the message's id.

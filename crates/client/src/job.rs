@@ -184,6 +184,9 @@ pub struct Job {
     /// The last error of its handler.
     #[serde(default)]
     pub error: Option<Value>,
+    /// What it waits for in the middle of its work.
+    #[serde(default)]
+    pub waiting: Option<Wait>,
     /// Every other member.
     #[serde(flatten)]
     pub others: Map<String, Value>,
@@ -197,6 +200,38 @@ impl Job {
     pub fn result_as<T: DeserializeOwned>(&self) -> Result<T, Error> {
         Ok(serde_json::from_value(self.result.clone().unwrap_or_default())?)
     }
+}
+
+/// What a job waits for in the middle of its work.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct Wait {
+    /// The step of the job that waits.
+    pub step: String,
+    /// The signal; none if it waits for a time alone.
+    #[serde(default)]
+    pub signal: Option<String>,
+    /// Since when, as RFC 3339.
+    pub since: String,
+    /// When the wait ends without a signal, if it does.
+    #[serde(default)]
+    pub until: Option<String>,
+}
+
+/// What somebody told a job.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct SentSignal {
+    /// Its number among the signals of the job, from 1.
+    pub sequence: u64,
+    /// What it is called.
+    pub name: String,
+    /// What tells it from others.
+    pub id: String,
+    /// When it came, as RFC 3339.
+    pub sent_at: String,
+    /// What it brought.
+    pub data: Value,
 }
 
 #[cfg(test)]

@@ -51,4 +51,4 @@ mod transport;
 pub use channel::{Event, Gap, Message, Subscription};
 pub use client::Client;
 pub use error::Error;
-pub use job::{Job, JobState, NewJob};
+pub use job::{Job, JobState, NewJob, SentSignal, Wait};

@@ -99,6 +99,13 @@ name_type!(
     is_channel_name
 );
 name_type!(
+    /// A signal for a job: letters, digits and `. _ : -`, 1 to 128 characters.
+    SignalName,
+    "name",
+    "match ^[A-Za-z0-9][A-Za-z0-9._:-]*$ and have 1 to 128 characters",
+    is_limit_key
+);
+name_type!(
     /// A worker: printable ASCII without spaces, 1 to 128 characters.
     WorkerId,
     "worker_id",

@@ -18,6 +18,7 @@ use store::{
     channels::MessageDedup,
     idempotency::{IdempotencyStatus, IdempotentRequest},
 };
+use uuid::Uuid;
 
 use crate::{
     auth::Caller,
@@ -44,6 +45,11 @@ impl IdempotencySeed {
     /// The id of the workflow that the request creates.
     pub(crate) fn workflow_id(self) -> WorkflowId {
         WorkflowId::derived(self.0)
+    }
+
+    /// The id of the signal that the request sends.
+    pub(crate) fn signal_id(self) -> Uuid {
+        Uuid::from_u128(self.0)
     }
 
     /// How a repeated request recognises the n-th message that it publishes.

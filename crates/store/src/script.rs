@@ -65,6 +65,8 @@ script!(ISSUE_CALLBACK_TOKEN, "jobs/issue_callback_token.lua", with CLOCK, FENCE
 script!(COMPLETE_BATCH, "jobs/complete_batch.lua", with CLOCK, COMPLETED_INDEX);
 script!(FINISH, "jobs/finish.lua", with CLOCK, FENCE, ENDED_LIST, COMPLETED_INDEX);
 script!(RETRY, "jobs/retry.lua", with CLOCK, FENCE);
+script!(WAIT, "jobs/wait.lua", with CLOCK, FENCE);
+script!(SIGNAL, "jobs/signal.lua", with CLOCK);
 script!(RELEASE, "jobs/release.lua", with CLOCK, FENCE, STREAM_ENTRY);
 script!(CANCEL, "jobs/cancel.lua", with CLOCK, FENCE, END_JOB, ENDED_LIST);
 script!(EDIT, "jobs/edit.lua", with CLOCK, FENCE, END_JOB, STREAM_ENTRY);

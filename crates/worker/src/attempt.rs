@@ -21,7 +21,7 @@ use common::{
     time::Millis,
 };
 use futures_util::FutureExt;
-use store::jobs::{AttemptMetrics, ClaimedJob, Completion, Fence, JobResult, describe_attempt};
+use store::jobs::{AttemptMetrics, ClaimedJob, Completion, Fence, JobResult, WaitRequest, describe_attempt};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -67,6 +67,8 @@ enum AttemptOutcome {
         delay: Duration,
         why: String,
     },
+    /// The job waits for a signal or a time; this attempt does not count.
+    Waiting(WaitRequest),
     /// No longer the current attempt: nothing can be recorded.
     Stale,
     /// The shutdown grace is over: release the job.
@@ -221,6 +223,7 @@ impl AttemptRunner {
                 tracing::info!(id = %claimed.job.id, why, "job cannot be tried now");
                 self.settle(&claimed, &stale, Settlement::Snooze(delay)).await;
             }
+            AttemptOutcome::Waiting(request) => self.settle(&claimed, &stale, Settlement::Wait(request)).await,
             AttemptOutcome::HardShutdown => self.settle(&claimed, &stale, Settlement::Release).await,
             AttemptOutcome::Expired => self.settle(&claimed, &stale, Settlement::Expire).await,
             AttemptOutcome::Stale => {
@@ -263,7 +266,11 @@ impl AttemptRunner {
             Box::pin(context.finish_log()).await;
         }
         let (stop, final_result) = match end {
-            HandlerEnd::Finished(result) => return self.classify_result(flatten_panic(result)),
+            HandlerEnd::Finished(result) => {
+                let result = flatten_panic(result);
+                let wait = result.is_err().then(|| context.wait_request()).flatten();
+                return wait.map_or_else(|| self.classify_result(result), AttemptOutcome::Waiting);
+            }
             HandlerEnd::Stopped(reason, final_result) => (reason, final_result.map(flatten_panic)),
         };
         match stop {

@@ -76,7 +76,7 @@ pub use common::{
     name::{JobType, QueueName},
     settings::Settings,
 };
-pub use handlers::{Context, ContextError, HandlerError, JobsPerCall};
+pub use handlers::{Approval, Context, ContextError, HandlerError, JobsPerCall, ReceivedSignal};
 pub use list_bridge::list_element;
 pub use model::job::{LogLevel, RetryAdvice};
 pub use shared::RunMode;

@@ -7,7 +7,9 @@ use common::name::WorkerId;
 use model::job::{AttemptError, RetryAdvice};
 use store::{
     StoreError, StoreResult,
-    jobs::{Attempt, ClaimedJob, Consumer, FailureOutcome, Fence, JobResult, Jobs, Settled, record_settlement},
+    jobs::{
+        Attempt, ClaimedJob, Consumer, FailureOutcome, Fence, JobResult, Jobs, Settled, WaitRequest, record_settlement,
+    },
     next_reconnect_delay, reconnect_delays,
 };
 use tokio_util::sync::CancellationToken;
@@ -26,6 +28,8 @@ pub enum Settlement {
     },
     /// The job cannot run now: try it again after this delay. The attempt does not count.
     Snooze(Duration),
+    /// The job waits for a signal or a time in the middle of its work. The attempt does not count.
+    Wait(WaitRequest),
     /// The job did not run: make it available again now. The attempt does not count.
     Release,
     /// A permanent failure: no further attempt.
@@ -91,6 +95,7 @@ pub(crate) fn outcome_name(settlement: &Settlement, outcome: Option<SettlementOu
         (_, None | Some(SettlementOutcome::Stale)) => "stale",
         (Settlement::Fail { .. }, Some(SettlementOutcome::Recorded(next))) => next,
         (Settlement::Snooze(_), _) => "snoozed",
+        (Settlement::Wait(_), _) => "waiting",
         (Settlement::Release, _) => "released",
         (Settlement::Expire, _) => "expired",
         (Settlement::CompleteAsync { .. }, _) => "handed_over",
@@ -123,6 +128,7 @@ async fn record(
             });
         }
         Settlement::Snooze(delay) => jobs.snooze(claimed, fence, *delay).await?.is_some(),
+        Settlement::Wait(request) => jobs.wait(claimed, fence, request).await?.is_some(),
         Settlement::Release => jobs.release(attempt).await? != Settled::Stale,
         Settlement::Discard => !matches!(jobs.discard(claimed, fence).await?, FailureOutcome::Stale),
         Settlement::Expire => jobs.discard_expired(claimed, fence).await? != Settled::Stale,

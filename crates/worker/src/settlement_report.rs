@@ -24,6 +24,10 @@ pub(crate) fn log_settlement(
             tracing::info!(event = "result.stale", %id, %queue, attempt, "the attempt is not the current one");
         }
         (Settlement::Snooze(delay), _) => tracing::info!(event = "job.snoozed", %id, %queue, ?delay, "job snoozed"),
+        (Settlement::Wait(request), _) => {
+            let (step, signal) = (&request.step, request.signal.as_ref().map(ToString::to_string));
+            tracing::info!(event = "job.waiting", %id, %queue, step, signal, "job waits for a signal or a time");
+        }
         (Settlement::Release, _) => tracing::info!(event = "job.released", %id, %queue, "job released"),
         (Settlement::Expire, _) => {
             tracing::info!(event = "job.expired", %id, %queue, "job expired before it was started");

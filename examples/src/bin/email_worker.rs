@@ -15,6 +15,7 @@ fn main() -> std::process::ExitCode {
         .handler("email.send", send)
         .handler("email.newsletter", newsletter)
         .handler("email.order", order)
+        .handler("email.campaign", campaign)
         .handler("email.from_template", from_template)
         .blocking_handler("email.render", render)
         .handler_of_many("email.digest", JobsPerCall { count: 3, delay: digest_delay() }, digest)
@@ -137,6 +138,27 @@ async fn charge(context: &Context, amount: u64) -> Result<String, HandlerError> 
     charges.write_all(format!("{amount}\n").as_bytes()).await?;
     charges.flush().await?;
     Ok(format!("receipt {} for {amount}", context.attempt()))
+}
+
+/// Waits in the middle of its work, for a person and for a time, and holds no worker meanwhile. It goes on here in a later
+/// attempt, so what is before a wait is a step.
+async fn campaign(context: Context, (to, pause_ms): (String, u64)) -> Result<String, HandlerError> {
+    context.step("draft", || charge(&context, 1)).await?;
+    let Some(decision) = context.wait_for_approval("campaign", Some(Duration::from_hours(72))).await? else {
+        return Err(HandlerError::discard("nobody has decided for three days"));
+    };
+    if !decision.approved {
+        return Err(HandlerError::not_retryable(decision.comment.unwrap_or_else(|| "rejected".to_owned())));
+    }
+    context.sleep("cool down", Duration::from_millis(pause_ms)).await?;
+    // Signals that have names of their own: how many opened the mail, told twice
+    let mut opened = 0;
+    for report in 1..=2 {
+        let step = format!("report {report}");
+        let signal = context.wait_for_signal_at(&step, "opened", Some(Duration::from_hours(1))).await?;
+        opened += signal.map_or(Ok(0), |signal| signal.data::<u64>())?;
+    }
+    Ok(format!("{to} opened {opened}, approved by {}", decision.by.as_deref().unwrap_or("somebody")))
 }
 
 /// `?` converts any error: its Rust type is the error type, and the retry policy decides.

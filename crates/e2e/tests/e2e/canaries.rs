@@ -163,6 +163,8 @@ impl Scenario {
         let state = json!({ "s": self.plant("checkpoint of a job") });
         let saved = json!({ "state": state, "token": first["token"] });
         assert_eq!(self.kit.post(&format!("/ojs/v1/jobs/{id}/checkpoint"), &saved).await.status(), 200);
+        let signal = json!({ "name": "n", "data": self.plant("signal of a job") });
+        assert_eq!(self.kit.post(&format!("/ojs/v1/jobs/{id}/signals"), &signal).await.status(), 201);
         let streamed = json!({ "chunks": [self.plant("output of a job")], "token": first["token"] });
         assert_eq!(self.kit.post(&format!("/ojs/v1/jobs/{id}/output"), &streamed).await.status(), 200);
         let result = json!({ "r": self.plant("result of a pulled job") });

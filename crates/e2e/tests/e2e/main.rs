@@ -116,6 +116,7 @@ mod rust_handlers;
 mod schemathesis;
 mod sdk_requests;
 mod sealing;
+mod signals;
 mod slow_readers;
 mod sse;
 mod statistics;

@@ -164,6 +164,14 @@ impl Outside {
                 "/ojs/v1/workers/nack".into(),
                 json!({ "job_id": self.active, "token": self.token, "error": { "code": "x", "message": "y" } }),
             ),
+            ("sendSignal", post.clone(), of_job(&self.waiting, "/signals"), json!({ "name": "n", "data": 5 })),
+            ("listSignals", get.clone(), of_job(&self.waiting, "/signals"), null.clone()),
+            (
+                "nack",
+                post.clone(),
+                "/ojs/v1/workers/nack".into(),
+                json!({ "job_id": self.active, "token": self.token, "wait": { "step": "s", "signal": "n" } }),
+            ),
             ("jobLogs", get.clone(), of_job(&self.waiting, "/logs"), null.clone()),
             ("jobProgress", get.clone(), of_job(&self.waiting, "/progress"), null.clone()),
             (

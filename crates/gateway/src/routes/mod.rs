@@ -28,6 +28,7 @@ mod queues;
 mod reference;
 #[cfg(test)]
 mod scopes_document;
+mod signals;
 mod statistics;
 mod subscriptions;
 mod system;
@@ -105,6 +106,10 @@ routes! {
     "/ojs/v1/jobs/{id}/output" {
         VISIT output::follow => Need::Has(JobsRead), Job;
         POST output::write => Need::Has(Work), Job;
+    }
+    "/ojs/v1/jobs/{id}/signals" {
+        GET signals::list => Need::Has(JobsRead), Job;
+        POST signals::send => Need::Has(JobsWrite), Job;
     }
     "/ojs/v1/jobs/{id}/logs" { GET job_logs::read => Need::Has(JobsRead), Job; }
     "/ojs/v1/jobs/{id}/activate" { POST jobs::activate => Need::Has(JobsWrite), Job; }

@@ -19,7 +19,7 @@ use common::{
 };
 
 /// The names that Galley manages. A client that sends one at the top level is ignored.
-pub const SYSTEM_MANAGED: [&str; 32] = [
+pub const SYSTEM_MANAGED: [&str; 34] = [
     "id",
     "state",
     "queue",
@@ -49,6 +49,8 @@ pub const SYSTEM_MANAGED: [&str; 32] = [
     "progress_data",
     "progress_at",
     "checkpoint",
+    "waiting",
+    "signals",
     "parent_results",
     "workflow_id",
     "workflow_index",

@@ -20,6 +20,7 @@ pub mod search_text;
 pub mod state;
 pub mod unique;
 pub mod view;
+pub mod wait;
 
 pub use envelope::{Envelope, EnvelopeSummary};
 pub use filter::{JobFilter, MetaCondition};
@@ -36,3 +37,4 @@ pub use retry::{RetryAdvice, RetryDecision, RetryPolicy};
 pub use search_text::SearchTextError;
 pub use state::{JobState, JobTransition};
 pub use unique::UniquePolicy;
+pub use wait::{JobSignal, JobWait};

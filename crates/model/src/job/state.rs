@@ -6,6 +6,7 @@
 //!                  claim │  │  └──due── retryable
 //!                        ▼  │release      ▲
 //!                      active ───retry────┘
+//!                        ├──wait──▶ scheduled
 //!                        ├──succeed──▶ completed
 //!                        └──discard──▶ discarded ──redrive──▶ available ◀──redrive── cancelled
 //! cancel: from every state that is not terminal; expire: from every state but active and the terminal ones
@@ -52,6 +53,8 @@ pub enum JobTransition {
     Retry,
     /// The attempt failed and the job is not retried.
     Discard,
+    /// The attempt ended because the job waits for a signal or a time.
+    Wait,
     /// The attempt ended without an outcome: the job was released, or its lease expired.
     Release,
     /// A client cancelled it.
@@ -95,6 +98,7 @@ impl JobState {
             (Pending, JobTransition::Activate) | (Scheduled | Retryable, JobTransition::Due) => Ok(Available),
             (Active, JobTransition::Release) | (Discarded | Cancelled, JobTransition::Redrive) => Ok(Available),
             (Available, JobTransition::Claim) => Ok(Active),
+            (Active, JobTransition::Wait) => Ok(Scheduled),
             (Active, JobTransition::Succeed) => Ok(Completed),
             (Active, JobTransition::Retry) => Ok(Retryable),
             (Active, JobTransition::Discard) => Ok(Discarded),
@@ -147,6 +151,7 @@ impl JobTransition {
             Self::Succeed => "acknowledged",
             Self::Retry => "retried",
             Self::Discard => "discarded",
+            Self::Wait => "made to wait",
             Self::Release => "released",
             Self::Cancel => "cancelled",
             Self::Expire => "expired",
@@ -161,13 +166,14 @@ mod tests {
 
     use super::*;
 
-    const TRANSITIONS: [JobTransition; 10] = [
+    const TRANSITIONS: [JobTransition; 11] = [
         JobTransition::Activate,
         JobTransition::Due,
         JobTransition::Claim,
         JobTransition::Succeed,
         JobTransition::Retry,
         JobTransition::Discard,
+        JobTransition::Wait,
         JobTransition::Release,
         JobTransition::Cancel,
         JobTransition::Expire,

@@ -53,6 +53,10 @@ pub struct JobView<'a> {
     pub progress: Option<&'a str>,
     /// What an earlier attempt saved for this one, as JSON; shown only to the worker that claimed the job.
     pub checkpoint: Option<&'a str>,
+    /// What the job waits for, or its attempt goes on from, as JSON.
+    pub waiting: Option<&'a str>,
+    /// The signals that came for it: a JSON array, shown only to the worker that claimed the job.
+    pub signals: Option<&'a str>,
     /// The fencing token, shown only to the worker that claimed the job.
     pub token: Option<&'a str>,
     /// The trace that it belongs to.
@@ -92,6 +96,8 @@ impl<'a> JobView<'a> {
             worker_id: None,
             progress: None,
             checkpoint: None,
+            waiting: None,
+            signals: None,
             token: None,
             trace: TraceContext::default(),
         }
@@ -125,6 +131,12 @@ impl<'a> JobView<'a> {
         }
         if let Some(checkpoint) = self.checkpoint {
             out.raw("checkpoint", checkpoint);
+        }
+        if let Some(waiting) = self.waiting {
+            out.raw("waiting", waiting);
+        }
+        if let Some(signals) = self.signals {
+            out.raw("signals", signals);
         }
         if let Some(result) = self.result {
             out.raw("result", result);

@@ -68,6 +68,7 @@ impl Jobs {
             .key(keys.ended_list(ended.state))
             .key(keys.log(&job.id))
             .key(keys.checkpoint(&job.id))
+            .key(keys.signals(&job.id))
             .arg(&located.seen_args())
             .arg(job.id.to_string())
             .arg(ended.state.as_str())

@@ -164,12 +164,13 @@ impl Jobs {
         call
     }
 
-    /// Gives pulled jobs back whose checkpoints have no room in one answer, beside a first one. The script that claimed them
+    /// Gives pulled jobs back whose checkpoints and signals have no room in one answer, beside a first one. The script that claimed them
     /// knows only the jobs.
     async fn release_without_room(&self, claimed: &mut ClaimBatch) {
         let (budget, mut bytes) = (self.claim_bytes(), 0);
         let has_no_room = |claimed: &ClaimedJob| {
-            let size = claimed.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.state.len());
+            let size = claimed.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.state.len())
+                + claimed.signals.iter().map(|signal| signal.data.len()).sum::<usize>();
             let is_first = bytes == 0;
             bytes += size;
             size > 0 && !is_first && bytes > budget

@@ -12,6 +12,7 @@ use common::{
     telemetry::spans::{self, ActiveSpan, Operation, SpanDescription, attribute},
     time::Millis,
 };
+use model::job::JobSignal;
 
 /// A claimed job.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub struct ClaimedJob {
     pub started_at: Millis,
     /// What an earlier attempt saved for this one.
     pub checkpoint: Option<Box<JobCheckpoint>>,
+    /// The signals that came, if it waited.
+    pub signals: Vec<JobSignal>,
     /// Whether its handler logged something.
     pub(crate) has_log: Mark,
     /// Whether there may be a checkpoint.
@@ -102,6 +105,7 @@ impl ClaimedJob {
             token,
             started_at,
             checkpoint: None,
+            signals: Vec::new(),
             has_log: Mark::default(),
             has_checkpoint: Mark::default(),
         }
@@ -127,6 +131,20 @@ impl ClaimedJob {
     /// Notes that there may be a checkpoint of the job.
     pub fn mark_checkpoint(&self) {
         self.has_checkpoint.0.store(true, Relaxed);
+    }
+
+    /// What it waited for, for the attempt that goes on from there: JSON.
+    #[must_use]
+    pub fn waiting_json(&self) -> Option<String> {
+        self.job.wait.as_ref().map(|wait| wait.to_json(Some(self.started_at)))
+    }
+
+    /// The signals that came for it: a JSON array, if it waited.
+    #[must_use]
+    pub fn signals_json(&self) -> Option<String> {
+        self.job.wait.as_ref()?;
+        let signals: Vec<String> = self.signals.iter().map(JobSignal::to_json).collect();
+        Some(format!("[{}]", signals.join(",")))
     }
 
     /// How long the job waited for this attempt, in milliseconds.

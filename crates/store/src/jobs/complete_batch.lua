@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
 -- Completes many jobs that a queue-worker ran: stores their results, removes their entries and what they held.
 -- KEYS: 1 stream, 2 active, 3 leases, 4 stats, 5 note of this call, 6 timers, 7 waiting keys, 8 index of completed
---       jobs, 9.. the result of each job, then the records and checkpoints, the uniqueness keys and the sets of admitted jobs
+--       jobs, 9.. the result of each job, then the records, checkpoints and signals, the uniqueness keys and the sets of admitted jobs
 --       of those jobs that have one
 -- ARGV: 1 consumer, 2 priority, 3 TTL of a result in ms, or 0 when Redis is too full to store results, 4 TTL of what is
 --       stored of jobs of workflows, 5 TTL of the note in ms, 6 channel of finished jobs, 7 ids of the jobs in base64,
---       8 notification channel, 9 notification (due), 10 number of jobs, 11 to 15 how many records and checkpoints, a
+--       8 notification channel, 9 notification (due), 10 number of jobs, 11 to 15 how many records, checkpoints and signals, a
 --       uniqueness, a key, a deadline and a workflow they have, 16 most jobs in the index, 17 how many jobs have a chosen id, 18 TTL of what is
 --       stored of them, 19.. the entry of each job, then the result of each job as text, or a note, or "" when nothing is
---       stored of it, then the numbers of the jobs with a record or a checkpoint, a uniqueness, a key, a deadline, a workflow, a chosen id
+--       stored of it, then the numbers of the jobs with a record, a checkpoint or signals, a uniqueness, a key, a deadline, a workflow, a chosen id
 -- Returns for each job 1 completed, 3 completed and others wait for its key, 2 completed by an earlier run of this call, 0
 -- no longer this worker's attempt.
 -- The fence is the entry: what takes a job away from an attempt also deletes the attempt's entry. Only the attempt itself can

@@ -59,7 +59,7 @@ impl FollowUps {
 /// What jobs hold beside their entries: keys, and the numbers of the jobs, from 1.
 #[derive(Default)]
 struct HeldKeys {
-    /// Records and checkpoints: deleted.
+    /// Records, checkpoints and signals: deleted.
     records: Vec<(usize, String)>,
     uniqueness: Vec<(usize, String)>,
     admitted: Vec<(usize, String)>,
@@ -75,6 +75,9 @@ impl HeldKeys {
             let job = &claimed.job;
             if claimed.may_have_checkpoint() {
                 held.records.push((number, keys.checkpoint(&job.id)));
+            }
+            if job.wait.is_some() {
+                held.records.push((number, keys.signals(&job.id)));
             }
             if job.has_record {
                 held.records.push((number, keys.record(&job.id)));

@@ -23,6 +23,7 @@ impl Jobs {
                 .arg(keys.result(&id))
                 .arg(keys.log(&id))
                 .arg(keys.checkpoint(&id))
+                .arg(keys.signals(&id))
                 .cmd("ZREM")
                 .arg(keys.discarded())
                 .arg(id.to_string());

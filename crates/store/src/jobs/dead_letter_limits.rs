@@ -47,6 +47,9 @@ impl Jobs {
             for id in &ids {
                 call.key(keys.checkpoint(id));
             }
+            for id in &ids {
+                call.key(keys.signals(id));
+            }
             let dropped: u64 = call.invoke_async(&mut redis).await?;
             metrics::counter!("galley_dead_letters_dropped_total", "queue" => queue.to_string()).increment(dropped);
             if dropped > 0 {

@@ -38,7 +38,8 @@ impl<'a> Debounce<'a> {
             JobState::Available => at > now,
             _ => false,
         };
-        let has_begun = older.history.current_attempt() > 1 || older.history.started_at.is_some();
+        let has_begun =
+            older.history.current_attempt() > 1 || older.history.started_at.is_some() || older.wait.is_some();
         (waits && !has_begun && older.workflow.is_none()).then_some(Self { located, older, at })
     }
 }

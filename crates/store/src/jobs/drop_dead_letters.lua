@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Drops dead letters: takes them off the list together with what is stored of them.
 -- KEYS: 1 dead letters, 2 discarded, 3.. the result of each, then the log of each, then the checkpoint
---       of each
+--       of each, then the signals of each
 -- ARGV: the id of each
 -- Returns how many were dropped. One that was redriven meanwhile stays.
 -- May run twice: the second run finds none.
@@ -14,7 +14,7 @@ for i = first_id, #ARGV do
   if redis.call('ZREM', dead_letters, ARGV[i]) == 1 then
     redis.call('ZREM', discarded, ARGV[i])
     local key = first_result + i - first_id
-    redis.call('DEL', KEYS[key], KEYS[key + #ARGV], KEYS[key + 2 * #ARGV])
+    redis.call('DEL', KEYS[key], KEYS[key + #ARGV], KEYS[key + 2 * #ARGV], KEYS[key + 3 * #ARGV])
     dropped = dropped + 1
   end
 end

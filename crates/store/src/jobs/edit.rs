@@ -161,7 +161,13 @@ impl Jobs {
             return Ok(Err(EditRefusal::State(located.state())));
         }
         let (keys, mut pipeline) = (QueueKeys::new(&queue), redis::pipe());
-        pipeline.cmd("DEL").arg(keys.result(&id)).cmd("DEL").arg(keys.log(&id)).arg(keys.checkpoint(&id));
+        pipeline
+            .cmd("DEL")
+            .arg(keys.result(&id))
+            .cmd("DEL")
+            .arg(keys.log(&id))
+            .arg(keys.checkpoint(&id))
+            .arg(keys.signals(&id));
         for list in [keys.dead_letters(), keys.discarded(), keys.cancelled()] {
             pipeline.cmd("ZREM").arg(list).arg(id.to_string());
         }

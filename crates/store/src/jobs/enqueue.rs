@@ -341,6 +341,7 @@ pub(super) fn build_job_record(
         workflow: new.workflow,
         parent_results: None,
         parent_results_bytes: new.parent_results_bytes,
+        wait: None,
         has_record,
         enqueued_at: None,
     }

@@ -1,9 +1,9 @@
 //! Builds the events of jobs.
 
-use super::{claimed_job::ClaimedJob, record::JobRecord};
+use super::{claimed_job::ClaimedJob, record::JobRecord, wait::WaitRequest};
 use crate::events::{JobEvent, terminal_kind};
 use common::{json::ObjectWriter, name::WorkerId, time::Millis};
-use model::job::{AttemptError, JobState};
+use model::job::{AttemptError, JobSignal, JobState};
 
 impl JobEvent {
     /// A job was stored.
@@ -75,6 +75,26 @@ impl JobEvent {
         about("job.checkpointed", job, None, |data| {
             data.number("attempt", job.history.current_attempt()).number("sequence", sequence);
             data.number("bytes", bytes as u64);
+        })
+    }
+
+    /// An attempt ended, and the job waits for a signal or a time.
+    #[must_use]
+    pub fn waiting(job: &JobRecord, request: &WaitRequest) -> Self {
+        about("job.waiting", job, None, |data| {
+            data.text("step", &request.step);
+            if let Some(signal) = &request.signal {
+                data.text("signal", signal.as_str());
+            }
+        })
+    }
+
+    /// A signal came for a job.
+    #[must_use]
+    pub fn signalled(job: &JobRecord, signal: &JobSignal, resumed: bool) -> Self {
+        about("job.signalled", job, None, |data| {
+            data.text("signal", signal.name.as_str()).text("signal_id", &signal.id);
+            data.number("sequence", signal.sequence).raw("resumed", if resumed { "true" } else { "false" });
         })
     }
 

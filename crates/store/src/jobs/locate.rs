@@ -20,7 +20,7 @@ use common::{
     name::{Priority, QueueName},
     time::Millis,
 };
-use model::job::JobState;
+use model::job::{JobState, JobWait};
 
 /// Where a job is.
 #[derive(Debug, Clone)]
@@ -107,6 +107,15 @@ impl LocatedJob {
         }
     }
 
+    /// What it waits for, if it waits in the middle of its work.
+    #[must_use]
+    pub fn wait(&self) -> Option<&JobWait> {
+        match self {
+            Self::InRecord { job, state: JobState::Scheduled, .. } => job.wait.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The queue that it is or was in.
     #[must_use]
     pub fn queue(&self) -> Option<QueueName> {
@@ -144,6 +153,8 @@ impl LocatedJob {
             Self::InRecord { job, state, due, .. } => {
                 let mut view = job.view(*state);
                 view.next_attempt_at = due.filter(|_| *state == JobState::Retryable);
+                let waiting = self.wait().map(|wait| wait.to_json(None));
+                view.waiting = waiting.as_deref();
                 view.to_json()
             }
             Self::InStream { job, holder, .. } => {

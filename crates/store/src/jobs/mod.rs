@@ -24,6 +24,7 @@
 //! | `attempt`, `fence` | which attempt a call is about |
 //! | `lease` | keeps attempts alive |
 //! | `checkpoint`, `save_checkpoint` | what an attempt saves for the next one |
+//! | `wait` | jobs that wait for signals and times in the middle of their work, and signals |
 //! | `output` | what handlers stream while the job runs |
 //! | `log` | lines that handlers log |
 //! | `lost_claims` | releases jobs whose claim was never answered |
@@ -99,6 +100,7 @@ mod settle;
 mod silent_worker;
 mod stats;
 mod uniqueness;
+mod wait;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -156,6 +158,7 @@ pub use save_checkpoint::{CheckpointOutcome, CheckpointRefusal, MAX_CHECKPOINT_B
 pub use search::{FoundJob, MAX_EXAMINED, SearchCursor, SearchPage};
 pub use settle::{FailureOutcome, Settled};
 pub use stats::QueueStats;
+pub use wait::{NewSignal, SignalOutcome, WaitOutcome, WaitRequest};
 
 use crate::{
     Redis, Store, StoreResult,

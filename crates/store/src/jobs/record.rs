@@ -14,12 +14,17 @@ use common::{
     trace_context::{SpanReference, TraceContext},
 };
 use model::{
-    job::{Envelope, EnvelopeSummary, JobHistory, JobState, KeyLimit, RetryPolicy, retry::OnExhaustion, view::JobView},
+    job::{
+        Envelope, EnvelopeSummary, JobHistory, JobState, JobWait, KeyLimit, RetryPolicy, retry::OnExhaustion,
+        view::JobView,
+    },
     workflow::Membership,
 };
 
 /// The field that holds `tracestate` and `baggage`, beside `c` with the `traceparent`.
 pub(crate) const TRACE_REST: &str = "b";
+/// The field that holds what the job waits for.
+pub(super) const WAIT: &str = "g";
 
 /// A job from a stream entry or a record.
 #[derive(Debug, Clone)]
@@ -53,6 +58,8 @@ pub struct JobRecord {
     pub parent_results: Option<String>,
     /// About how many bytes those are, if the workflow has them.
     pub parent_results_bytes: Option<usize>,
+    /// What it waits for, or waited for last.
+    pub wait: Option<Box<JobWait>>,
     /// Whether it has a record.
     pub has_record: bool,
     /// When it became available, if it is: the time of its stream entry.
@@ -142,6 +149,7 @@ impl JobRecord {
                 .map(|text| open("r", text))
                 .transpose()?,
             parent_results_bytes,
+            wait: fields.remove(WAIT).and_then(|text| JobWait::parse(&text)).map(Box::new),
             has_record,
             enqueued_at: None,
         })
@@ -184,6 +192,9 @@ impl JobRecord {
         }
         if let Some(membership) = &self.workflow {
             push("w", membership.to_string());
+        }
+        if let Some(wait) = &self.wait {
+            push(WAIT, wait.to_field());
         }
         match (self.parent_results_bytes, &self.parent_results) {
             (Some(bytes), _) => push("r", format!("={bytes}")),

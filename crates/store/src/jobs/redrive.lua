@@ -3,7 +3,7 @@
 -- removes, so operators can redrive when Redis is full.
 -- KEYS: 1 dead letters, 2 result, 3 record, 4 stream, 5 priorities, 6 key queue, 7 waiting keys, 8 limit of the key,
 --       9 timers, 10 stats, 11 uniqueness, 12 discarded or cancelled: where it is listed, 13 log, 14 record of the holder of
---       uniqueness that the caller saw ended, else of the job, 15 checkpoint
+--       uniqueness that the caller saw ended, else of the job, 15 checkpoint, 16 signals
 -- ARGV: 1 id, 2 priority, 3 the state that it ended in, 4 the first line of its result, 5 notification channel,
 --       6 notification (stream), 7 key of the limit or "", 8 the limit or "", 9 ms at which the job expires or "",
 --       10 notification (due), 11 the id that the caller read from uniqueness, "" for none, "-" when the job need not be
@@ -13,6 +13,7 @@
 local dead_letters, result, record, stream, priorities = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local key_queue, waiting_keys, limit, timers, stats = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local uniqueness, list, log, holder_record, checkpoint = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+local signals = KEYS[16]
 local id, priority, ended_state, first_line = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local notifications, stream_notification, limit_key, policy = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local leader = { notifications = ARGV[5], notification = ARGV[10] }
@@ -30,6 +31,7 @@ redis.call('DEL', result)
 -- Until the job ends again, or for 90 days
 redis.call('PEXPIRE', log, 7776000000)
 redis.call('PEXPIRE', checkpoint, 7776000000)
+redis.call('PEXPIRE', signals, 7776000000)
 redis.call('ZREM', dead_letters, id)
 redis.call('ZREM', list, id)
 -- The job has not ended any more: its next end counts

@@ -186,6 +186,7 @@ impl Jobs {
             .key(keys.log(&job.id))
             .key(keys.record(&ended_holder.unwrap_or(job.id)))
             .key(keys.checkpoint(&job.id))
+            .key(keys.signals(&job.id))
             .arg(job.id.to_string())
             .arg(job.priority.get())
             .arg(state.as_str())
@@ -229,6 +230,7 @@ fn restore_job(id: JobId, queue: QueueName, json: &str, now: Millis) -> StoreRes
         workflow: kept.workflow_id.zip(kept.workflow_index).map(|(workflow, index)| Membership { workflow, index }),
         parent_results: kept.parent_results.map(|results| results.get().to_owned()),
         parent_results_bytes: None,
+        wait: None,
         has_record: true,
         enqueued_at: None,
     };

@@ -161,12 +161,13 @@ impl Jobs {
         Ok(deleted == 1)
     }
 
-    /// Reads what claimed jobs need beside their entries: results of others, and checkpoints.
+    /// Reads what claimed jobs need beside their entries: results of others, checkpoints, and signals.
     pub(super) async fn load_claimed(&self, claimed: &mut [ClaimedJob]) -> StoreResult<()> {
         self.load_claimed_parents(claimed).await?;
         // A blocking read gets jobs of several queues
         for of_queue in claimed.chunk_by_mut(|one, next| one.job.queue == next.job.queue) {
             self.load_checkpoints(of_queue).await?;
+            self.load_signals(of_queue).await?;
         }
         Ok(())
     }

@@ -106,6 +106,7 @@ impl Jobs {
             .key(keys.log(&job.id))
             .key(keys.completed_index())
             .key(keys.checkpoint(&job.id))
+            .key(keys.signals(&job.id))
             .arg(ended.state.as_str())
             .arg(stored.text.as_str())
             .arg(stored.ttl.as_millis().to_string())

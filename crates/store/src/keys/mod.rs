@@ -21,7 +21,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 86] = [
+pub const KEY_PATTERNS: [&str; 87] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -33,6 +33,7 @@ pub const KEY_PATTERNS: [&str; 86] = [
     "galley:{<queue>}:log:<id>",
     "galley:{<queue>}:checkpoint:<id>",
     "galley:{<queue>}:output:<id>",
+    "galley:{<queue>}:signals:<id>",
     "galley:{<queue>}:completed:<priority>:<entry>:<n>",
     "galley:{<queue>}:dead",
     "galley:{<queue>}:discarded",

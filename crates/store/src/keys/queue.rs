@@ -95,6 +95,12 @@ impl QueueKeys {
         format!("{}checkpoint:{id}", self.prefix)
     }
 
+    /// The signals that came for a job: a list with a TTL.
+    #[must_use]
+    pub fn signals(&self, id: &JobId) -> String {
+        format!("{}signals:{id}", self.prefix)
+    }
+
     /// The chunks that the handlers of a job streamed: a capped stream with a TTL.
     #[must_use]
     pub fn output(&self, id: &JobId) -> String {

@@ -38,6 +38,7 @@ fn every_function_spells_one_of_the_patterns() {
         keys.log(&id),
         keys.checkpoint(&id),
         keys.output(&id),
+        keys.signals(&id),
         keys.completed_batch(Priority::default(), common::id::EntryId { milliseconds: 1, sequence: 0 }, 1),
         keys.dead_letters(),
         keys.discarded(),

@@ -132,6 +132,7 @@ fn keys_of(folder: &str, label: &str, names: &SampleNames) -> Option<Vec<String>
             "log" => vec![queue.log(&names.id)],
             "checkpoint" => vec![queue.checkpoint(&names.id)],
             "output" => vec![queue.output(&names.id)],
+            "signals" => vec![queue.signals(&names.id)],
             "record"
             | "records"
             | "record (without a job to replace: of the holder of uniqueness that the caller saw ended)"
@@ -139,10 +140,11 @@ fn keys_of(folder: &str, label: &str, names: &SampleNames) -> Option<Vec<String>
                 ids.map(|id| queue.record(id)).to_vec()
             }
             "result" | "result of the job" => ids.map(|id| queue.result(id)).to_vec(),
-            "the result of each, then the log of each, then the checkpoint of each" => {
-                ids.iter().flat_map(|id| [queue.result(id), queue.log(id), queue.checkpoint(id)]).collect()
-            }
-            "the result of each job, then the records and checkpoints, the uniqueness keys and the sets of admitted jobs of those jobs that have one" =>
+            "the result of each, then the log of each, then the checkpoint of each, then the signals of each" => ids
+                .iter()
+                .flat_map(|id| [queue.result(id), queue.log(id), queue.checkpoint(id), queue.signals(id)])
+                .collect(),
+            "the result of each job, then the records, checkpoints and signals, the uniqueness keys and the sets of admitted jobs of those jobs that have one" =>
             {
                 let of_each =
                     |id| [queue.result(id), queue.record(id), queue.checkpoint(id), queue.uniqueness(&names.text)];

@@ -64,6 +64,8 @@ mod subscriptions_reclaim;
 mod subscriptions_shared;
 mod thread_connection;
 mod unique;
+mod waits;
+mod waits_kept;
 mod workers;
 mod workflow_batches;
 mod workflow_dags;

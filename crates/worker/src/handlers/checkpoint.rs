@@ -17,7 +17,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 impl Context {
-    fn saved_state(&self) -> &SavedState {
+    pub(super) fn saved_state(&self) -> &SavedState {
         self.saved().get_or_init(|| {
             let checkpoint = self.claimed().checkpoint.as_ref();
             let saved = checkpoint.map(|checkpoint| Saved::parse(checkpoint.sequence, &checkpoint.state));
@@ -83,7 +83,12 @@ impl Context {
     }
 
     /// Saves the result of a step until Redis has it: without it the step would run again.
-    async fn save_step(&self, saved: &SavedState, name: &str, result: Box<RawValue>) -> Result<(), HandlerError> {
+    pub(super) async fn save_step(
+        &self,
+        saved: &SavedState,
+        name: &str,
+        result: Box<RawValue>,
+    ) -> Result<(), HandlerError> {
         let _saving = saved.saving.acquire().await.ok();
         let mut pause = FIRST_PAUSE;
         for tries in 1.. {

@@ -289,6 +289,8 @@ impl Context {
         view.token = token;
         let checkpoint = self.claimed().checkpoint.as_ref().map(|checkpoint| checkpoint.to_json());
         view.checkpoint = checkpoint.as_deref();
+        let (waiting, signals) = (self.claimed().waiting_json(), self.claimed().signals_json());
+        (view.waiting, view.signals) = (waiting.as_deref(), signals.as_deref());
         view.to_json()
     }
 

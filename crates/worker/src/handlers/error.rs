@@ -89,6 +89,11 @@ impl HandlerError {
         self.0.output
     }
 
+    /// No failure: the job waits, and the attempt must end.
+    pub(crate) fn waiting(step: &str) -> Self {
+        Self::new("waiting", format!("the job waits at {step:?}: pass this on"), RetryAdvice::ByPolicy)
+    }
+
     pub(crate) fn invalid_arguments(message: &str) -> Self {
         Self::new("invalid_payload", message, RetryAdvice::Never)
     }

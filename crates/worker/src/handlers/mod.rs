@@ -8,6 +8,7 @@ mod error;
 pub(crate) mod http;
 mod many;
 mod saved_state;
+mod wait;
 
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -20,6 +21,7 @@ pub(crate) use error::parse_arguments;
 pub use context::{Context, ContextError};
 pub use error::HandlerError;
 pub use many::JobsPerCall;
+pub use wait::{Approval, ReceivedSignal};
 
 /// How a handler ended without an error.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use store::jobs::WaitRequest;
 use tokio::sync::Semaphore;
 
 /// The checkpoint as this attempt knows it.
@@ -17,6 +18,8 @@ pub(super) struct SavedState {
     pub(super) saving: Semaphore,
     saved: Mutex<Saved>,
     running_steps: Mutex<HashSet<String>>,
+    /// What the job waits for: its attempt must end.
+    pub(super) wait: Mutex<Option<WaitRequest>>,
 }
 
 #[derive(Clone, Default)]
@@ -34,7 +37,12 @@ pub(super) struct SavedMembers {
 
 impl SavedState {
     pub(super) fn new(saved: Saved) -> Self {
-        Self { saving: Semaphore::new(1), saved: Mutex::new(saved), running_steps: Mutex::default() }
+        Self {
+            saving: Semaphore::new(1),
+            saved: Mutex::new(saved),
+            running_steps: Mutex::default(),
+            wait: Mutex::default(),
+        }
     }
 
     /// What is saved now.
@@ -77,7 +85,7 @@ impl Drop for RunningStep<'_> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -4,7 +4,7 @@ use super::{MetricSpec, counter, histogram};
 
 pub(super) const JOBS: &[MetricSpec] = &[
     counter("galley_jobs_enqueued_total", &["queue"], "jobs", "Jobs stored by this process"),
-    counter("galley_attempts_total", &["queue", "outcome"], "attempts", "Attempts that this worker ended").explained("attempts that this worker ended. `outcome`: `completed`, `retryable` (failed, another follows), `discarded`, `stale` (another worker has the job, nothing was recorded), `snoozed`, `released`, `expired`, `handed_over` (its endpoint completes it later)"),
+    counter("galley_attempts_total", &["queue", "outcome"], "attempts", "Attempts that this worker ended").explained("attempts that this worker ended. `outcome`: `completed`, `retryable` (failed, another follows), `discarded`, `stale` (another worker has the job, nothing was recorded), `snoozed`, `waiting` (for a signal or a time), `released`, `expired`, `handed_over` (its endpoint completes it later)"),
     histogram("galley_attempt_seconds", &["queue", "outcome"], "seconds", "From claim to end of an attempt, with the outcomes of galley_attempts_total"),
     counter("galley_jobs_promoted_total", &["queue"], "jobs", "Scheduled and retryable jobs that became available"),
     counter("galley_leases_lost_total", &["queue"], "attempts", "Attempts whose lease expired or whose worker died"),

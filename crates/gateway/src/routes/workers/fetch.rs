@@ -131,6 +131,8 @@ fn fetched_job_json(claimed: &ClaimedJob, worker: Option<&WorkerId>) -> String {
     view.token = claimed.token.as_deref();
     let checkpoint = claimed.checkpoint.as_ref().map(|checkpoint| checkpoint.to_json());
     view.checkpoint = checkpoint.as_deref();
+    let (waiting, signals) = (claimed.waiting_json(), claimed.signals_json());
+    (view.waiting, view.signals) = (waiting.as_deref(), signals.as_deref());
     view.to_json()
 }
 

@@ -7,12 +7,13 @@ use common::{
     id::JobId,
     json::{Object, ObjectWriter},
     json_members::Members,
+    name::SignalName,
     time::{self, Millis},
 };
-use model::job::{AttemptError, JobTransition, MAX_TIMEOUT_MS, RetryAdvice};
+use model::job::{AttemptError, JobTransition, MAX_TIMEOUT_MS, RetryAdvice, wait};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use store::jobs::{Attempt, AttemptMetrics, FailureOutcome, Settled};
+use store::jobs::{Attempt, AttemptMetrics, ClaimedJob, FailureOutcome, Fence, Settled, WaitRequest};
 
 use super::{find_active_attempt, parse_body_job_id, parse_fence, settle, stale_attempt};
 use crate::{
@@ -37,8 +38,43 @@ pub(super) struct NackRequest<'a> {
     token: Option<String>,
     #[serde(default)]
     requeue: bool,
+    wait: Option<Members<NackWaitBody>>,
     #[serde(borrow)]
     error: Option<Members<NackErrorBody<'a>>>,
+}
+
+/// What the job waits for: the attempt does not count.
+#[derive(Deserialize)]
+struct NackWaitBody {
+    step: String,
+    signal: Option<String>,
+    timeout_ms: Option<u64>,
+    #[serde(default)]
+    received: Vec<u64>,
+}
+
+impl NackWaitBody {
+    fn parse(self) -> Result<WaitRequest, ApiError> {
+        let Self { step, signal, timeout_ms, received } = self;
+        if !wait::is_step_name(&step) {
+            let most = wait::MAX_STEP_BYTES;
+            return Err(ApiError::invalid(format!("wait.step must have 1 to {most} bytes without control characters")));
+        }
+        if timeout_ms.is_some_and(|ms| ms > wait::MAX_WAIT_MS) {
+            let most = wait::MAX_WAIT_MS;
+            return Err(ApiError::invalid(format!(
+                "wait.timeout_ms must be an integer of milliseconds from 0 to {most}"
+            )));
+        }
+        if signal.is_none() && timeout_ms.is_none() {
+            return Err(ApiError::invalid("wait must have signal, timeout_ms or both"));
+        }
+        if received.len() > wait::MAX_SIGNALS {
+            return Err(ApiError::invalid(format!("wait.received must have at most {} numbers", wait::MAX_SIGNALS)));
+        }
+        let signal = signal.map(SignalName::try_from).transpose()?;
+        Ok(WaitRequest { step, signal, timeout: timeout_ms.map(Duration::from_millis), received })
+    }
 }
 
 #[derive(Deserialize)]
@@ -110,11 +146,20 @@ pub(super) async fn nack_job(
 ) -> Result<String, ApiError> {
     let fence = parse_fence(request.token, request.worker_id)?;
     let id = parse_body_job_id(&request.job_id)?;
-    if request.error.is_none() && !request.requeue {
-        return Err(ApiError::invalid("error is required: an object with code and message, unless requeue is true"));
+    if request.error.is_none() && request.wait.is_none() && !request.requeue {
+        let message = "error is required: an object with code and message, unless requeue is true or there is wait";
+        return Err(ApiError::invalid(message));
     }
+    if request.wait.is_some() && (request.error.is_some() || request.requeue) {
+        return Err(ApiError::invalid("wait stands alone: the attempt has no other outcome"));
+    }
+    let wait = request.wait.map(|Members(wait)| wait.parse()).transpose()?;
     let pause = request.error.as_ref().and_then(|error| error.0.retry_after_ms).map(parse_retry_after).transpose()?;
-    let event = if request.requeue { JobTransition::Release } else { JobTransition::Retry };
+    let event = match (&wait, request.requeue) {
+        (Some(_), _) => JobTransition::Wait,
+        (None, true) => JobTransition::Release,
+        (None, false) => JobTransition::Retry,
+    };
     let claimed = find_active_attempt(caller, services, id, event, &fence).await?;
     let mut span = settle::settle_span(&claimed);
     let max_attempts = claimed.job.summary.max_attempts;
@@ -125,6 +170,11 @@ pub(super) async fn nack_job(
         .text("job_id", &id_text)
         .number("attempt", attempt)
         .number("max_attempts", max_attempts);
+    if let Some(wait) = wait {
+        answer.text("state", begin_wait(services, &claimed, &fence, &wait).await?);
+        span.set("galley.outcome", "waiting");
+        return Ok(answer.finish());
+    }
     match request.error {
         Some(Members(error)) if !request.requeue => {
             if let Some(text) = &error.rate_limit_until {
@@ -152,6 +202,18 @@ pub(super) async fn nack_job(
         },
     }
     Ok(answer.finish())
+}
+
+/// Ends an attempt whose job waits; the state of the job.
+async fn begin_wait(
+    services: &Services,
+    claimed: &ClaimedJob,
+    fence: &Fence,
+    wait: &WaitRequest,
+) -> Result<&'static str, ApiError> {
+    let begun = services.jobs.wait(claimed, fence, wait).await?.ok_or_else(|| stale_attempt(claimed.job.id))?;
+    AttemptMetrics::new(&claimed.job.queue, "waiting").count(claimed, services.jobs.estimated_now());
+    Ok(if begun.is_due { "available" } else { "scheduled" })
 }
 
 fn parse_retry_after(ms: u64) -> Result<Duration, ApiError> {
