@@ -3,6 +3,8 @@
 mod bulk;
 mod enqueue;
 mod logs;
+mod output;
+mod signals;
 mod wait;
 
 use std::collections::HashMap;
@@ -13,7 +15,14 @@ use serde::Serialize;
 use serde_json::{Value, value::RawValue};
 
 pub(crate) use self::enqueue::{JobOptions, OptionMembers};
-use self::{bulk::BulkArgs, enqueue::EnqueueArgs, logs::LogsArgs, wait::WaitArgs};
+use self::{
+    bulk::BulkArgs,
+    enqueue::EnqueueArgs,
+    logs::LogsArgs,
+    output::OutputArgs,
+    signals::{DecisionArgs, SignalArgs},
+    wait::WaitArgs,
+};
 use crate::{
     failure::{CliError, CliResult},
     gateway_client::{GatewayAnswer, GatewayCall, PathWithQuery, escaped},
@@ -43,6 +52,18 @@ pub(crate) enum JobsCommand {
     Change(ChangeArgs),
     /// Show what a job's handler logged.
     Logs(LogsArgs),
+    /// Show what a job's handler streamed, until the job ends.
+    Output(OutputArgs),
+    /// Show what a job saved for its next attempt.
+    Checkpoint(JobArg),
+    /// Send a job a signal. A job that waits for it resumes.
+    Signal(SignalArgs),
+    /// Show the signals that came for a job.
+    Signals(JobArg),
+    /// Approve what a job waits for.
+    Approve(DecisionArgs),
+    /// Reject what a job waits for.
+    Reject(DecisionArgs),
 }
 
 /// Which job.
@@ -92,6 +113,12 @@ impl JobsCommand {
             Self::Delete(args) => args.run(session, &bulk::DELETE).await,
             Self::Change(args) => args.run(session).await,
             Self::Logs(args) => args.run(session).await,
+            Self::Output(args) => args.run(session).await,
+            Self::Checkpoint(JobArg { id }) => output::checkpoint(session, &id).await,
+            Self::Signal(args) => args.run(session).await,
+            Self::Signals(JobArg { id }) => signals::list(session, &id).await,
+            Self::Approve(args) => args.run(session, true).await,
+            Self::Reject(args) => args.run(session, false).await,
         }
     }
 }
@@ -180,13 +207,14 @@ pub(crate) fn job_path(id: &str) -> String {
 }
 
 pub(crate) fn job_table(jobs: &[Value]) -> TextTable {
-    let mut table = TextTable::new(&["id", "state", "type", "queue", "attempt", "created", "error"]);
+    let mut table = TextTable::new(&["id", "state", "type", "queue", "attempt", "created", "error or wait"]);
     for job in jobs {
         let errors = job["errors"].as_array().and_then(|errors| errors.last());
         let error = errors.or_else(|| job.get("error")).map_or(Value::Null, |error| {
             let text = error.as_str().or_else(|| error["message"].as_str()).or_else(|| error["code"].as_str());
             text.map_or(Value::Null, |text| text.lines().next().unwrap_or_default().into())
         });
+        let wait = job.get("waiting").map(|wait| format!("waits {}", waiting_text(wait)));
         table.row([
             member(job, "id"),
             member(job, "state"),
@@ -194,10 +222,22 @@ pub(crate) fn job_table(jobs: &[Value]) -> TextTable {
             member(job, "queue"),
             member(job, "attempt"),
             member(job, "created_at"),
-            shown(&error),
+            wait.unwrap_or_else(|| shown(&error)),
         ]);
     }
     table
+}
+
+/// What a job waits for, in one line.
+fn waiting_text(wait: &Value) -> String {
+    let what = match wait["signal"].as_str() {
+        Some(signal) => format!("for signal {signal}"),
+        None => format!("at {}", member(wait, "step")),
+    };
+    match wait["until"].as_str() {
+        Some(until) => format!("{what} until {until}"),
+        None => what,
+    }
 }
 
 /// Sends a request that is answered with a job, and prints that.
@@ -231,6 +271,9 @@ fn print_details(job: &Value, exact: &HashMap<String, String>, terminal: Termina
     let mut details = Details::default();
     details.members(job, &["id", "type", "state", "queue", "priority"]);
     details.text("attempt", format!("{} of {}", member(job, "attempt"), member(job, "max_attempts")));
+    if let Some(wait) = job.get("waiting") {
+        details.text("waiting", waiting_text(wait));
+    }
     details.members(job, &["created_at", "scheduled_at", "enqueued_at", "started_at", "next_attempt_at"]);
     details.members(
         job,

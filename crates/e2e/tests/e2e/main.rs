@@ -60,6 +60,7 @@ mod galley_logs;
 mod galley_operations;
 mod galley_refused;
 mod galley_search;
+mod galley_signals;
 mod galley_terminal;
 mod gateway_tls;
 mod hang_ups;
