@@ -152,6 +152,21 @@ def problems_of_errors(text, sources):
     yield from different("the error", {(name, int(status), kind, again) for name, status, kind, again in rows}, code)
 
 
+def problems_of_records(index):
+    """Each decision has a number of its own and a line in the list of all."""
+    taken = {}
+    for record in tracked("docs/adr/0*.md"):
+        name = pathlib.Path(record).name
+        number = int(name[:4])
+        if number in taken:
+            yield f"{name} and {taken[number]} have the same number"
+        taken[number] = name
+        if f"| [{number}]({name}) |" not in index:
+            yield f"{name} is not listed as {number}"
+        if not read(record).startswith(f"# {number}. "):
+            yield f"the heading of {name} has another number"
+
+
 def main():
     sources = {path: read(path) for path in tracked("crates/*.rs")}
     functions = functions_of(sources)
@@ -169,6 +184,8 @@ def main():
         text = read(document)
         problems = [*problems_of_paths(document, text, files), *problems_of_tests(text, sources, functions),
                     *problems_of_settings(text, defaults, known)]
+        if document == "docs/adr/README.md":
+            problems += problems_of_records(text)
         if document == "docs/operations.md":
             problems += problems_of_tasks(text)
         if document == "docs/reference/metrics.md":
