@@ -20,9 +20,11 @@ from ._types import (
     Job,
     JobEvent,
     LogLine,
+    Member,
     Message,
     MessageFilter,
     NewJob,
+    PresenceEvent,
     Queue,
     Rate,
     Signal,
@@ -303,12 +305,24 @@ class AsyncClient:
         """Messages that are kept, the oldest first: after an id, or since a time such as ``"-PT1H"``."""
         return await self._run(_calls.history(channel, after, since, limit))
 
+    async def members(self, channel: str) -> list[Member]:
+        """Who is present on a channel."""
+        found, after = await self._run(_calls.members(channel, None))
+        while after is not None:
+            more, after = await self._run(_calls.members(channel, after))
+            found += more
+        return found
+
     def subscribe(
         self,
         *channels: str,
         last_id: str | None = None,
         since: str | None = None,
         filter: MessageFilter | None = None,
+        join: bool = False,
+        member: str | None = None,
+        info: Any = None,
+        on_presence: Callable[[PresenceEvent], None] | None = None,
         on_gap: Callable[[Gap], None] | None = None,
         patience: float | None = None,
     ) -> AsyncSubscription[Message]:
@@ -319,8 +333,14 @@ class AsyncClient:
         ``since``, else when the first message is asked for. It reconnects to any gateway, for ``patience`` seconds at
         a time (no limit unless given). ``on_gap`` is called for messages that are not kept any more; they are logged
         unless given. With a ``filter`` only messages that match it come.
+
+        With ``member`` (``join=True``: the subject of the token) it takes part in the channels, and says ``info`` of
+        itself. ``on_presence`` is called with all members of each channel first, then with each that joins, changes
+        its info or leaves.
         """
-        return self._follow(_calls.channel_stream(channels, since, filter), last_id, read_message(on_gap), patience)
+        asked = _calls.presence(join, member, info, on_presence is not None)
+        path = _calls.channel_stream(channels, since, filter, asked)
+        return self._follow(path, last_id, read_message(on_gap, on_presence), patience)
 
     def _follow(
         self, path: str, last_id: str | None, read: Callable[[Frame], T | None], patience: float | None

@@ -14,7 +14,7 @@ from ._call import Call, Headers
 from ._errors import GalleyError
 from ._options import ENQUEUE_OPTIONS, wire_options
 from ._sse import message_of
-from ._types import Cron, Job, LogLine, Message, MessageFilter, NewJob, Queue, Rate, Signal, Workflow
+from ._types import Cron, Job, LogLine, Member, Message, MessageFilter, NewJob, Queue, Rate, Signal, Workflow
 from ._wait import approval_signal
 
 #: What attributes of CloudEvents may have in headers as it is.
@@ -237,10 +237,29 @@ def history(channel: str, after: str | None, since: str | None, limit: int) -> C
     return Call("GET", path, lambda page: [message_of(item) for item in page["items"]])
 
 
-def channel_stream(channels: Sequence[str], since: str | None, filter: MessageFilter | None) -> str:
+def members(channel: str, after: str | None) -> Call[tuple[list[Member], str | None]]:
+    def parse(answer: Any) -> tuple[list[Member], str | None]:
+        return answer["items"], answer["next"]
+
+    return Call("GET", _path("v1", "channels", channel, "members", limit=1000, after=after), parse)
+
+
+def presence(join: bool, member: str | None, info: Any, watches: bool) -> dict[str, str | None]:
+    """What a stream asks for of who is present."""
+    return {
+        "presence": "true" if watches else None,
+        "join": "true" if join or member is not None else None,
+        "member": member,
+        "info": None if info is None else json.dumps(info, separators=(",", ":")),
+    }
+
+
+def channel_stream(
+    channels: Sequence[str], since: str | None, filter: MessageFilter | None, presence: Mapping[str, str | None]
+) -> str:
     if not channels:
         raise ValueError("a subscription needs a channel")
     wanted = None if filter is None else json.dumps(filter, separators=(",", ":"))
     if len(channels) == 1 and "*" not in channels[0]:
-        return _path("v1", "channels", channels[0], "stream", since=since, filter=wanted)
-    return _path("v1", "stream", channel=list(channels), since=since, filter=wanted)
+        return _path("v1", "channels", channels[0], "stream", since=since, filter=wanted, **presence)
+    return _path("v1", "stream", channel=list(channels), since=since, filter=wanted, **presence)

@@ -18,12 +18,13 @@ from ._aio import AsyncTransport, Stream
 from ._call import Headers, Patience
 from ._errors import GalleyError, Unavailable
 from ._http import Connection
-from ._types import Chunk, Gap, JobEvent, Message
+from ._types import Chunk, Gap, JobEvent, Message, PresenceEvent
 
 log = logging.getLogger("galley")
 
 E = TypeVar("E")
 
+_PRESENCE = ("members", "join", "update", "leave")
 _LAST = ("job.completed", "job.discarded", "job.cancelled", "job.forgotten")
 
 
@@ -291,10 +292,14 @@ class AsyncSubscription(_Follower[E]):
             stream.close()
 
 
-def read_message(on_gap: Callable[[Gap], None] | None) -> Callable[[Frame], Message | None]:
+def read_message(
+    on_gap: Callable[[Gap], None] | None, on_presence: Callable[[PresenceEvent], None] | None
+) -> Callable[[Frame], Message | None]:
     """Reads the events of channels."""
 
     def read(frame: Frame) -> Message | None:
+        if frame.name in _PRESENCE and on_presence is not None:
+            on_presence(_presence_of(frame.name, json.loads(frame.data)))
         if frame.name == "gap":
             told = json.loads(frame.data)
             gap = Gap(told.get("channel", ""), told.get("from"), told.get("to"), told.get("count"))
@@ -307,6 +312,12 @@ def read_message(on_gap: Callable[[Gap], None] | None) -> Callable[[Frame], Mess
         return message_of(json.loads(frame.data)) if frame.name == "message" else None
 
     return read
+
+
+def _presence_of(name: Any, shown: dict[str, Any]) -> PresenceEvent:
+    channel = shown.pop("channel")
+    members: Any = shown["members"] if name == "members" else [shown]
+    return PresenceEvent(name, channel, members)
 
 
 def message_of(shown: dict[str, Any]) -> Message:

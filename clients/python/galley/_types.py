@@ -327,6 +327,27 @@ class MessageFilter(TypedDict, total=False):
     data: dict[str, Any]
 
 
+class Member(TypedDict):
+    """A member of a channel."""
+
+    member: str
+    #: When it joined.
+    since: str
+    #: What it says of itself.
+    info: NotRequired[Any]
+
+
+@dataclass(frozen=True)
+class PresenceEvent:
+    """Who is present on a channel: all members, or one that joined, changed its info or left."""
+
+    #: ``members``, ``join``, ``update`` or ``leave``.
+    type: Literal["members", "join", "update", "leave"]
+    channel: str
+    #: All of them, or the one that the event is about.
+    members: list[Member]
+
+
 @dataclass(frozen=True)
 class Gap:
     """Messages of a channel that are not kept any more."""

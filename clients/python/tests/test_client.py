@@ -277,6 +277,23 @@ def test_a_subscriber_gets_the_messages_that_its_filter_matches(client: Any, nam
     assert refused.value.status == 400
 
 
+def test_members_of_a_channel_are_seen_as_they_join_and_leave(client: Any, name: str) -> None:
+    events: list[galley.PresenceEvent] = []
+    with client.subscribe(name, on_presence=events.append) as watcher:
+        with client.subscribe(name, f"{name}.hall", member="ada", info={"name": "Ada"}):
+            there = client.members(name)
+            assert [(member["member"], member["info"]) for member in there] == [("ada", {"name": "Ada"})]
+            # Events of presence have no order with messages
+            while len(events) < 2:
+                client.publish(name, "more")
+                next(watcher)
+    assert [(event.type, event.channel) for event in events[:2]] == [("members", name), ("join", name)]
+    assert (events[0].members, events[1].members[0]["member"]) == ([], "ada")
+    with pytest.raises(galley.GalleyError) as refused:
+        next(client.subscribe(name, join=True))
+    assert refused.value.status == 400
+
+
 def test_messages_that_are_not_kept_are_a_gap(client: Any, name: str) -> None:
     client.publish(name, "kept")
     gaps: list[galley.Gap] = []

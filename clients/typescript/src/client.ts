@@ -31,9 +31,11 @@ import type {
   Job,
   JobEvent,
   LogLine,
+  Member,
   Message,
   MessageFilter,
   NewJob,
+  PresenceEvent,
   Queue,
   Signal,
   TaskMap,
@@ -104,6 +106,10 @@ export interface SubscribeOptions extends FollowOptions {
   since?: string;
   /** Only messages that match: `{ attributes: { type: { prefix: "order." } }, data: { "/total": { gte: 100 } } }`. */
   filter?: MessageFilter;
+  /** Takes part in the channels: as this member, or with a token that has a subject as that one (`true`). */
+  join?: true | { member?: string; info?: unknown };
+  /** Called with all members of each channel first, then with each that joins, changes its info or leaves. */
+  onPresence?: (event: PresenceEvent) => void;
   /** Called for messages that are not kept any more; they are logged unless given. */
   onGap?: (gap: Gap) => void;
 }
@@ -451,6 +457,19 @@ export class Client<Tasks extends TaskMap<Tasks> = AnyTasks> {
     return this.run({ method: "GET", path, of });
   }
 
+  /** Who is present on a channel. */
+  async members(channel: string): Promise<Member[]> {
+    type Page = { items: Member[]; next: string | null };
+    const all: Member[] = [];
+    for (let after: string | null | undefined; after !== null; ) {
+      const path = pathOf(["v1", "channels", channel, "members"], { limit: 1000, after });
+      const page: Page = await this.run({ method: "GET", path, of: (answer: Page) => answer });
+      all.push(...page.items);
+      after = page.next;
+    }
+    return all;
+  }
+
   /**
    * Iterates over messages as they are published, in channels and those that match a pattern such as `orders.*`.
    *
@@ -458,17 +477,27 @@ export class Client<Tasks extends TaskMap<Tasks> = AnyTasks> {
    * the first message is asked for. It reconnects to any gateway.
    */
   subscribe<T = unknown>(channels: string | string[], options: SubscribeOptions = {}): Subscription<Message<T>> {
-    checkNames("subscribe()", options, [...FOLLOW_OPTIONS, "since", "filter", "onGap"]);
+    checkNames("subscribe()", options, [...FOLLOW_OPTIONS, "since", "filter", "join", "onPresence", "onGap"]);
     const { lastId, since, onGap, patienceMs, signal } = options;
-    const filter = options.filter && JSON.stringify(options.filter);
+    const { join, onPresence } = options;
+    if (typeof join === "object") checkNames("join", join, ["member", "info"]);
+    const { member, info } = join === true ? {} : (join ?? {});
+    const query = {
+      since,
+      filter: options.filter && JSON.stringify(options.filter),
+      presence: onPresence && true,
+      join: join && true,
+      member,
+      info: info === undefined ? undefined : JSON.stringify(info),
+    };
     const names = typeof channels === "string" ? [channels] : channels;
     const [first] = names;
     if (first === undefined) throw new TypeError("a subscription needs a channel");
     const isOne = names.length === 1 && !first.includes("*");
     const path = isOne
-      ? pathOf(["v1", "channels", first, "stream"], { since, filter })
-      : pathOf(["v1", "stream"], { channel: names, since, filter });
-    return new Subscription(this.sender, { path, lastId, read: messageReader<T>(onGap), patienceMs, signal });
+      ? pathOf(["v1", "channels", first, "stream"], query)
+      : pathOf(["v1", "stream"], { channel: names, ...query });
+    return new Subscription(this.sender, { path, lastId, read: messageReader<T>(onGap, onPresence), patienceMs, signal });
   }
 
   // Test modes

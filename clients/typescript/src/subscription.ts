@@ -2,8 +2,9 @@
 
 import { GalleyError, Unavailable } from "./errors.js";
 import { Patience, type Sender, sleep, type Stream } from "./http.js";
-import type { Chunk, Gap, JobEvent, Message } from "./types.js";
+import type { Chunk, Gap, JobEvent, Message, PresenceEvent } from "./types.js";
 
+const PRESENCE = ["members", "join", "update", "leave"];
 const ENDS = ["job.completed", "job.discarded", "job.cancelled", "job.forgotten"];
 
 /** An event of a stream. */
@@ -209,8 +210,12 @@ export class Subscription<E> implements AsyncIterableIterator<E> {
 }
 
 /** Reads the events of channels. */
-export function messageReader<T>(onGap: ((gap: Gap) => void) | undefined): (frame: Frame) => Message<T> | undefined {
+export function messageReader<T>(
+  onGap: ((gap: Gap) => void) | undefined,
+  onPresence: ((event: PresenceEvent) => void) | undefined,
+): (frame: Frame) => Message<T> | undefined {
   return ({ name, data }) => {
+    if (PRESENCE.includes(name)) onPresence?.({ type: name, ...(JSON.parse(data) as object) } as PresenceEvent);
     if (name === "message") return messageOf<T>(JSON.parse(data) as ShownMessage);
     if (name === "gap") {
       const told = JSON.parse(data) as { channel?: string; from?: string; to?: string; count?: number };

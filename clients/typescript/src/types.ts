@@ -249,6 +249,20 @@ export interface Gap {
   count: number | undefined;
 }
 
+/** A member of a channel. */
+export interface Member {
+  member: string;
+  /** When it joined. */
+  since: string;
+  /** What it says of itself. */
+  info?: unknown;
+}
+
+/** Who is present on a channel: all members, or one that joined, changed its info or left. */
+export type PresenceEvent =
+  | { type: "members"; channel: string; members: Member[] }
+  | ({ type: "join" | "update" | "leave"; channel: string } & Member);
+
 /** What happened to a job, such as `job.progress`. */
 export interface JobEvent {
   id: string;

@@ -81,6 +81,25 @@ test("a subscriber gets the messages that its filter matches, and resumes behind
   await assert.rejects(wrong.next(), (error) => error instanceof GalleyError && error.status === 400);
 });
 
+test("members of a channel are seen as they join and leave", async () => {
+  const channel = uniqueName();
+  const events = [];
+  const watcher = await follow(channel, { onPresence: (event) => events.push(event) }).open();
+  const ada = await follow([channel, `${channel}.hall`], { join: { member: "ada", info: { name: "Ada" } } }).open();
+  assert.deepEqual((await client.members(channel)).map(({ member, info }) => [member, info]), [["ada", { name: "Ada" }]]);
+  // Events of presence have no order with messages
+  for (let n = 0; events.length < 2; n += 1) {
+    await client.publish(channel, n);
+    await take(watcher, 1);
+  }
+  assert.deepEqual(events.map(({ type, channel: of }) => [type, of]), [["members", channel], ["join", channel]]);
+  assert.deepEqual([events[0].members, events[1].member], [[], "ada"]);
+  ada.close();
+  watcher.close();
+  await assert.rejects(follow(channel, { join: true }).next(), (error) => error.status === 400);
+  assert.throws(() => client.subscribe(channel, { join: { name: "ada" } }), TypeError);
+});
+
 test("messages that are not kept are a gap", async () => {
   const channel = uniqueName();
   await client.publish(channel, "kept");

@@ -29,6 +29,43 @@ pub enum Event {
     Message(Message),
     /// Messages are missing: they are no longer kept.
     Gap(Gap),
+    /// Who is present on a channel: of subscriptions that [ask for it](Subscription::presence).
+    Presence(Presence),
+}
+
+/// Who is present on a channel.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Presence {
+    /// All members: first, and again where single events were missed.
+    Members {
+        /// The channel.
+        channel: String,
+        /// Its members.
+        members: Vec<Member>,
+    },
+    /// One joined.
+    Joined(Member),
+    /// One has other info.
+    Updated(Member),
+    /// One left.
+    Left(Member),
+}
+
+/// A member of a channel.
+#[derive(Debug, Clone, Deserialize)]
+#[non_exhaustive]
+pub struct Member {
+    /// Its channel, in an event.
+    #[serde(default)]
+    pub channel: String,
+    /// Its id.
+    pub member: String,
+    /// When it joined.
+    pub since: String,
+    /// What it says of itself; null for nothing.
+    #[serde(default)]
+    pub info: Value,
 }
 
 /// A message of a channel.
@@ -107,6 +144,24 @@ impl Subscription {
         self
     }
 
+    /// Takes part in the channels as a member, which says `info` of itself: null for nothing. They must be given by name.
+    #[must_use]
+    pub fn join_as(mut self, member: &str, info: &Value) -> Self {
+        self.path = format!("{}&member={}", self.path, encode(member));
+        if !info.is_null() {
+            self.path = format!("{}&info={}", self.path, encode(&info.to_string()));
+        }
+        self
+    }
+
+    /// Also gives who is present on the channels, which must be given by name: all members first, then each that joins,
+    /// changes its info or leaves.
+    #[must_use]
+    pub fn presence(mut self) -> Self {
+        self.path.push_str("&presence=true");
+        self
+    }
+
     /// Begins after what [`last_id`](Self::last_id) gave, for the same channels.
     #[must_use]
     pub fn after(mut self, last_id: impl Into<String>) -> Self {
@@ -141,6 +196,9 @@ impl Subscription {
                 self.last_id = id.or(self.last_id.take());
                 match frame.name.as_str() {
                     "message" => return Ok(Event::Message(serde_json::from_str(&frame.data)?)),
+                    "members" | "join" | "update" | "leave" => {
+                        return Ok(Event::Presence(presence_of(&frame.name, &frame.data)?));
+                    }
                     "gap" => return Ok(Event::Gap(serde_json::from_str(&frame.data)?)),
                     "access_ended" => {
                         self.stream = None;
@@ -217,6 +275,23 @@ impl std::fmt::Debug for Subscription {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Subscription").field("path", &self.path).field("last_id", &self.last_id).finish_non_exhaustive()
     }
+}
+
+fn presence_of(name: &str, data: &str) -> Result<Presence, Error> {
+    #[derive(Deserialize)]
+    struct All {
+        channel: String,
+        members: Vec<Member>,
+    }
+    Ok(match name {
+        "join" => Presence::Joined(serde_json::from_str(data)?),
+        "update" => Presence::Updated(serde_json::from_str(data)?),
+        "leave" => Presence::Left(serde_json::from_str(data)?),
+        _ => {
+            let All { channel, members } = serde_json::from_str(data)?;
+            Presence::Members { channel, members }
+        }
+    })
 }
 
 fn access_ended(data: &str) -> Error {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    Error, Job, JobState, NewJob, SentSignal, Subscription,
+    Error, Job, JobState, Member, NewJob, SentSignal, Subscription,
     transport::{Call, RequestSender, encode},
 };
 
@@ -239,6 +239,27 @@ impl Client {
     pub fn subscribe<'a>(&self, channels: impl IntoIterator<Item = &'a str>) -> Subscription {
         let names: Vec<String> = channels.into_iter().map(|name| format!("channel={}", encode(name))).collect();
         Subscription::new(self.transport.clone(), format!("/v1/stream?{}", names.join("&")))
+    }
+
+    /// Who is present on a channel.
+    ///
+    /// # Errors
+    /// The gateway refuses it or is away.
+    pub async fn members(&self, channel: &str) -> Result<Vec<Member>, Error> {
+        #[derive(Deserialize)]
+        struct Answer {
+            items: Vec<Member>,
+            next: Option<String>,
+        }
+        let path = path(&["v1", "channels", channel, "members"]);
+        let (mut members, mut after) = (Vec::new(), String::new());
+        loop {
+            let call = Call::new(Method::GET, format!("{path}?limit=1000{after}"));
+            let answer: Answer = self.send(call).await?;
+            members.extend(answer.items);
+            let Some(next) = answer.next else { return Ok(members) };
+            after = format!("&after={}", encode(&next));
+        }
     }
 
     /// Any other request, such as `GET /ojs/v1/queues`. It is sent again while the gateway is away: give one that makes

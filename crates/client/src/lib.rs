@@ -48,7 +48,7 @@ mod job;
 mod sse;
 mod transport;
 
-pub use channel::{Event, Gap, Message, Subscription};
+pub use channel::{Event, Gap, Member, Message, Presence, Subscription};
 pub use client::Client;
 pub use error::Error;
 pub use job::{Job, JobState, NewJob, SentSignal, Wait};

@@ -28,6 +28,7 @@ pub(crate) enum ErrorCode {
     TooManyQueues,
     TooManyCronEntries,
     TooManyChannels,
+    TooManyMembers,
     TooManySubscriptions,
     TooManyKeys,
     FixedMember,
@@ -219,6 +220,13 @@ impl ErrorCode {
                 S::UNPROCESSABLE_ENTITY,
                 false,
                 "use fewer channels or raise channels.max_channels",
+            ),
+            Self::TooManyMembers => ErrorCodeRow(
+                "too_many_members",
+                "backpressure",
+                S::SERVICE_UNAVAILABLE,
+                true,
+                "wait until a member leaves, or raise channels.presence_max_members",
             ),
             Self::TooManySubscriptions => ErrorCodeRow(
                 "too_many_subscriptions",

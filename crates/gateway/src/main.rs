@@ -6,6 +6,7 @@ mod auth;
 mod body;
 mod body_budget;
 mod body_limits;
+mod client_presence;
 mod code;
 mod code_list;
 mod command_line;

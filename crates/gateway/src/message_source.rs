@@ -10,7 +10,10 @@ use common::json::ObjectWriter;
 use model::message::Position;
 use store::channels::{ChannelReader, ReaderEvent};
 
-use crate::sse::{self, SseFrames, SseSource};
+use crate::{
+    client_presence::ClientPresence,
+    sse::{self, SseFrames, SseSource},
+};
 
 /// The messages that a reader reads.
 pub(crate) struct MessageSource {
@@ -20,15 +23,22 @@ pub(crate) struct MessageSource {
     /// The rest of a message whose id was handed out. It is a message that all readers share: a copy for each reader that
     /// takes nothing would have no bound.
     rest: Option<Bytes>,
+    /// In a box, because few streams have it.
+    presence: Option<Box<ClientPresence>>,
 }
 
 impl MessageSource {
     pub(crate) fn of_one_channel(reader: ChannelReader) -> Self {
-        Self { reader, is_single_channel: true, rest: None }
+        Self { reader, is_single_channel: true, rest: None, presence: None }
     }
 
     pub(crate) fn of_many_channels(reader: ChannelReader) -> Self {
-        Self { reader, is_single_channel: false, rest: None }
+        Self { reader, is_single_channel: false, rest: None, presence: None }
+    }
+
+    /// The stream takes part in channels, or tells who does.
+    pub(crate) fn with_presence(self, presence: Option<ClientPresence>) -> Self {
+        Self { presence: presence.map(Box::new), ..self }
     }
 
     fn last_event_id(&self) -> String {
@@ -82,6 +92,13 @@ impl SseSource for MessageSource {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<SseFrames> {
         if let Some(rest) = self.rest.take() {
             return Poll::Ready(SseFrames::More(rest));
+        }
+        if let Some(presence) = &mut self.presence
+            && let Poll::Ready(event) = presence.poll_next(cx)
+        {
+            let mut frame = String::new();
+            sse::push_event(&mut frame, None, event.kind, &event.json);
+            return Poll::Ready(SseFrames::More(frame.into()));
         }
         let event = ready!(self.reader.poll_next(cx));
         let bytes = self.encode(&event);

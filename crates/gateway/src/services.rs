@@ -14,7 +14,7 @@ use common::{
 use model::message::NewMessage;
 use store::{
     Redis,
-    channels::{ChannelHub, Channels, MessageDedup, PublishedMessage},
+    channels::{ChannelHub, ChannelPresence, Channels, MessageDedup, PublishedMessage},
     connection::confirmation::Confirmer,
     events::EventHub,
     jobs::Jobs,
@@ -45,6 +45,7 @@ pub(crate) struct Services {
     pub(crate) events: EventHub,
     pub(crate) channels: Channels,
     pub(crate) channel_hub: ChannelHub,
+    pub(crate) presence: ChannelPresence,
     pub(crate) workflows: Workflows,
     pub(crate) workers: Workers,
     pub(crate) subscriptions: Subscriptions,

@@ -20,7 +20,7 @@ use common::{
 };
 use store::{
     Redis, Store,
-    channels::{ChannelHub, Channels},
+    channels::{ChannelHub, ChannelPresence, Channels},
     connection::{
         confirmation::Confirmer,
         health::{ServiceWork, WorkCheck},
@@ -60,7 +60,7 @@ pub(crate) struct GatewayServer {
     address: SocketAddr,
     services: Services,
     certificate: Option<ServerCertificate>,
-    streams: (CancellationToken, [JoinHandle<()>; 2]),
+    streams: (CancellationToken, [JoinHandle<()>; 3]),
     events: (CancellationToken, JoinHandle<()>),
 }
 
@@ -80,6 +80,7 @@ impl GatewayServer {
         let jobs = Store::new(&redis, &notifier, &settings, log).jobs();
         let channels = Channels::new(&redis, &settings.channels);
         let (channel_hub, hearing) = ChannelHub::start(&channels, &notifier, stop_streams.clone());
+        let (presence, watching) = ChannelPresence::start(&channels, &notifier, stop_streams.clone());
         let auth = Auth::start(&settings, &redis, &notifier, stopping.clone())?;
         let health = health_of(&redis, &notifier, auth.shows_health());
         let services = Services {
@@ -89,6 +90,7 @@ impl GatewayServer {
             events: hub,
             channels,
             channel_hub,
+            presence,
             workflows: Workflows::new(&jobs),
             workers: Workers::new(&redis),
             pull_workers: Arc::default(),
@@ -111,7 +113,7 @@ impl GatewayServer {
         let (listener, certificate) = bind(&settings)?;
         let address = listener.address();
         let server = serve(listener, &settings, &services, metrics)?;
-        let (streams, events) = ((stop_streams, [following, hearing]), (stop_events, writer));
+        let (streams, events) = ((stop_streams, [following, hearing, watching]), (stop_events, writer));
         Ok(Self { server, address, services, certificate, streams, events })
     }
 

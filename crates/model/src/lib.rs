@@ -6,6 +6,7 @@
 //! | [`job`] | states, retry policies, enqueue requests, envelopes, history, what clients see |
 //! | [`workflow`] | chains, groups, batches and DAGs: which job starts after which results |
 //! | [`cron`] | cron expressions, time zones, and which runs are due |
+//! | [`MemberId`], [`MemberInfo`] | members of channels |
 //! | [`message`] | messages, positions in a history, gaps, `CloudEvents` |
 //! | [`statistics`] | what happened to jobs in a period, and how long they waited and ran |
 //! | [`subscription`] | durable subscriptions: selection, filter, target, retry policy |
@@ -16,8 +17,11 @@
 pub mod access;
 pub mod cron;
 pub mod job;
+mod member;
 pub mod message;
 pub mod statistics;
 pub mod subscription;
 pub mod url_template;
 pub mod workflow;
+
+pub use member::{MAX_MEMBER_INFO_BYTES, MemberId, MemberInfo};

@@ -26,6 +26,7 @@ const GROUPS: &str = include_str!("lua/groups.lua");
 const JOIN: &str = include_str!("lua/join.lua");
 const COMPARE_AND_SET: &str = include_str!("lua/compare_and_set.lua");
 const FOLLOWS: &str = include_str!("lua/follows.lua");
+const PRESENCE: &str = include_str!("lua/presence.lua");
 const COUNTERS: &str = include_str!("lua/counters.lua");
 
 macro_rules! script {
@@ -104,6 +105,10 @@ script!(FIND_POSITION_AT, "channels/find_position_at.lua", with SEEK);
 script!(TRIM_CHANNEL, "channels/trim_channel.lua", with CLOCK, GROUPS, LAST_ID, SEEK);
 script!(REGISTER_CHANNEL, "channels/register_channel.lua", with CLOCK);
 script!(SAVE_READER_COUNTS, "channels/save_reader_counts.lua");
+script!(JOIN_MEMBERS, "channels/join_members.lua", with CLOCK, PRESENCE);
+script!(LEAVE_MEMBERS, "channels/leave_members.lua", with PRESENCE);
+script!(RENEW_MEMBERS, "channels/renew_members.lua", with CLOCK, PRESENCE);
+script!(READ_MEMBERS, "channels/read_members.lua", with CLOCK);
 script!(LIST_GATEWAY, "channels/list_gateway.lua", with CLOCK);
 script!(SAVE_SUBSCRIPTION, "subscriptions/save_subscription.lua", with COMPARE_AND_SET);
 script!(RESTORE_SUBSCRIPTIONS, "subscriptions/restore_subscriptions.lua");

@@ -50,6 +50,13 @@ section! {
         /// How often a gateway sends itself a message. If one does not arrive, the gateway is not ready and subscribes
         /// again.
         "probe_ms" => probe_interval: Duration = millis(100..=600_000, 5000);
+        /// Lease of a gateway on the members of a channel that are connected to it: how long they are still present after
+        /// the gateway died. It is renewed three times in this time.
+        "presence_ttl_ms" => presence_ttl: Duration = millis(3000..=600_000, 30_000);
+        /// How long a member stays present after its last connection closed, so that it can come back unnoticed.
+        "presence_grace_ms" => presence_grace: Duration = millis(0..=600_000, 5000);
+        /// Members of one channel. One more is refused.
+        "presence_max_members" => presence_max_members: u64 = number(1..=10_000, 1000);
         ../// How much of each channel is kept.
         retention: RetentionRules;
     }

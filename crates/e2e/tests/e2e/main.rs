@@ -18,6 +18,7 @@ mod channels_check;
 mod channels_cross_origin;
 mod channels_filters;
 mod channels_history;
+mod channels_presence;
 mod channels_publish;
 mod channels_sse;
 mod channels_ws;

@@ -229,6 +229,7 @@ impl Outside {
             ("channel", get.clone(), channel(""), null.clone()),
             ("history", get.clone(), channel("/messages"), null.clone()),
             ("history", get.clone(), "/v1/channels/%6Fther.ch/messages".into(), null.clone()),
+            ("channelMembers", get.clone(), "/v1/channels/other.ch/members".into(), null.clone()),
             ("publish", post.clone(), channel("/messages"), json!({})),
             ("publishMany", post.clone(), channel("/messages/batch"), json!({ "messages": [{ "data": 1 }] })),
             ("listJobs", get.clone(), "/ojs/v1/admin/jobs?state=discarded&queue=other.dead".into(), null.clone()),

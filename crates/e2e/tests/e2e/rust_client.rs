@@ -2,7 +2,7 @@
 
 use std::{process::Stdio, time::Duration};
 
-use galley_client::{Client, Error, Event, JobState, NewJob};
+use galley_client::{Client, Error, Event, JobState, NewJob, Presence};
 use serde_json::json;
 use testkit::{RedisServer, ServiceProcess, TEST_TIMEOUT, binary_path};
 use tokio::{
@@ -77,6 +77,15 @@ async fn a_subscription_misses_nothing_when_the_gateway_comes_back_and_tells_gap
     galley.publish("news", &json!(3)).await.expect("published");
     assert_eq!(message(&mut galley.subscribe(["news"]).after(last_id)).await, json!(3));
     assert_eq!(message(&mut galley.subscribe(["ne*"]).since("-PT1H")).await, json!({ "n": 1 }));
+    let mut room = galley.subscribe(["room"]).join_as("ada", &json!({ "name": "Ada" })).presence();
+    match timeout(TEST_TIMEOUT, room.next()).await {
+        Ok(Ok(Event::Presence(Presence::Members { channel, members }))) => {
+            assert_eq!((channel.as_str(), members[0].member.as_str()), ("room", "ada"));
+        }
+        other => panic!("{other:?}"),
+    }
+    let members = galley.members("room").await.expect("members");
+    assert_eq!((members.len(), &members[0].info), (1, &json!({ "name": "Ada" })));
     let wanted = json!({ "data": { "/n": { "exists": true } } });
     let mut some = galley.subscribe(["news"]).since("-PT1H").filter(&wanted);
     assert_eq!(message(&mut some).await, json!({ "n": 1 }));

@@ -20,6 +20,10 @@ pub(super) struct ClientFrame {
     pub(super) idempotency_key: Option<String>,
     /// What to publish.
     pub(super) message: Option<Box<RawValue>>,
+    /// Whether the client is told who is there.
+    pub(super) presence: bool,
+    /// As whom it takes part: `true`, or an object with `member` and `info`.
+    pub(super) join: Option<Box<RawValue>>,
     /// Which messages the client wants.
     pub(super) filter: Option<Box<RawValue>>,
 }
@@ -29,7 +33,7 @@ impl ClientFrame {
     pub(super) fn parse(text: &[u8], depth_limit: usize) -> Result<Self, ApiError> {
         // The frame and the message are a level each
         let members: Object = json::parse(text, depth_limit.saturating_add(2))?;
-        let names: Vec<&str> = TEXTS.into_iter().chain(["message", "filter"]).collect();
+        let names: Vec<&str> = TEXTS.into_iter().chain(["message", "filter", "presence", "join"]).collect();
         members.check_names(&names).map_err(ApiError::invalid)?;
         let text = |name: &str| -> Result<Option<String>, ApiError> {
             let given = members.get(name).map(|value| serde_json::from_str(value.get()));
@@ -39,6 +43,9 @@ impl ClientFrame {
         let (Some(action), Some(channel)) = (action?, channel?) else {
             return Err(ApiError::invalid("a frame must have type and channel"));
         };
+        let given = |name: &str| members.get(name).filter(|value| value.get() != "null").map(ToOwned::to_owned);
+        let presence = given("presence").map(|value| serde_json::from_str(value.get())).transpose();
+        let presence = presence.map_err(|_| ApiError::invalid("presence must be true or false"))?;
         Ok(Self {
             action,
             channel,
@@ -48,7 +55,9 @@ impl ClientFrame {
             reference: reference?,
             idempotency_key: idempotency_key?,
             message: members.get("message").map(ToOwned::to_owned),
-            filter: members.get("filter").filter(|value| value.get() != "null").map(ToOwned::to_owned),
+            filter: given("filter"),
+            join: given("join"),
+            presence: presence.unwrap_or(false),
         })
     }
 }

@@ -19,18 +19,19 @@ use actix_web::error::PayloadError;
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, Closed, ProtocolError, Session};
 use common::{channel_pattern::ChannelPattern, json::ObjectWriter, name::ChannelName};
 use model::{access::Scope, message::Position};
-use store::channels::{ChannelReader, MAX_EXCLUDED, ReaderEvent, ReaderStart, RemoveChannelResult};
+use store::channels::{ChannelReader, MAX_EXCLUDED, PresenceEvent, ReaderEvent, ReaderStart, RemoveChannelResult};
 use tokio::time::Instant;
 
 use self::{client_frame::ClientFrame, window::UnknownAck};
 pub(crate) use self::{
     frame_guard::FrameGuard,
     outbound_bytes::{OutboundBytes, SharedOutbound},
-    publishing::SocketPublisher,
+    publishing::{SocketPublisher, is_stranger},
     window::{AckWindow, MAX_WINDOW},
 };
 use crate::{
     auth::{AccessEnd, Caller, StreamSession},
+    client_presence::{ClientPresence, PresenceRequest, next_presence},
     error::{ApiError, ErrorCode},
     routes::{filters_too_long, parse_filter, parse_since},
     services::Services,
@@ -56,6 +57,8 @@ pub(crate) struct MessageSocket {
     pub(crate) publisher: SocketPublisher,
     /// None if the client did not ask for a window.
     pub(crate) window: Option<AckWindow>,
+    /// None as long as the client takes no part and watches nothing. In a box, because few do.
+    pub(crate) presence: Option<Box<ClientPresence>>,
 }
 
 /// Why the connection ends.
@@ -100,6 +103,7 @@ impl MessageSocket {
                         None => Err(SocketClose::Disconnected),
                     }
                 }
+                event = next_presence(&mut self.presence) => self.send_presence(&event).await,
                 event = poll_fn(|cx| waker.poll(cx, |cx| self.reader.poll_next(cx))), if !is_full => self.send_event(&event).await,
                 () = stopping.cancelled(), if is_full => self.send_event(&ReaderEvent::Stopped).await,
                 () = &mut rest, if is_full && !rest.is_elapsed() => {
@@ -149,6 +153,13 @@ impl MessageSocket {
             self.send_event(&skipped).await?;
         }
         self.send(async |session| session.ping(b"").await).await
+    }
+
+    async fn send_presence(&mut self, event: &PresenceEvent) -> Result<(), SocketClose> {
+        self.outbound.reserve_shared(event.json.len()).await;
+        let mut json = ObjectWriter::default();
+        json.text("type", event.kind).splice(&event.json);
+        self.send_text(json.finish()).await
     }
 
     async fn send_event(&mut self, event: &ReaderEvent) -> Result<(), SocketClose> {
@@ -249,7 +260,10 @@ impl MessageSocket {
             (None, None) => ReaderStart::Now,
         };
         let filter = frame.filter.as_ref().map(|filter| parse_filter(&self.services, filter.get())).transpose()?;
-        let filter = filter.flatten();
+        let (filter, asked) = (
+            filter.flatten(),
+            PresenceRequest::parse(&self.caller, self.publisher.is_stranger, frame.presence, frame.join.as_deref())?,
+        );
         if !self.reader.has_room_for_filter(&frame.channel, filter.as_ref()) {
             return Err(filters_too_long());
         }
@@ -261,17 +275,41 @@ impl MessageSocket {
             }
             let pattern: ChannelPattern = frame.channel.parse()?;
             self.caller.check_channel_pattern(Scope::ChannelsSubscribe, &frame.channel)?;
+            if !asked.is_empty() {
+                return Err(ApiError::invalid("presence is for a channel by its name, not for a pattern"));
+            }
             self.reader.add_pattern(pattern.clone(), start).await??;
             self.reader.filter_pattern(&pattern, filter);
         } else {
             let channel: ChannelName = frame.channel.parse()?;
             self.caller.check_channel(Scope::ChannelsSubscribe, &channel)?;
+            let is_new = !self.reader.reads(&channel);
             self.reader.add_channel(&channel, start).await??;
+            if let Err(refused) = self.set_presence(&channel, asked, frame.after.is_some()).await {
+                // A refused subscription changes nothing
+                if is_new {
+                    self.reader.remove_channel(&channel);
+                }
+                return Err(refused);
+            }
             self.reader.filter_channel(&channel, filter);
             let after = self.reader.position(&channel).unwrap_or(Position::START);
             json.text("after", &after.to_string());
         }
         Ok(json)
+    }
+
+    async fn set_presence(
+        &mut self,
+        channel: &ChannelName,
+        asked: PresenceRequest,
+        may_wait: bool,
+    ) -> Result<(), ApiError> {
+        if self.presence.is_none() && asked.is_empty() {
+            return Ok(());
+        }
+        let new = || Box::new(ClientPresence::new(&self.services.presence));
+        self.presence.get_or_insert_with(new).set(channel, asked, may_wait).await
     }
 
     fn unsubscribe(&mut self, channel: &str) -> Result<ObjectWriter, ApiError> {
@@ -294,6 +332,9 @@ impl MessageSocket {
         }
         if let Some(window) = &mut self.window {
             window.retain_channels(|channel| self.reader.reads(channel));
+        }
+        if let Some(presence) = &mut self.presence {
+            presence.retain_channels(|channel| self.reader.reads(channel));
         }
         let mut json = ObjectWriter::default();
         json.text("type", "unsubscribed").text("channel", channel);

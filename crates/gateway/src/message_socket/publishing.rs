@@ -23,16 +23,21 @@ const MAX_KEY_BYTES: usize = 255;
 pub(crate) struct SocketPublisher {
     meter: Option<Arc<KeyMeter>>,
     /// A page of another site, which reads without a key, must not change anything.
-    is_stranger: bool,
+    pub(super) is_stranger: bool,
+}
+
+/// Whether a page of another site sends a request without a key: it may read what others may read, and change nothing.
+pub(crate) fn is_stranger(request: &HttpRequest, services: &Services) -> bool {
+    let origin = request.headers().get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+    let other_sites = &services.settings.gateway.allowed_origins;
+    let is_other_site = origin.is_some_and(|origin| other_sites.iter().any(|site| site.as_str() == origin));
+    is_other_site && !services.auth.is_demanded()
 }
 
 impl SocketPublisher {
     pub(crate) fn of(request: &HttpRequest, services: &Services) -> Self {
-        let origin = request.headers().get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
-        let other_sites = &services.settings.gateway.allowed_origins;
-        let is_other_site = origin.is_some_and(|origin| other_sites.iter().any(|site| site.as_str() == origin));
         let meter = request.extensions().get::<Credentials>().and_then(|known| known.meter.clone());
-        Self { meter, is_stranger: is_other_site && !services.auth.is_demanded() }
+        Self { meter, is_stranger: is_stranger(request, services) }
     }
 
     /// Publishes the message of a frame, and gives the answer.

@@ -229,6 +229,9 @@ routes! {
     "/v1/stream" (read_only_cors) { VISIT channels::stream_channels => Need::Has(ChannelsSubscribe), Named; }
     "/v1/ws" { VISIT channels::connect => Need::Has(ChannelsSubscribe), Named; }
     "/v1/channels/{channel}" (read_only_cors) { GET channels::show => Need::Has(ChannelsSubscribe), Channel; }
+    "/v1/channels/{channel}/members" (read_only_cors) {
+        GET channels::members => Need::Has(ChannelsSubscribe), Channel;
+    }
     "/v1/channels/{channel}/messages/batch" { POST channels::publish_batch => Need::Has(ChannelsPublish), Channel; }
     "/v1/subscriptions" { GET subscriptions::list => Need::Has(Subscriptions), List; }
     "/v1/subscriptions/{name}" {

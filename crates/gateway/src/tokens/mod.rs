@@ -28,20 +28,18 @@ use model::access::Access;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::mint::MintedToken;
 use self::{
     claims::ClaimRules,
+    grant::ISSUED_TOKEN_PREFIX,
     issuer_keys::{IssuerKeys, KeySource},
     key_set::{IssuerKeySet, VerifyingKey},
     mint::TokenMint,
     verify::{TokenHead, VerifiedClaims},
 };
+pub(crate) use self::{grant::OWN_TOKEN_PREFIX, mint::MintedToken};
 
 /// The `typ` of tokens that a gateway makes. It tells them from those of an issuer, whatever secrets both use.
 const TOKEN_KIND: &str = "glk+jwt";
-/// What the id of the owner of such a token begins with, and of the owner of another token. No key has such an id.
-pub(crate) const OWN_TOKEN_PREFIX: &str = "token:";
-const ISSUED_TOKEN_PREFIX: &str = "jwt:";
 /// The longest wait for a connection to the issuer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 

@@ -13,6 +13,7 @@ mod namespace;
 mod record;
 mod scope;
 
+use crate::MemberId;
 use common::{
     name::{ChannelName, QueueName},
     time::Millis,
@@ -45,6 +46,20 @@ pub struct Access {
     pub expires_at: Option<Millis>,
     /// How much it may send.
     pub limits: AccessLimits,
+    /// As which member of a channel it may take part.
+    pub member: MemberRight,
+}
+
+/// As which member of a channel the owner may take part.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum MemberRight {
+    /// As any: a key speaks for all.
+    #[default]
+    Any,
+    /// As this one, whom its token names.
+    Only(MemberId),
+    /// As none: its token names nobody for whom somebody trusted speaks.
+    None,
 }
 
 /// How much the owner of a key may send.
@@ -69,6 +84,7 @@ impl Access {
             namespace: None,
             expires_at: None,
             limits: AccessLimits::default(),
+            member: MemberRight::Any,
         }
     }
 

@@ -6,7 +6,7 @@ use common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Access, AccessLimits, ApiKey, KeyHash, KeyId, MAX_PATTERNS, NamePatterns, Scope, Scopes};
+use super::{Access, AccessLimits, ApiKey, KeyHash, KeyId, MAX_PATTERNS, MemberRight, NamePatterns, Scope, Scopes};
 
 /// The longest name of a key, in characters.
 pub const MAX_KEY_NAME_LENGTH: usize = 128;
@@ -162,6 +162,7 @@ impl KeyText {
                 requests_per_second: within("requests_per_second", self.requests_per_second, MAX_REQUESTS_PER_SECOND)?,
                 bytes_per_second: within("bytes_per_second", self.bytes_per_second, MAX_BYTES_PER_SECOND)?,
             },
+            member: MemberRight::Any,
         })
     }
 }

@@ -92,7 +92,7 @@ pub(super) fn find<'a>(value: &'a RawValue, pointer: &str) -> Option<&'a RawValu
 pub(super) fn child<'a>(value: &'a RawValue, name: &str) -> Option<&'a RawValue> {
     let mut reader = serde_json::Deserializer::from_str(value.get());
     if value.get().starts_with('{') {
-        return Member(name).deserialize(&mut reader).ok()?;
+        return NamedMember(name).deserialize(&mut reader).ok()?;
     }
     let is_index = name == "0" || !name.starts_with('0') && name.bytes().all(|byte| byte.is_ascii_digit());
     let index = name.parse().ok().filter(|_| is_index && value.get().starts_with('['))?;
@@ -122,9 +122,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
-struct Member<'n>(&'n str);
+struct NamedMember<'n>(&'n str);
 
-impl<'de> DeserializeSeed<'de> for Member<'_> {
+impl<'de> DeserializeSeed<'de> for NamedMember<'_> {
     type Value = Option<&'de RawValue>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -132,7 +132,7 @@ impl<'de> DeserializeSeed<'de> for Member<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Member<'_> {
+impl<'de> Visitor<'de> for NamedMember<'_> {
     type Value = Option<&'de RawValue>;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -13,6 +13,7 @@
 //! | `reader`, `cursor`, `page_budget` | one reader of many channels; its position in each; memory for what it has read |
 //! | `reader_counts`, `changed_channels` | how many readers each channel has, over all gateways |
 //! | `shared_filter` | which messages readers want |
+//! | `presence` | who is on a channel: members, and those who watch them |
 //! | `plain_messages` | messages of plain Redis publishers, without the copies of Galley's own |
 //! | `sealed_message` | messages as they are stored when there are keys |
 //! | `retention` | trims histories |
@@ -30,6 +31,7 @@ mod new_channel_groups;
 mod page_budget;
 mod page_read;
 mod plain_messages;
+mod presence;
 mod publish;
 mod reader;
 mod reader_counts;
@@ -48,6 +50,7 @@ pub(super) use history::parse_stored_message;
 pub use history::{ChannelInfo, ChannelPage, MAX_PAGE_BYTES};
 pub use hub::ChannelHub;
 pub(crate) use new_channel_groups::cursor_ttl_ms;
+pub use presence::{ChannelMember, ChannelPresence, MemberGuard, PresenceEvent, TooManyMembers, WatchGuard};
 pub use reader::{
     ChannelReader, MAX_CHANNELS, MAX_EXCLUDED, MAX_FILTERS_BYTES, MAX_PATTERNS, ReaderLimitExceeded, ReaderStart,
     RemoveChannelResult,

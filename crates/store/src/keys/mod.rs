@@ -21,7 +21,7 @@ use common::{
 };
 
 /// The patterns of all keys and channels, as `docs/redis.md` lists them.
-pub const KEY_PATTERNS: [&str; 87] = [
+pub const KEY_PATTERNS: [&str; 90] = [
     "galley:queues",
     "galley:{<queue>}:priorities",
     "galley:{<queue>}:s:<priority>",
@@ -69,6 +69,9 @@ pub const KEY_PATTERNS: [&str; 87] = [
     "galley:{ch:<channel>}:state",
     "galley:{ch:<channel>}:once:<seed>-<n>",
     "galley:<db>:{ch:<channel>}:live",
+    "galley:{ch:<channel>}:members",
+    "galley:{ch:<channel>}:gateways",
+    "galley:<db>:{ch:<channel>}:presence",
     "galley:{ch:<channel>}:sub:<name>",
     "galley:subscriptions",
     "galley:sub:<name>",
@@ -247,6 +250,18 @@ pub fn channel_state(channel: &ChannelName) -> String {
 #[must_use]
 pub fn published_message(channel: &ChannelName, seed: u128, nth: usize) -> String {
     format!("galley:{{ch:{channel}}}:once:{seed:032x}-{nth}")
+}
+
+/// Who is present on a channel: a hash with a TTL, described in `lua/presence.lua`.
+#[must_use]
+pub fn channel_members(channel: &ChannelName) -> String {
+    format!("galley:{{ch:{channel}}}:members")
+}
+
+/// Gateways with members of a channel: a sorted set with a TTL, by when the lease of each ends.
+#[must_use]
+pub fn member_gateways(channel: &ChannelName) -> String {
+    format!("galley:{{ch:{channel}}}:gateways")
 }
 
 /// Reader counts of a gateway by channel: a hash with a TTL.

@@ -70,6 +70,18 @@ impl TopicNames {
         name.strip_prefix(&*self.prefix)?.strip_prefix("{ch:")?.strip_suffix("}:live")?.parse().ok()
     }
 
+    /// Who joins and leaves a channel, for those who watch it.
+    #[must_use]
+    pub fn presence(&self, channel: &ChannelName) -> String {
+        format!("{}{{ch:{channel}}}:presence", self.prefix)
+    }
+
+    /// The channel of a presence name.
+    #[must_use]
+    pub fn channel_of_presence(&self, name: &str) -> Option<ChannelName> {
+        name.strip_prefix(&*self.prefix)?.strip_prefix("{ch:")?.strip_suffix("}:presence")?.parse().ok()
+    }
+
     /// Ids of ended jobs of a queue, for those who wait for one.
     #[must_use]
     pub fn finished_jobs(&self, queue: &QueueName) -> String {

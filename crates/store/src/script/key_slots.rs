@@ -69,6 +69,8 @@ fn keys_of(folder: &str, label: &str, names: &SampleNames) -> Option<Vec<String>
         ("list_bridge", "batches") => one(keys::bridge_batches(&names.list)),
         ("list_bridge", "batches that became jobs") => one(queue.bridged(&names.list)),
         ("channels", "channels") => one(keys::CHANNELS.to_owned()),
+        ("channels", "members") => one(keys::channel_members(&names.channel)),
+        ("channels", "gateways of members") => one(keys::member_gateways(&names.channel)),
         ("channels", "gateways") => one(keys::READER_GATEWAYS.to_owned()),
         ("channels", "reader counts of the gateway") => {
             one(keys::gateway_readers(&uuid::Uuid::from_u128(names.number)))

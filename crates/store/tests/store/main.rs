@@ -43,6 +43,7 @@ mod output;
 mod partitions;
 mod partitions_raised;
 mod pending;
+mod presence;
 mod priority_aging;
 mod purge;
 mod queues;

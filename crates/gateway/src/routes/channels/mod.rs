@@ -3,6 +3,7 @@
 mod filter;
 mod history;
 mod list;
+mod members;
 mod publish;
 mod stream;
 mod ws;
@@ -10,6 +11,7 @@ mod ws;
 pub(crate) use filter::{filters_too_long, parse_filter};
 pub(super) use history::history;
 pub(super) use list::{list, show};
+pub(super) use members::members;
 pub(super) use publish::{publish, publish_batch};
 pub(super) use stream::{stream_channel, stream_channels};
 pub(super) use ws::connect;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use actix_web::{HttpRequest, web};
 use common::{channel_pattern::ChannelPattern, name::ChannelName};
 use model::{
+    MemberInfo,
     access::Scope,
     message::{Position, ResumeToken},
 };
@@ -13,11 +14,13 @@ use store::channels::{MAX_CHANNELS, ReaderStart, SharedFilter};
 use super::{open_reader, parse_filter, parse_since, unknown_position};
 use crate::{
     auth::{Caller, StreamSession},
+    client_presence::{ClientPresence, PresenceRequest, member_of},
     error::{ApiError, ErrorCode},
     last_event_id::last_event_id,
+    message_socket::is_stranger,
     message_source::MessageSource,
     request_check::query_pairs,
-    routes::ApiResult,
+    routes::{ApiResult, parse_flag},
     services::Services,
     sse::stream_response,
 };
@@ -29,6 +32,10 @@ struct MessageStreamQuery {
     last_event_id: Option<String>,
     since: Option<String>,
     filter: Option<String>,
+    presence: Option<String>,
+    join: Option<String>,
+    member: Option<String>,
+    info: Option<String>,
 }
 
 impl MessageStreamQuery {
@@ -39,6 +46,10 @@ impl MessageStreamQuery {
                 "channel" => query.channels.push(value),
                 "since" => query.since = Some(value),
                 "filter" => query.filter = Some(value),
+                "presence" => query.presence = Some(value),
+                "join" => query.join = Some(value),
+                "member" => query.member = Some(value),
+                "info" => query.info = Some(value),
                 // An error is final for a browser, and client libraries add parameters
                 _ => {}
             }
@@ -48,6 +59,37 @@ impl MessageStreamQuery {
 
     fn filter(&self, services: &Services) -> Result<Option<Arc<SharedFilter>>, ApiError> {
         Ok(self.filter.as_deref().map(|text| parse_filter(services, text)).transpose()?.flatten())
+    }
+
+    /// What the client asks for on every channel that it names.
+    fn presence(&self, caller: &Caller, is_stranger: bool) -> Result<PresenceRequest, ApiError> {
+        let joins = parse_flag("join", self.join.as_deref())?.unwrap_or(self.member.is_some());
+        if !joins && (self.member.is_some() || self.info.is_some()) {
+            return Err(ApiError::invalid("member and info are for a stream that takes part: give join=true"));
+        }
+        let info = self.info.as_deref().map(MemberInfo::parse).transpose().map_err(ApiError::invalid)?;
+        let member = joins.then(|| member_of(caller, is_stranger, self.member.as_deref())).transpose()?;
+        Ok(PresenceRequest {
+            joins: member.map(|member| (member, info.unwrap_or_default())),
+            watches: parse_flag("presence", self.presence.as_deref())?.unwrap_or(false),
+        })
+    }
+
+    /// Takes part in channels. A client that reconnects while Redis is away takes part when Redis is back.
+    async fn open_presence(
+        &self,
+        services: &Services,
+        asked: PresenceRequest,
+        channels: &[ChannelName],
+    ) -> Result<Option<ClientPresence>, ApiError> {
+        if asked.is_empty() {
+            return Ok(None);
+        }
+        let mut presence = ClientPresence::new(&services.presence);
+        for channel in channels {
+            presence.set(channel, asked.clone(), self.last_event_id.is_some()).await?;
+        }
+        Ok(Some(presence))
     }
 
     async fn start(&self, services: &Services) -> Result<ReaderStart, ApiError> {
@@ -62,6 +104,7 @@ impl MessageStreamQuery {
 pub(crate) async fn stream_channel(
     request: HttpRequest,
     services: web::Data<Services>,
+    caller: Caller,
     channel: web::Path<String>,
 ) -> ApiResult {
     let session = StreamSession::open(&request)?;
@@ -70,7 +113,7 @@ pub(crate) async fn stream_channel(
     if !query.channels.is_empty() {
         return Err(ApiError::invalid("several channels are read at /v1/stream"));
     }
-    let filter = query.filter(&services)?;
+    let (filter, asked) = (query.filter(&services)?, query.presence(&caller, is_stranger(&request, &services))?);
     let start = match &query.last_event_id {
         Some(last) => ReaderStart::After(last.parse::<Position>()?),
         None => query.start(&services).await?,
@@ -78,8 +121,9 @@ pub(crate) async fn stream_channel(
     let mut reader = open_reader(&services)?;
     reader.add_channel(&channel, start).await??;
     reader.filter_channel(&channel, filter);
+    let presence = query.open_presence(&services, asked, std::slice::from_ref(&channel)).await?;
     let keep_alive = services.settings.gateway.event_keep_alive;
-    Ok(stream_response(MessageSource::of_one_channel(reader), session, keep_alive))
+    Ok(stream_response(MessageSource::of_one_channel(reader).with_presence(presence), session, keep_alive))
 }
 
 /// A stream of the messages of several channels, in order within each channel. A channel with a star is a pattern.
@@ -97,7 +141,10 @@ pub(crate) async fn stream_channels(request: HttpRequest, services: web::Data<Se
     let asked = query.channels.iter().filter(|name| name.contains('*'));
     asked.into_iter().try_for_each(|pattern| caller.check_channel_pattern(Scope::ChannelsSubscribe, pattern))?;
     let session = StreamSession::open(&request)?;
-    let filter = query.filter(&services)?;
+    let (filter, asked) = (query.filter(&services)?, query.presence(&caller, is_stranger(&request, &services))?);
+    if !asked.is_empty() && !patterns.is_empty() {
+        return Err(ApiError::invalid("presence is for channels by their name: this stream has a pattern"));
+    }
     let resume: Option<ResumeToken> = query.last_event_id.as_deref().map(str::parse).transpose()?;
     if patterns.is_empty() && resume.as_ref().is_some_and(|resume| resume.has_only_other_channels(&names)) {
         return Err(match names.first() {
@@ -124,6 +171,7 @@ pub(crate) async fn stream_channels(request: HttpRequest, services: web::Data<Se
         }
     }
     reader.filter_all(filter.as_ref());
+    let presence = query.open_presence(&services, asked, &names).await?;
     let keep_alive = services.settings.gateway.event_keep_alive;
-    Ok(stream_response(MessageSource::of_many_channels(reader), session, keep_alive))
+    Ok(stream_response(MessageSource::of_many_channels(reader).with_presence(presence), session, keep_alive))
 }

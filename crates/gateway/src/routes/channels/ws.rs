@@ -65,6 +65,7 @@ pub(crate) async fn connect(
         session,
         outbound: outbox.clone(),
         window,
+        presence: None,
     };
     rt::spawn(socket.run(frames));
     Ok(response.map_body(|_, body| outbox.wrap_body(body).boxed()))
