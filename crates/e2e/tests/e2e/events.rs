@@ -13,23 +13,23 @@ use crate::{
     sse,
 };
 
-const STREAM: &str = "/ojs/v1/events/stream";
+pub(crate) const STREAM: &str = "/ojs/v1/events/stream";
 
 /// A client of an event stream.
-struct JobEventsClient {
+pub(crate) struct JobEventsClient {
     response: Response,
     text: String,
 }
 
 #[derive(Debug)]
-struct ReceivedJobEvent {
-    id: String,
-    event: String,
-    data: Value,
+pub(crate) struct ReceivedJobEvent {
+    pub(crate) id: String,
+    pub(crate) event: String,
+    pub(crate) data: Value,
 }
 
 impl JobEventsClient {
-    async fn open(url: String, last: Option<&str>) -> Self {
+    pub(crate) async fn open(url: String, last: Option<&str>) -> Self {
         let response = sse::connect(url, last).await;
         Self { response, text: String::new() }
     }
@@ -59,7 +59,7 @@ impl JobEventsClient {
     }
 
     /// The next event after the beginning; none at the end.
-    async fn next(&mut self) -> Option<ReceivedJobEvent> {
+    pub(crate) async fn next(&mut self) -> Option<ReceivedJobEvent> {
         loop {
             let block = self.block().await?;
             let field = |name: &str| {
@@ -73,13 +73,13 @@ impl JobEventsClient {
         }
     }
 
-    async fn expect(&mut self, event: &str) -> ReceivedJobEvent {
+    pub(crate) async fn expect(&mut self, event: &str) -> ReceivedJobEvent {
         let message = self.next().await.expect("the stream goes on");
         assert_eq!(message.event, event, "{message:?}");
         message
     }
 
-    async fn rest(&mut self) -> Vec<ReceivedJobEvent> {
+    pub(crate) async fn rest(&mut self) -> Vec<ReceivedJobEvent> {
         let mut all = Vec::new();
         while let Some(message) = self.next().await {
             all.push(message);

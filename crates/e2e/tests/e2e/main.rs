@@ -106,6 +106,7 @@ mod redis_acl;
 mod redis_cannot_save;
 mod redis_cluster;
 mod redis_cluster_contract;
+mod redis_cluster_events;
 mod redis_failover;
 mod redis_requirements;
 mod redis_sentinels;
