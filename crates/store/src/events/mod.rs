@@ -26,6 +26,7 @@ pub use reader::{EventReader, EventReaderItem, NewEvents};
 
 use crate::{Redis, deliveries::DeliveryRecorder, keys, statistics::StatisticsRecorder};
 use common::{
+    hash::mixed_fnv1a,
     name::QueueName,
     settings::Settings,
     time::{self, Millis},
@@ -53,8 +54,8 @@ pub struct JobEvent {
     at: Option<Millis>,
     /// The job and the numbers of the event, as JSON. Each job has several events, so the JSON is built once, directly.
     data: String,
-    /// Events with the same number stay in order.
-    order: usize,
+    /// Decides on the stream: events with the same number stay in order.
+    order: u64,
 }
 
 impl JobEvent {
@@ -67,8 +68,8 @@ impl JobEvent {
     /// A change of a job in that queue: its data as a JSON object. Without a time it happened when it is recorded.
     pub(crate) fn of_job(kind: &'static str, queue: &QueueName, at: Option<Millis>, data: String) -> Self {
         // Partitions of a hot queue are shared out evenly
-        let hash = queue.as_str().bytes().fold(0, |hash: usize, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
-        Self { kind, at, data, order: hash.wrapping_add(queue.partition_number().into()) }
+        let order = mixed_fnv1a(queue.as_str()).wrapping_add(queue.partition_number().into());
+        Self { kind, at, data, order }
     }
 }
 
@@ -144,7 +145,8 @@ impl EventLog {
     /// Records an event.
     pub fn record(&self, event: JobEvent) {
         let at = event.at.unwrap_or_else(|| self.redis.estimated_now());
-        let sender = &self.senders[event.order % self.senders.len()];
+        let stream = usize::try_from(event.order % self.senders.len() as u64).unwrap_or_default();
+        let sender = &self.senders[stream];
         if sender.try_send(RecordedEvent { kind: event.kind, at, data: event.data }).is_err() {
             metrics::counter!("galley_events_dropped_total").increment(1);
         }

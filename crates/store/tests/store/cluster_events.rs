@@ -114,7 +114,7 @@ async fn events_of_a_cluster_come_from_all_nodes_in_the_order_of_each_queue() {
     let seen = events(&mut live, count).await;
     assert_eq!(by_queue(&seen), ids);
     let streams: BTreeSet<Option<usize>> = seen.iter().map(|event| event.stream).collect();
-    assert!(streams.len() > STREAMS / 2 && !streams.contains(&None), "{streams:?}");
+    assert!(streams.len() >= STREAMS / 2 && !streams.contains(&None), "{streams:?}");
     for queue in QUEUES {
         let of_queue: BTreeSet<_> =
             seen.iter().filter(|event| event.queue == queue).map(|event| event.stream).collect();
