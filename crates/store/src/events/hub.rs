@@ -143,8 +143,9 @@ impl EventHub {
             Some(self.0.redis.event_retention(stream, position.entry).await)
         }))
         .await;
-        if !answers.iter().flatten().any(Result::is_ok) {
-            self.0.redis.ping().await?;
+        if !answers.iter().flatten().any(Result::is_ok) && self.0.redis.ping().await.is_err() {
+            // That may have been asked of the one node that is away
+            self.0.redis.ask_each(|server| async move { server.ping().await }).await?;
         }
         let unknown = EventRetention { is_retained: true, retained_range: None };
         let answers = answers.into_iter().map(|answer| match answer.transpose() {
