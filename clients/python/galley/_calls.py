@@ -95,7 +95,7 @@ def signal(id: str, name: str, data: Any, signal_id: str | None) -> Call[Signal]
 
 
 def signals(id: str) -> Call[list[Signal]]:
-    return Call("GET", _jobs("jobs", id, "signals"), _of("signals"))
+    return Call("GET", _jobs("jobs", id, "signals"), _of("items"))
 
 
 def approval(id: str, subject: str, approved: bool, by: str | None, comment: str | None) -> Call[Signal]:

@@ -149,7 +149,7 @@ class FakeGateway:
     def _signal(self, job: Job, call: Call[Any]) -> tuple[Any, list[Job]]:
         signals = job.setdefault("signals", [])
         if call.method == "GET":
-            return {"signals": signals}, []
+            return {"items": signals, "next": None}, []
         if job["state"] in ("completed", "discarded", "cancelled"):
             raise GalleyError(409, "conflict", f"job {job['id']} is {job['state']}")
         new = _through_json(call.body)

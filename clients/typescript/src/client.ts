@@ -258,7 +258,7 @@ export class Client<Tasks extends TaskMap<Tasks> = AnyTasks> {
   /** The signals that came for a job, in their order. */
   signals(job: Id): Promise<Signal[]> {
     const path = jobs(["jobs", idOf(job), "signals"]);
-    return this.run({ method: "GET", path, of: (a: { signals: Signal[] }) => a.signals });
+    return this.run({ method: "GET", path, of: (a: { items: Signal[] }) => a.items });
   }
 
   /** What the handlers of a job logged, the oldest first. */

@@ -136,7 +136,7 @@ export class FakeGateway<Tasks extends TaskMap<Tasks> = AnyTasks> implements Sen
 
   private signal(job: Job, { method, body }: Call): { answer: unknown; started?: Job[] } {
     const signals = (job.signals ??= []);
-    if (method === "GET") return { answer: { signals } };
+    if (method === "GET") return { answer: { items: signals, next: null } };
     need(job, "available", "scheduled", "pending", "active", "retryable");
     const sent = copied(body) as { name: string; data: unknown; id: string };
     const known = signals.find(({ id }) => id === sent.id);

@@ -45,7 +45,7 @@ struct SignalAnswer {
 
 #[derive(Deserialize)]
 struct SignalsAnswer {
-    signals: Vec<SentSignal>,
+    items: Vec<SentSignal>,
 }
 
 #[derive(Deserialize)]
@@ -208,7 +208,7 @@ impl Client {
     /// The gateway does not know it (`not_found`) or is away.
     pub async fn signals(&self, id: &str) -> Result<Vec<SentSignal>, Error> {
         let call = Call::new(Method::GET, path(&["ojs", "v1", "jobs", id, "signals"]));
-        Ok(self.send::<SignalsAnswer>(call).await?.signals)
+        Ok(self.send::<SignalsAnswer>(call).await?.items)
     }
 
     /// Publishes a value as JSON and gives the message's id.

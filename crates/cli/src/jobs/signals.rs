@@ -111,7 +111,7 @@ async fn awaited_approval(session: &Session, id: &str) -> CliResult<String> {
 pub(crate) async fn list(session: &Session, id: &str) -> CliResult {
     let call = GatewayCall::get(format!("{}/signals", job_path(id)));
     let answer = session.show(call, |answer, terminal| {
-        let signals = items(answer, "signals");
+        let signals = items(answer, "items");
         if signals.is_empty() {
             terminal.note("no signal came");
             return Ok(());

@@ -32,10 +32,7 @@ async fn a_signal_is_sent_and_shown_and_a_waiting_job_says_what_it_waits_for() {
     assert!(signals.contains("first") && signals.matches("answered").count() == 1, "{signals}");
     let json: Value =
         serde_json::from_str(&galley.run(&["jobs", "signals", &id, "--json"]).await.done()).expect("JSON");
-    assert_eq!(
-        (&json["signals"][0]["data"], json["signals"].as_array().map(Vec::len)),
-        (&json!({ "ok": 1.10 }), Some(1))
-    );
+    assert_eq!((&json["items"][0]["data"], json["items"].as_array().map(Vec::len)), (&json!({ "ok": 1.10 }), Some(1)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,7 +46,7 @@ async fn a_person_approves_or_rejects_what_a_job_waits_for() {
         (&rejected, "approval", json!({ "approved": false, "comment": "too much" })),
     ] {
         let answer: Value = galley.kit.get(&format!("/ojs/v1/jobs/{id}/signals")).await.json().await.expect("JSON");
-        assert_eq!((&answer["signals"][0]["name"], &answer["signals"][0]["data"]), (&json!(name), &data));
+        assert_eq!((&answer["items"][0]["name"], &answer["items"][0]["data"]), (&json!(name), &data));
         assert_eq!(galley.kit.job(id).await["state"], "available");
     }
     let late = galley.run(&["jobs", "approve", &approved]).await;

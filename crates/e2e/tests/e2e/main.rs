@@ -46,6 +46,7 @@ mod dashboard_buttons;
 mod dashboard_check;
 mod dashboard_keyboard;
 mod dashboard_scale;
+mod dashboard_waits;
 mod debounce;
 mod delivery_log;
 mod disk_full;

@@ -19,8 +19,8 @@ async fn send(kit: &GalleyKit, id: &str, body: &Value) -> (u16, Value) {
 
 async fn list(kit: &GalleyKit, id: &str) -> Vec<Value> {
     let answer: Value = kit.get(&path(id)).await.json().await.expect("JSON");
-    assert_eq!(answer["job_id"], json!(id));
-    answer["signals"].as_array().expect("signals").clone()
+    assert_eq!(answer["next"], Value::Null);
+    answer["items"].as_array().expect("signals").clone()
 }
 
 async fn nack(kit: &GalleyKit, job: &Value, wait: &Value) -> (u16, Value) {
@@ -118,6 +118,15 @@ async fn what_is_no_signal_and_no_wait_is_refused_with_what_is_allowed() {
     assert_eq!(send(&kit, &id, &of(65_534)).await.0, 201);
     let (status, refused) = send(&kit, &id, &of(65_535)).await;
     assert_eq!((status, &refused["error"]["code"]), (413, &json!("payload_too_large")), "{refused}");
+    assert_eq!(send(&kit, &id, &json!({ "name": "b" })).await.0, 201);
+    let page = async |query: &str| kit.get(&format!("{}{query}", path(&id))).await;
+    let first: Value = page("?limit=1").await.json().await.expect("JSON");
+    assert_eq!((&first["items"][0]["name"], &first["next"]), (&json!("a"), &json!("1")));
+    let second: Value = page("?limit=1&after=1").await.json().await.expect("JSON");
+    assert_eq!((&second["items"][0]["name"], &second["next"]), (&json!("b"), &Value::Null));
+    for query in ["?limit=0", "?limit=1001", "?after=x"] {
+        assert_eq!(page(query).await.status(), 400, "{query}");
+    }
     let unknown = "019539a4-b68c-7def-8000-1a2b3c4d5e6f";
     assert_eq!(
         (send(&kit, unknown, &json!({ "name": "a" })).await.0, kit.get(&path(unknown)).await.status().as_u16()),

@@ -11,10 +11,10 @@ use serde_json::Value;
 use store::channels::{ChannelReader, ReaderEvent, ReaderStart};
 
 use super::{
-    job_sheet::ShownValue,
     page::{Page, redirect},
     plain::encode,
     session::Form,
+    shown_value::ShownValue,
 };
 use crate::{
     auth::Caller,

@@ -7,10 +7,10 @@ use common::{
     name::Priority,
     time::{self, ParsedTime},
 };
-use model::access::Scope;
+use model::{access::Scope, job::wait::is_approval};
 use serde::Deserialize;
-use serde_json::value::RawValue;
-use store::jobs::{JobChanges, LocatedJob, LogPosition};
+use serde_json::{json, value::RawValue};
+use store::jobs::{JobChanges, LocatedJob, LogPosition, NewSignal};
 
 use super::{
     job_sheet::JobSheet,
@@ -22,9 +22,9 @@ use super::{
 };
 use crate::{
     auth::Caller,
-    error::ApiError,
+    error::{ApiError, ErrorCode},
     request_check::query_pairs,
-    routes::{ApiResult, edit_refusal, job_not_found, parse_job_id, state_change_response},
+    routes::{ApiResult, edit_refusal, job_not_found, parse_job_id, send_signal, state_change_response},
     services::Services,
 };
 
@@ -164,6 +164,10 @@ pub(crate) async fn act(
                 "job_changed"
             }
         }
+        "decide" => {
+            decide(&services, &caller, &located, parsed, &form).await?;
+            "job_decided"
+        }
         "delete" => {
             services.jobs.delete_ended(parsed).await?.map_err(|refused| edit_refusal(parsed, refused, "deleted"))?;
             return Ok(redirect("/ui/jobs", "job_deleted", &id));
@@ -171,6 +175,34 @@ pub(crate) async fn act(
         other => return Err(unknown_action(other)),
     };
     Ok(redirect(&format!("/ui/jobs/{parsed}"), note, &id))
+}
+
+/// Approves or rejects what a job waits for. The form names it: a job that waits for something else by now is left alone.
+async fn decide(
+    services: &Services,
+    caller: &Caller,
+    located: &LocatedJob,
+    id: JobId,
+    form: &Form,
+) -> Result<(), ApiError> {
+    let approved = match form.get("decision") {
+        "approve" => true,
+        "reject" => false,
+        _ => return Err(ApiError::invalid("decision must be approve or reject")),
+    };
+    let awaited = located.wait().and_then(|wait| wait.signal.as_ref());
+    let Some(name) = awaited.filter(|name| is_approval(name.as_str()) && name.as_str() == form.get("signal")) else {
+        return Err(ApiError::new(ErrorCode::Conflict, format!("job {id} does not wait for this approval any more")));
+    };
+    let mut data = json!({ "approved": approved });
+    if !caller.name.is_empty() {
+        data["by"] = caller.name.as_str().into();
+    }
+    if let Some(comment) = form.given("comment") {
+        data["comment"] = comment.into();
+    }
+    let (data, signal_id) = (data.to_string(), uuid::Uuid::new_v4().to_string());
+    send_signal(services, id, &NewSignal { name, id: &signal_id, data: &data }).await.map(drop)
 }
 
 /// Changes the arguments, the priority or the time of a job. Fields that the form does not have stay as they are.

@@ -6,13 +6,9 @@ use common::{id::JobId, name::QueueName, time::Millis};
 use serde_json::{Value, value::RawValue};
 use store::jobs::{LocatedJob, LogPosition};
 
-use super::{json_text, plain::parse_moment};
+use super::{job_waits::JobWaits, json_text, plain::parse_moment, shown_value::ShownValue};
 use crate::{error::ApiError, services::Services};
 
-/// How much of a value is shown.
-const MAX_SHOWN_BYTES: usize = 4096;
-/// What is longer is not written with blanks, because most of it is cut.
-const MAX_PRETTY_BYTES: usize = 64 << 10;
 /// Log lines on a page.
 const LOG_PAGE_SIZE: usize = 200;
 
@@ -42,6 +38,7 @@ pub(super) struct JobSheet {
     pub(super) steps: Vec<TimelineStep>,
     pub(super) curl: String,
     pub(super) log: LogSheet,
+    pub(super) waits: JobWaits,
     pub(super) scheduled_at: String,
     /// How long it waited for its last attempt, and how long that took, in ms.
     pub(super) waited: Option<Millis>,
@@ -49,12 +46,6 @@ pub(super) struct JobSheet {
     /// The trace that it belongs to.
     pub(super) trace_id: Option<String>,
     pub(super) is_over: bool,
-}
-
-/// A value as JSON, as much of it as is shown.
-pub(super) struct ShownValue {
-    pub(super) text: String,
-    pub(super) is_cut: bool,
 }
 
 /// A page of a log, the newest line first.
@@ -116,32 +107,6 @@ pub(super) struct TimelineStep {
     pub(super) class: &'static str,
 }
 
-impl ShownValue {
-    pub(super) fn of(value: &Value) -> Self {
-        Self::of_json(&value.to_string())
-    }
-
-    /// A value as its JSON: numbers stay digit for digit. A text with line feeds is shown as it is.
-    pub(super) fn of_json(json: &str) -> Self {
-        if json.len() > MAX_PRETTY_BYTES {
-            return Self::of_text(json.to_owned());
-        }
-        match serde_json::from_str::<String>(json) {
-            Ok(text) if text.contains('\n') => Self::of_text(text),
-            _ => Self::of_text(json_text::pretty(json)),
-        }
-    }
-
-    pub(super) fn of_text(mut text: String) -> Self {
-        let is_cut = text.len() > MAX_SHOWN_BYTES;
-        if is_cut {
-            let end = (0..=MAX_SHOWN_BYTES).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
-            text.truncate(end);
-        }
-        Self { text, is_cut }
-    }
-}
-
 fn text(job: &Value, name: &str) -> String {
     job[name].as_str().unwrap_or_default().to_owned()
 }
@@ -173,7 +138,7 @@ impl JobSheet {
             progress: job["progress"].as_f64(),
             progress_data: optional("progress_data").or_else(|| optional("data")),
             args: optional("args"),
-            editable_args: raw("args").filter(|args| args.len() <= MAX_PRETTY_BYTES).map(json_text::pretty),
+            editable_args: raw("args").filter(|args| args.len() <= ShownValue::MAX_PRETTY_BYTES).map(json_text::pretty),
             result: optional("result"),
             result_dropped: text(&job, "result_dropped"),
             meta: optional("meta"),
@@ -181,6 +146,7 @@ impl JobSheet {
             errors,
             curl: curl(&job, &raw),
             log: LogSheet::default(),
+            waits: JobWaits::default(),
             scheduled_at: text(&job, if job["state"] == "retryable" { "next_attempt_at" } else { "scheduled_at" }),
             waited: at("enqueued_at").or_else(|| at("created_at")).zip(started).map(|(from, to)| (to - from).max(0)),
             ran: started.zip(if is_running { Some(now) } else { ended }).map(|(from, to)| (to - from).max(0)),
@@ -199,6 +165,7 @@ impl JobSheet {
     ) -> Result<Self, ApiError> {
         let mut view = Self::of(located, services.redis.estimated_now());
         let is_older = before.is_some();
+        view.waits = JobWaits::read(services, located, queue, id).await?;
         let page = services.jobs.read_newest_log(queue, id, before, LOG_PAGE_SIZE).await?;
         let older = page.lines.last().filter(|_| page.lines.len() == LOG_PAGE_SIZE).map(|(place, _)| place.clone());
         let lines = page.lines.iter().filter_map(|(_, line)| serde_json::from_str(line).ok()).collect();

@@ -57,6 +57,8 @@ struct JobRow {
     /// The beginning of its last error, or of its arguments.
     excerpt: String,
     has_failed: bool,
+    /// The signal, or the name of a sleep.
+    waits_for: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -69,6 +71,15 @@ struct ShownJob<'j> {
     attempt: u64,
     #[serde(default)]
     error: Option<ShownError>,
+    #[serde(default)]
+    waiting: Option<ShownWait>,
+}
+
+#[derive(Deserialize)]
+struct ShownWait {
+    step: String,
+    #[serde(default)]
+    signal: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -90,6 +101,7 @@ impl JobRow {
             at: found.at,
             attempt: shown.attempt,
             has_failed: error.is_some(),
+            waits_for: shown.waiting.map(|wait| wait.signal.unwrap_or(wait.step)).unwrap_or_default(),
             excerpt: error.unwrap_or_else(args),
         }
     }

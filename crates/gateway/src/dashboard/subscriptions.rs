@@ -9,9 +9,9 @@ use store::deliveries::DeliveryOwner;
 
 use super::{
     attempts::{self, AttemptsTableQuery},
-    job_sheet::ShownValue,
     page::{Page, redirect},
     session::Form,
+    shown_value::ShownValue,
     unknown_action,
 };
 use crate::{

@@ -55,6 +55,7 @@ pub(crate) use keys::{KeyRequest, make_key, revoke_key, rotate_key};
 pub(crate) use log_level::set_log_level;
 pub(crate) use openapi::DOCUMENT as OPENAPI_DOCUMENT;
 pub(crate) use queues::{delete_empty, known_queue};
+pub(crate) use signals::send_signal;
 pub(crate) use subscriptions::{
     ProgressDetail, parse_subscription_name, progress_json, seek_subscription, subscription_not_found,
 };

@@ -13,7 +13,7 @@ use store::jobs::{NewSignal, SignalOutcome};
 use super::{
     ApiResult,
     jobs::{job_not_found, parse_job_id},
-    ojs_response,
+    ojs_response, parse_bounded,
 };
 use crate::{
     body::JsonBody,
@@ -58,7 +58,8 @@ pub(super) async fn send(
     .await
 }
 
-async fn send_signal(services: &Services, id: JobId, new: &NewSignal<'_>) -> ApiResult {
+/// Sends it, and answers.
+pub(crate) async fn send_signal(services: &Services, id: JobId, new: &NewSignal<'_>) -> ApiResult {
     match services.jobs.signal(id, new.clone()).await? {
         SignalOutcome::Added { signal, resumed } => Ok(answer(StatusCode::CREATED, id, &signal, resumed)),
         SignalOutcome::Known(signal) if signal.name == *new.name && is_same_json(&signal.data, new.data) => {
@@ -88,13 +89,28 @@ fn answer(status: StatusCode, id: JobId, signal: &JobSignal, resumed: bool) -> H
     ojs_response(status, answer.finish())
 }
 
+#[derive(Deserialize)]
+pub(super) struct SignalsQuery {
+    after: Option<String>,
+    limit: Option<String>,
+}
+
 /// The signals that came for a job, in their order.
-pub(super) async fn list(services: web::Data<Services>, path: web::Path<String>) -> ApiResult {
+pub(super) async fn list(
+    services: web::Data<Services>,
+    path: web::Path<String>,
+    query: web::Query<SignalsQuery>,
+) -> ApiResult {
     let id = parse_job_id(&path)?;
+    let after = query.after.as_deref().map_or(Some(0), |text| text.parse().ok());
+    let after: u64 = after.ok_or_else(|| ApiError::invalid("after must be the sequence of a signal"))?;
+    let limit = parse_bounded("limit", query.limit.as_deref(), MAX_SIGNALS, MAX_SIGNALS)?;
     let (_, queue) = services.jobs.locate_with_queue(id).await?.ok_or_else(|| job_not_found(&path))?;
-    let signals = services.jobs.read_signals(&queue, id).await?;
-    let signals: Vec<String> = signals.iter().map(JobSignal::to_json).collect();
+    let mut signals = services.jobs.read_signals(&queue, id).await?;
+    signals.retain(|signal| signal.sequence > after);
+    let next = if signals.len() > limit { format!("\"{}\"", signals[limit - 1].sequence) } else { "null".to_owned() };
+    let items: Vec<String> = signals.iter().take(limit).map(JobSignal::to_json).collect();
     let mut answer = ObjectWriter::default();
-    answer.text("job_id", &id.to_string()).raw("signals", &format!("[{}]", signals.join(",")));
+    answer.raw("items", &format!("[{}]", items.join(","))).raw("next", &next);
     Ok(ojs_response(StatusCode::OK, answer.finish()))
 }
