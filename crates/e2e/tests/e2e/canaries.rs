@@ -9,6 +9,7 @@ use testkit::{OtlpReceiver, RedisPersistence, RedisServer, ServiceProcess, Webho
 
 use crate::{
     canary_words::{Canaries, is_credential},
+    channels_presence::take_part,
     kit::{GalleyKit, RULES_VARIABLE, TestFolder},
     subscriptions_delivery::{PRIVATE, figure, put},
 };
@@ -222,6 +223,7 @@ impl Scenario {
 
     async fn messages(&self) {
         let path = "/v1/channels/news/messages";
+        take_part(&self.kit, "news", &json!({ "name": self.plant("info of a member") })).await;
         let (first, second) = (self.plant("message"), self.plant("message, following"));
         for word in [&first, &second] {
             let sent = self.post_with(path, &[("content-type", "text/plain")], word.clone()).await;

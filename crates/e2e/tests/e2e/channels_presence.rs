@@ -51,6 +51,18 @@ async fn members(kit: &GalleyKit) -> Value {
     answer["items"].clone()
 }
 
+/// A client takes part in a channel for a moment, with that info.
+pub(crate) async fn take_part(kit: &GalleyKit, channel: &str, info: &Value) {
+    let path = kit.gateway.url(&format!("/v1/channels/{channel}/stream"));
+    let address = url::Url::parse_with_params(&path, [("member", "ada"), ("info", &info.to_string())]);
+    let stream = kit.http.get(address.expect("an address").to_string()).send().await.expect("an answer");
+    assert_eq!(stream.status(), 200);
+    let answer = kit.http.get(kit.gateway.url(&format!("/v1/channels/{channel}/members"))).send().await;
+    let shown: Value = answer.expect("an answer").json().await.expect("JSON");
+    assert_eq!(shown["items"][0]["info"], *info, "{shown}");
+    drop(stream);
+}
+
 #[tokio::test]
 async fn members_join_change_and_leave_and_several_connections_are_one() {
     let kit = GalleyKit::start_with(RedisServer::start(), &SOON).await;

@@ -1,8 +1,8 @@
 #!lua
 -- Notes that members are at a gateway, and tells everyone who watches the channel of those that join or have other info.
 -- KEYS: 1 members, 2 gateways of members
--- ARGV: 1 gateway, 2 lease in ms, 3 max members of the channel, 4 pub/sub channel of events, 5.. each member and its info,
---       '' for none
+-- ARGV: 1 gateway, 2 lease in ms, 3 max members of the channel, 4 pub/sub channel of events, 5.. each member, its info or
+--       '' for none, and the mark that ends a sealed info, or ''
 -- Returns 1 if the gateway had a lease, so that its other members are still there, then for each member 1, or 0 if there are
 -- too many.
 -- May run twice: the second run finds each member there with its info.
@@ -16,8 +16,8 @@ local has_pruned = false
 local answers = { had_lease and 1 or 0 }
 redis.call('HSETNX', members, 'v', string.format('%.0f', now))
 redis.call('ZADD', gateways, now + lease_ms, gateway)
-for i = first_member, #ARGV, 2 do
-  local member, info = ARGV[i], ARGV[i + 1]
+for i = first_member, #ARGV, 3 do
+  local member, info, mark = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local known = redis.call('HGET', members, 'm:' .. member)
   local count = tonumber(redis.call('HGET', members, 'n') or '0')
   if not known and count >= max_members and not has_pruned then
@@ -33,7 +33,8 @@ for i = first_member, #ARGV, 2 do
     end
     local since = known and string.match(known, '^%d+') or string.format('%.0f', now)
     local value = since .. ' ' .. info
-    if value ~= known then
+    local has_same = known == value or mark ~= '' and known and string.sub(known, -#mark) == mark
+    if not has_same then
       redis.call('HSET', members, 'm:' .. member, value)
       if not known then redis.call('HINCRBY', members, 'n', 1) end
       announce(members, topic, known and 'update' or 'join', member, value)

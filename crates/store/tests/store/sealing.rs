@@ -1,13 +1,17 @@
 //! Sealed data: moved, changed, and without its key. What Redis holds of every kind is checked from outside, in `e2e`.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use common::name::ChannelName;
-use model::message::{NewMessage, Position};
+use model::{
+    MemberId, MemberInfo,
+    message::{NewMessage, Position},
+};
 use redis::Value;
-use store::{StoreError, sealing::OpenError};
+use store::{StoreError, channels::ChannelPresence, sealing::OpenError};
 use tempfile::TempDir;
 use testkit::eventually;
+use tokio_util::sync::CancellationToken;
 
 use crate::kit::{JOB_BODY, StoreKit, consumer};
 
@@ -67,6 +71,39 @@ async fn a_result_that_was_moved_to_another_job_or_changed_is_refused() {
     let changed = format!("{}{}", &other[..other.len() - 1], if last == 'A' { 'Q' } else { 'A' });
     kit.redis_command(&["SET", &results[1], &changed]).await;
     sealed_error(kit.jobs.locate(ids[1]).await);
+}
+
+#[tokio::test]
+async fn what_a_member_says_of_itself_is_sealed_and_said_again_changes_nothing() {
+    let files = KeyFiles::new();
+    let kit = StoreKit::with_variables(&[(KEYS_FILE, &files.write("new", &[NEW]))]);
+    let channel: ChannelName = "c".parse().expect("a name");
+    let gateway = |kit: &StoreKit| ChannelPresence::start(&kit.channels, &kit.notifier, CancellationToken::new()).0;
+    let (first, second) = (gateway(&kit), gateway(&kit));
+    let stranger = beside(&kit, &files.write("old", &[OLD]));
+    let (member, info) =
+        ("ada".parse::<MemberId>().expect("an id"), MemberInfo::from_stored("{\"name\":\"Countess\"}"));
+    let mut guards = Vec::new();
+    for presence in [&first, &second, &first] {
+        let (guard, joined) = presence.join(&channel, member.clone(), info.clone()).await;
+        joined.expect("redis runs").expect("there is room");
+        guards.push(guard);
+    }
+    let shown = second.members(&channel).await.expect("redis runs");
+    assert_eq!((shown.len(), &shown[0].id, &shown[0].info), (1, &member, &info));
+    let hidden = gateway(&stranger).members(&channel).await.expect("redis runs");
+    assert_eq!((hidden.len(), &hidden[0].info), (1, &MemberInfo::default()), "there, and nobody knows what it says");
+    let keys = kit.redis_keys().await;
+    let key = keys.iter().find(|key| key.ends_with(":members")).expect("the members");
+    let stored: HashMap<String, String> =
+        redis::from_redis_value(kit.redis_command(&["HGETALL", key]).await).expect("a hash");
+    assert!(!stored["m:ada"].contains("Countess"), "{stored:?}");
+    let joined_at: u64 = stored["m:ada"].split(' ').next().expect("a time").parse().expect("a number");
+    assert_eq!(stored["v"].parse(), Ok(joined_at + 1), "one event: it joined");
+    // Other info is another event
+    let other = MemberInfo::from_stored("{\"name\":\"Ada\"}");
+    guards.push(first.join(&channel, member.clone(), other.clone()).await.0);
+    assert_eq!(second.members(&channel).await.expect("redis runs")[0].info, other);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use redis::{RedisError, RedisResult, Value};
 
 use super::{
     PresenceInner, PresentChannel,
+    stored_info::StoredInfos,
     view::{ChannelMember, parse_member},
 };
 use crate::{StoreResult, keys, script};
@@ -13,6 +14,10 @@ use common::name::ChannelName;
 use model::{MemberId, MemberInfo};
 
 impl PresenceInner {
+    pub(super) fn infos<'a>(&'a self, channel: &'a ChannelName) -> StoredInfos<'a> {
+        StoredInfos { sealer: self.channels.redis.sealer(), channel }
+    }
+
     /// The version of the members and all of them, by id. Those of gateways that are gone are left out, or stay until they
     /// leave: after an outage they may only be late.
     pub(super) async fn read_members(
@@ -26,7 +31,7 @@ impl PresenceInner {
         let version = answer.first().and_then(|version| version.parse().ok()).unwrap_or_default();
         let (pairs, _) = answer.get(1..).unwrap_or_default().as_chunks::<2>();
         let mut members: Vec<ChannelMember> =
-            pairs.iter().filter_map(|[member, value]| parse_member(member, value)).collect();
+            pairs.iter().filter_map(|[member, value]| parse_member(&self.infos(channel), member, value)).collect();
         members.sort_by(|a, b| a.id.cmp(&b.id));
         Ok((version, members))
     }
@@ -40,7 +45,8 @@ impl PresenceInner {
         call.key(keys::member_gateways(channel)).arg(&self.gateway).arg(millis(self.lease()));
         call.arg(self.settings.presence_max_members).arg(self.topic_names.presence(channel));
         for (member, info) in members {
-            call.arg(member.as_str()).arg(info.as_stored());
+            let (stored, mark) = self.infos(channel).seal(member, info);
+            call.arg(member.as_str()).arg(&*stored).arg(mark);
         }
         Ok(call.invoke_async(&mut self.channels.redis.clone()).await?)
     }

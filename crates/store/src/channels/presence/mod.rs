@@ -16,6 +16,7 @@
 
 mod calls;
 mod local;
+mod stored_info;
 mod view;
 
 use std::{
@@ -297,7 +298,7 @@ impl PresenceInner {
     /// An event of a channel that is watched.
     fn hear(self: &Arc<Self>, topic: &str, payload: &[u8]) {
         let Some(channel) = self.channel_of(topic) else { return };
-        let Some((version, change)) = MemberChange::parse(payload) else { return };
+        let Some((version, change)) = MemberChange::parse(&self.infos(&channel.name), payload) else { return };
         let is_next = channel.local().hear(&channel.name, version, change);
         if !is_next {
             self.load(&channel);

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use super::stored_info::StoredInfos;
 use common::{
     json::ObjectWriter,
     name::ChannelName,
@@ -56,11 +57,11 @@ pub(super) enum MemberChange {
 
 impl MemberChange {
     /// Reads `<version> <kind> <member> <since> <info>`, as `lua/presence.lua` writes it.
-    pub(super) fn parse(payload: &[u8]) -> Option<(u64, Self)> {
+    pub(super) fn parse(infos: &StoredInfos<'_>, payload: &[u8]) -> Option<(u64, Self)> {
         let mut parts = std::str::from_utf8(payload).ok()?.splitn(4, ' ');
         let (version, kind, member, value) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         let change = match kind {
-            "join" | "update" => Self::Present(parse_member(member, value)?),
+            "join" | "update" => Self::Present(parse_member(infos, member, value)?),
             "leave" => Self::Left(member.parse().ok()?),
             _ => return None,
         };
@@ -69,9 +70,11 @@ impl MemberChange {
 }
 
 /// A member as it is stored: when it joined, and its info.
-pub(super) fn parse_member(id: &str, value: &str) -> Option<ChannelMember> {
+pub(super) fn parse_member(infos: &StoredInfos<'_>, id: &str, value: &str) -> Option<ChannelMember> {
     let (since, info) = value.split_once(' ')?;
-    Some(ChannelMember { id: id.parse().ok()?, since: since.parse().ok()?, info: MemberInfo::from_stored(info) })
+    let id: MemberId = id.parse().ok()?;
+    let info = infos.open(&id, info);
+    Some(ChannelMember { id, since: since.parse().ok()?, info })
 }
 
 /// The members of a channel at a version.

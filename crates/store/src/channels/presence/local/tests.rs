@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::{channels::presence::stored_info::StoredInfos, sealing::Sealer};
 
 fn channel() -> ChannelName {
     "c".parse().expect("a name")
@@ -163,7 +164,9 @@ fn a_watcher_that_reads_too_slowly_gets_all_members_again() {
 
 #[test]
 fn an_event_is_read_and_anything_else_ignored() {
-    let read = |text: &str| MemberChange::parse(text.as_bytes());
+    let (sealer, channel) = (Sealer::default(), channel());
+    let infos = StoredInfos { sealer: &sealer, channel: &channel };
+    let read = |text: &str| MemberChange::parse(&infos, text.as_bytes());
     assert_eq!(read("5 join a 7 {\"x\": 1}"), Some((5, present("a", "{\"x\": 1}"))));
     assert_eq!(read("5 update a 7 "), Some((5, present("a", ""))));
     assert_eq!(read("5 leave a "), Some((5, MemberChange::Left(id("a")))));
