@@ -55,7 +55,7 @@ async fn members(kit: &GalleyKit) -> Value {
 pub(crate) async fn take_part(kit: &GalleyKit, channel: &str, info: &Value) {
     let path = kit.gateway.url(&format!("/v1/channels/{channel}/stream"));
     let address = url::Url::parse_with_params(&path, [("member", "ada"), ("info", &info.to_string())]);
-    let stream = kit.http.get(address.expect("an address").to_string()).send().await.expect("an answer");
+    let stream = kit.http.get(address.expect("an address")).send().await.expect("an answer");
     assert_eq!(stream.status(), 200);
     let answer = kit.http.get(kit.gateway.url(&format!("/v1/channels/{channel}/members"))).send().await;
     let shown: Value = answer.expect("an answer").json().await.expect("JSON");
