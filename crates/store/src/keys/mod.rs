@@ -146,7 +146,7 @@ pub const EVENTS: &str = "galley:events";
 /// In how many streams a cluster has its events. Every process must know the same number.
 pub(crate) const EVENT_STREAMS: usize = 8;
 
-/// The same in a cluster, the stream with a number below [`EVENT_STREAMS`]. Number 0 is the one of a server. The
+/// The same in a cluster, the stream with a number below `EVENT_STREAMS`. Number 0 is the one of a server. The
 /// others have slots at equal distances.
 #[must_use]
 pub fn events(stream: usize) -> Cow<'static, str> {
