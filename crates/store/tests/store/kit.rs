@@ -158,7 +158,7 @@ impl StoreKit {
         let mut keys: Vec<String> =
             redis::cmd("KEYS").arg("*").query_async(&mut self.server.connection().await).await.expect("redis runs");
         // Written behind the calls
-        keys.retain(|key| key != "galley:events" && !key.starts_with("galley:{statistics}:"));
+        keys.retain(|key| !key.ends_with(":events") && !key.starts_with("galley:{statistics}:"));
         keys.sort();
         keys
     }
