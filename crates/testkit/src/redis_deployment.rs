@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use redis::{InfoDict, aio::MultiplexedConnection};
+use redis::{InfoDict, RedisResult, aio::MultiplexedConnection};
 use tokio::{task::block_in_place, time::sleep};
 
 use crate::{ClusterProcesses, RedisServer, SentinelSet, eventually};
@@ -181,9 +181,7 @@ impl SentinelSet {
         std::mem::swap(&mut self.primary, &mut self.replica);
         let primary = self.primary.port();
         block_in_place(|| self.replica.restart_as_replica_of(primary));
-        let replica = self.replica.connection().await;
-        eventually("the replica follows", || async { is_linked(&mut replica.clone()).await.then_some(()) }).await;
-        drop(replica);
+        eventually("the replica follows", || async { is_linked(&self.replica).await.then_some(()) }).await;
     }
 }
 
@@ -213,8 +211,11 @@ async fn wait_until_replica_has_all(primary: &mut MultiplexedConnection, replica
     .await;
 }
 
-async fn is_linked(replica: &mut MultiplexedConnection) -> bool {
-    replication(replica).await.get::<String>("master_link_status").is_some_and(|status| status == "up")
+/// On a connection of its own, which may be closed at once: a sentinel does that to a server that it makes a replica.
+async fn is_linked(replica: &RedisServer) -> bool {
+    let mut command = redis::cmd("INFO");
+    let info: RedisResult<InfoDict> = command.arg("replication").query_async(&mut replica.connection().await).await;
+    info.is_ok_and(|info| info.get::<String>("master_link_status").is_some_and(|status| status == "up"))
 }
 
 async fn replication(connection: &mut MultiplexedConnection) -> InfoDict {
