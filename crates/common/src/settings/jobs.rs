@@ -59,7 +59,7 @@ section! {
         "result_limit_bytes" => result_limit_bytes: usize = bytes(1024..=64 << 20, 1 << 20);
         /// Queues that may exist. A job for one more is refused.
         "max_queues" => max_queues: u64 = number(1..=65_536, 10_000);
-        /// Job events that are kept, about. Raise it if clients that reconnect miss events.
+        /// Job events that are kept, about; on a cluster in each of eight streams. Raise it if clients that reconnect miss events.
         "events_max" => events_max: u64 = number(100..=10_000_000, 10_000);
         /// Whether the start of an attempt is an event too. That makes half as many events again.
         "started_events" => started_events: bool = switch(false);
