@@ -36,7 +36,7 @@ run_on() {
 # These look at database 5, lead a connection through a proxy, which a client of a cluster leaves, or have servers of their own
 NOT_ON_A_CLUSTER='test(/^(channel_hub|channels::gateways_hear|cluster|confirmation|faults|filled_redis|sentinels|thread_connection)/)
     + test(/^(claims::(claims_and_recoveries|jobs_that_were_pulled)|cron::an_entry_that_appears|enqueue::a_chosen_id)/)
-    + test(/^(debounce::a_job_that_a_worker|unique::(a_job_is_replaced|a_job_that_is_redriven|of_two_equal_jobs))/)'
+    + test(/^(debounce::a_job_that_a_worker|unique::(a_job_is_replaced|a_job_that_is_redriven|of_two_equal_jobs)|waits::a_lost_answer|events::a_reader_that_fell_behind)/)'
 
 cargo nextest --version >/dev/null 2>&1 || {
     skip "cargo-nextest is needed to choose the tests for other servers: they will be skipped"

@@ -28,9 +28,15 @@ async fn empty_streams(kit: &StoreKit, priorities: &[i64]) {
 
 /// Adds a job that arrived at that time.
 async fn arrive(kit: &StoreKit, priority: i64, at_ms: i64, number: usize) {
-    let stream = format!("galley:{{default}}:s:{priority}");
-    let (entry, id) = (format!("{at_ms}-{number}"), (number + 1).to_string());
-    kit.redis_command(&["XADD", &stream, &entry, "i", &id, "e", r#"{"type":"a","args":[]}"#]).await;
+    let added: Result<(), _> = addition(priority, at_ms, number).exec_async(&mut kit.server.connection().await).await;
+    added.expect("redis runs");
+}
+
+fn addition(priority: i64, at_ms: i64, number: usize) -> redis::Cmd {
+    let mut command = redis::cmd("XADD");
+    command.arg(format!("galley:{{default}}:s:{priority}")).arg(format!("{at_ms}-{number}"));
+    command.arg("i").arg(number + 1).arg("e").arg(r#"{"type":"a","args":[]}"#);
+    command
 }
 
 /// Claims all jobs, that many at a time: priority and arrival of each.
@@ -117,7 +123,7 @@ fn every_order_of_arrivals_is_claimed_by_arrival_and_priority() {
         kit
     });
     let start = runtime.block_on(kit.jobs.now()).expect("redis runs") + MINUTE_MS;
-    let run = Cell::new(0);
+    let (connection, run) = (runtime.block_on(kit.server.connection()), Cell::new(0));
     let arrivals = prop::collection::vec((prop::sample::select(PRIORITIES.to_vec()), 0..2_000_i64), 1..40);
     let case = (1..200_u64, 1..12_usize, arrivals);
     let config = ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() };
@@ -130,9 +136,11 @@ fn every_order_of_arrivals_is_claimed_by_arrival_and_priority() {
             let (order, aging_ms) = runtime.block_on(async {
                 let limits = aging(Duration::from_millis(aging_ms));
                 kit.jobs.set_queue_limits(&queue(), limits).await.expect("redis runs").expect("room");
+                let mut pipeline = redis::pipe();
                 for (number, (priority, after_ms)) in arrivals.iter().enumerate() {
-                    arrive(&kit, *priority, start + after_ms, number).await;
+                    pipeline.add_command(addition(*priority, start + after_ms, number)).ignore();
                 }
+                pipeline.exec_async(&mut connection.clone()).await.expect("redis runs");
                 (claim_all(&kit, at_a_time).await, i64::try_from(aging_ms).expect("small"))
             });
             let mut expected: Vec<_> = arrivals.iter().map(|(priority, after)| (*priority, start + after)).collect();
