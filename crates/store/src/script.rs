@@ -23,6 +23,7 @@ const STREAM_OPENING: &str = include_str!("lua/open_stream.lua");
 const STREAM_ENTRY: &str = include_str!("lua/stream_entry.lua");
 const LAST_ID: &str = include_str!("lua/last_id.lua");
 const GROUPS: &str = include_str!("lua/groups.lua");
+const LAST_DELIVERED: &str = include_str!("lua/last_delivered.lua");
 const JOIN: &str = include_str!("lua/join.lua");
 const COMPARE_AND_SET: &str = include_str!("lua/compare_and_set.lua");
 const FOLLOWS: &str = include_str!("lua/follows.lua");
@@ -53,8 +54,8 @@ script!(CREATE, "jobs/create.lua", with CLOCK, FENCE, DEPTH, STREAM_ENTRY, END_J
 script!(CREATE_MEMBERS, "jobs/create_members.lua", with STREAM_ENTRY);
 script!(PROMOTE, "jobs/promote.lua", with CLOCK, STREAM_ENTRY);
 script!(ENQUEUE_FOR_KEY, "rate_limits/enqueue_for_key.lua", with CLOCK, STREAM_ENTRY);
-script!(ADMIT, "rate_limits/admit.lua", with CLOCK, RATE, STREAM_ENTRY);
-script!(CLAIM, "jobs/claim.lua", with CLOCK, FENCE, RATE);
+script!(ADMIT, "rate_limits/admit.lua", with CLOCK, LAST_DELIVERED, RATE, STREAM_ENTRY);
+script!(CLAIM, "jobs/claim.lua", with CLOCK, FENCE, LAST_DELIVERED, RATE);
 script!(READ_CLAIMED, "jobs/read_claimed.lua");
 script!(HEARTBEAT, "jobs/heartbeat.lua", with CLOCK, FENCE);
 script!(RECORD_PROGRESS, "jobs/record_progress.lua", with CLOCK, FENCE);

@@ -46,7 +46,12 @@ fn names(members: &Value) -> Vec<&str> {
 }
 
 async fn members(kit: &GalleyKit) -> Value {
-    let answer = kit.http.get(kit.gateway.url("/v1/channels/room/members")).send().await.expect("an answer");
+    members_of(kit, "room").await
+}
+
+async fn members_of(kit: &GalleyKit, channel: &str) -> Value {
+    let path = format!("/v1/channels/{channel}/members");
+    let answer = kit.http.get(kit.gateway.url(&path)).send().await.expect("an answer");
     let answer: Value = answer.json().await.expect("JSON");
     answer["items"].clone()
 }
@@ -57,9 +62,8 @@ pub(crate) async fn take_part(kit: &GalleyKit, channel: &str, info: &Value) {
     let address = url::Url::parse_with_params(&path, [("member", "ada"), ("info", &info.to_string())]);
     let stream = kit.http.get(address.expect("an address")).send().await.expect("an answer");
     assert_eq!(stream.status(), 200);
-    let answer = kit.http.get(kit.gateway.url(&format!("/v1/channels/{channel}/members"))).send().await;
-    let shown: Value = answer.expect("an answer").json().await.expect("JSON");
-    assert_eq!(shown["items"][0]["info"], *info, "{shown}");
+    let shown = members_of(kit, channel).await;
+    assert_eq!(shown[0]["info"], *info, "{shown}");
     drop(stream);
 }
 

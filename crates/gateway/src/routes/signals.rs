@@ -13,6 +13,7 @@ use store::jobs::{NewSignal, SignalOutcome};
 use super::{
     ApiResult,
     jobs::{job_not_found, parse_job_id},
+    list_answer::list_answer,
     ojs_response, parse_bounded,
 };
 use crate::{
@@ -108,9 +109,9 @@ pub(super) async fn list(
     let (_, queue) = services.jobs.locate_with_queue(id).await?.ok_or_else(|| job_not_found(&path))?;
     let mut signals = services.jobs.read_signals(&queue, id).await?;
     signals.retain(|signal| signal.sequence > after);
-    let next = if signals.len() > limit { format!("\"{}\"", signals[limit - 1].sequence) } else { "null".to_owned() };
-    let items: Vec<String> = signals.iter().take(limit).map(JobSignal::to_json).collect();
-    let mut answer = ObjectWriter::default();
-    answer.raw("items", &format!("[{}]", items.join(","))).raw("next", &next);
-    Ok(ojs_response(StatusCode::OK, answer.finish()))
+    let has_more = signals.len() > limit;
+    signals.truncate(limit);
+    let next = signals.last().filter(|_| has_more).map(|signal| signal.sequence.to_string());
+    let items: Vec<String> = signals.iter().map(JobSignal::to_json).collect();
+    Ok(ojs_response(StatusCode::OK, list_answer(&items, next.as_deref()).finish()))
 }

@@ -155,14 +155,6 @@ local function may_have_jobs(number)
   return type(length) == 'table' or length > 0
 end
 
-local function last_delivered(stream)
-  local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  for _, group in ipairs(groups.err and {} or groups) do
-    if field(group, 'name') == 'workers' then return field(group, 'last-delivered-id') end
-  end
-  return '0-0'
-end
-
 -- When the first job after that one counts as arrived; none if there is none.
 local function aged_arrival(number, after)
   local head = redis.pcall('XRANGE', KEYS[first_stream + number - 1], '(' .. after, '+', 'COUNT', 1)

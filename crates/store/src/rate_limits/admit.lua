@@ -57,18 +57,6 @@ local function tokens_in(limit, tokens_field, time_field, tokens, filled_at, bur
   return filled, filled < 1 and now + wait_ms
 end
 
--- The last entry of a stream that workers have claimed.
-local function last_delivered(stream)
-  local groups = redis.pcall('XINFO', 'GROUPS', stream)
-  if groups.err then return '0', '0' end
-  for _, group in ipairs(groups) do
-    local fields = {}
-    for i = 1, #group, 2 do fields[group[i]] = group[i + 1] end
-    if fields.name == 'workers' then return string.match(fields['last-delivered-id'], '^(%d+)%-(%d+)$') end
-  end
-  return '0', '0'
-end
-
 -- When a strict rate allows the next start; nil when it allows it now.
 local function strict_wait(admitted, starts, policy, priority, delivered_ms, delivered_sequence, interval_ms)
   -- An admitted job starts when a worker claims it, and nobody notes that here: until this script sees the claim, it is
@@ -107,7 +95,7 @@ local function rate_wait(admitted, limit, starts, stream, policy, known, priorit
   end
   -- Admitted jobs that no worker has claimed yet count too: without workers no backlog may build up that would start all
   -- at once when workers come
-  local delivered_ms, delivered_sequence = last_delivered(stream)
+  local delivered_ms, delivered_sequence = string.match(last_delivered(stream), '^(%d+)%-(%d+)$')
   local max_waiting = throttle > 0 and 1 or policy.burst
   local interval_ms = throttle > 0 and policy.throttle_period_ms / throttle or policy.period_ms / rate
   local from, to = admitted_score(priority, delivered_ms), admitted_score(priority, 0) + 2 ^ 42

@@ -121,10 +121,7 @@ async fn a_job_that_a_worker_claims_meanwhile_runs_as_it_was() {
     let server = RedisServer::start();
     let way = AnswerHoldProxy::start(&server).await;
     let kit = StoreKit::with_server(server, &[]);
-    let late = StoreKit::with_variables(&[
-        ("GALLEY__REDIS__URL", &way.url()),
-        ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "60000"),
-    ]);
+    let late = StoreKit::patient(RedisServer::start(), &way.url());
     let older = debounced(&kit, &request("mark", &json!({ "scheduled_at": "1970-01-01T00:00:00Z" }))).await.job.id;
     way.hold_from(b"mark");
     let (newer, claimed) = tokio::join!(debounced_late(&late), async {

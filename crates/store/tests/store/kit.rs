@@ -45,6 +45,11 @@ impl StoreKit {
         Self::with_server(RedisServer::start(), variables)
     }
 
+    /// Another process, at that address: it waits for answers that are held back, however slow the machine is.
+    pub(crate) fn patient(server: RedisServer, url: &str) -> Self {
+        Self::with_server(server, &[("GALLEY__REDIS__URL", url), ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "60000")])
+    }
+
     pub(crate) fn with_server(server: RedisServer, variables: &[(&str, &str)]) -> Self {
         let mut all: HashMap<String, String> =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();

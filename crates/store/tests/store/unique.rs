@@ -125,7 +125,7 @@ async fn a_process_that_dies_right_after_the_end_of_a_job_is_made_up_for_by_the_
 async fn a_job_is_replaced_in_the_step_that_creates_the_new_one() {
     let server = RedisServer::start();
     let way = AnswerHoldProxy::start(&server).await;
-    let kit = patient_kit(server, &way.url());
+    let kit = StoreKit::patient(server, &way.url());
     let limited = r#","rate_limit":{"key":"k","concurrency":0}"#;
     for (n, place) in ["", r#","scheduled_at":"+PT1H""#, r#","pending":true"#, limited].iter().enumerate() {
         let older = kit.enqueue(&format!(r#"{{"type":"a.t{n}","args":[],"unique":{{}}{place}}}"#)).await;
@@ -153,18 +153,12 @@ async fn cancelled_holder(kit: &StoreKit) -> JobId {
     id
 }
 
-/// One that waits for answers that are held back, however slow the machine is.
-fn patient_kit(server: RedisServer, url: &str) -> StoreKit {
-    let variables = [("GALLEY__REDIS__URL", url), ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "60000")];
-    StoreKit::with_server(server, &variables)
-}
-
 #[tokio::test]
 async fn a_job_that_is_redriven_while_an_equal_one_is_created_keeps_its_uniqueness() {
     let server = RedisServer::start();
     let way = AnswerHoldProxy::start(&server).await;
     let kit = StoreKit::with_server(server, &[]);
-    let late = patient_kit(RedisServer::start(), &way.url());
+    let late = StoreKit::patient(RedisServer::start(), &way.url());
     let holder = cancelled_holder(&kit).await;
     // The client that creates has seen that the holder ended, and nothing of what follows
     way.hold_from(b"mark");
@@ -182,7 +176,7 @@ async fn of_two_equal_jobs_that_are_redriven_at_once_one_is_refused() {
     let server = RedisServer::start();
     let way = AnswerHoldProxy::start(&server).await;
     let kit = StoreKit::with_server(server, &[]);
-    let late = patient_kit(RedisServer::start(), &way.url());
+    let late = StoreKit::patient(RedisServer::start(), &way.url());
     let other = kit.enqueue(r#"{"type":"a","args":[],"unique":{}}"#).await;
     kit.jobs.cancel(other).await.expect("redis runs").expect("can be cancelled");
     let holder = cancelled_holder(&kit).await;

@@ -297,10 +297,7 @@ async fn a_lost_answer_of_redis_neither_doubles_a_wait_nor_a_signal() {
     let server = RedisServer::start();
     let way = AnswerHoldProxy::start(&server).await;
     let kit = StoreKit::with_server(server, &[]);
-    let late = StoreKit::with_variables(&[
-        ("GALLEY__REDIS__URL", &way.url()),
-        ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "60000"),
-    ]);
+    let late = StoreKit::patient(RedisServer::start(), &way.url());
     let consumer = consumer();
     let id = kit.enqueue(JOB_BODY).await;
     let claimed = kit.claim_one(&consumer).await;

@@ -20,9 +20,9 @@ impl StoredInfos<'_> {
         if plain.is_empty() || !self.sealer.is_on() {
             return (Cow::Borrowed(plain), String::new());
         }
-        let [place, channel, id] = self.place(member);
-        let mark = self.sealer.fingerprint(&format!("{place} {channel} {id} {plain}")).into_owned();
-        let sealed = self.sealer.seal(&self.place(member), plain);
+        let place = self.place(member);
+        let mark = self.sealer.fingerprint(&format!("{} {plain}", place.join(" "))).into_owned();
+        let sealed = self.sealer.seal(&place, plain);
         (Cow::Owned(format!("{sealed} {mark}")), mark)
     }
 
