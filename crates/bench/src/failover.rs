@@ -32,6 +32,8 @@ const PER_SECOND: u32 = 2000;
 const SECONDS: u32 = 20;
 /// When the primary is killed.
 const KILLED_AFTER: Duration = Duration::from_secs(4);
+/// After how long without an answer the primary counts as down.
+const DOWN_AFTER: Duration = Duration::from_secs(1);
 /// One that waits for an answer does not hold up the others.
 const CONNECTIONS: usize = 256;
 /// Longest wait for the replica.
@@ -71,6 +73,7 @@ pub(crate) async fn run() -> anyhow::Result<BenchReport> {
 
 async fn fail_over(report: &mut BenchReport, name: &str, replicas: &str) -> anyhow::Result<()> {
     let SentinelSet { mut primary, replica, sentinels } = SentinelSet::start().await;
+    sentinels.set_down_after(DOWN_AFTER).await;
     let url = sentinels.url();
     let confirm_ms = CONFIRM_MS.to_string();
     let wanted = [("GALLEY__DURABILITY__REPLICAS", replicas), ("GALLEY__DURABILITY__TIMEOUT_MS", confirm_ms.as_str())];

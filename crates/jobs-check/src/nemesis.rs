@@ -210,16 +210,15 @@ async fn fill_disk(redis: &mut RedisServer, duration: Duration) -> anyhow::Resul
 }
 
 async fn fill_memory(redis: &RedisServer, duration: Duration) -> anyhow::Result<u64> {
-    let mut connection = redis.connection().await;
-    let refused = count_errors(&mut connection, "OOM").await?;
-    set_memory(&mut connection, 1).await?;
+    let refused = count_errors(&[redis.ask(&error_statistics()).await], "OOM")?;
+    redis.ask::<()>(&max_memory(1)).await;
     sleep(duration).await;
     let (mut hits, extended) = (0, Instant::now() + MAX_EXTENSION);
     while hits == 0 && Instant::now() < extended {
-        hits = count_errors(&mut connection, "OOM").await? - refused;
+        hits = count_errors(&[redis.ask(&error_statistics()).await], "OOM")? - refused;
         sleep(STRIKE_INTERVAL).await;
     }
-    set_memory(&mut connection, 0).await?;
+    redis.ask::<()>(&max_memory(0)).await;
     Ok(hits)
 }
 
@@ -229,48 +228,47 @@ async fn strike_connections(
     redis: &RedisDeployment,
     duration: Duration,
 ) -> anyhow::Result<u64> {
-    let mut servers = redis.connections().await;
     let deadline = Instant::now() + duration;
     let mut hits = 0;
     if kind == PlannedFaultKind::CutConnections {
         while Instant::now() < deadline || hits == 0 && Instant::now() < deadline + MAX_EXTENSION {
-            for (server, kind) in
-                servers.iter_mut().flat_map(|server| [(server.clone(), "normal"), (server.clone(), "pubsub")])
-            {
+            for kind in ["normal", "pubsub"] {
                 let mut command = redis::cmd("CLIENT");
                 command.arg("KILL").arg("TYPE").arg(kind).arg("SKIPME").arg("yes");
-                hits += command.query_async::<u64>(&mut server.clone()).await?;
+                hits += redis.ask_primaries::<u64>(&command).await.iter().sum::<u64>();
             }
             sleep(STRIKE_INTERVAL).await;
         }
         return Ok(hits);
     }
-    let unknown = count_errors_of_all(&mut servers, "NOSCRIPT").await?;
+    let unknown = count_errors(&redis.ask_primaries(&error_statistics()).await, "NOSCRIPT")?;
+    let mut flush = redis::cmd("SCRIPT");
+    flush.arg("FLUSH");
     while Instant::now() < deadline {
-        for server in &mut servers {
-            redis::cmd("SCRIPT").arg("FLUSH").exec_async(server).await?;
-        }
+        redis.ask_primaries::<()>(&flush).await;
         sleep(STRIKE_INTERVAL).await;
     }
-    Ok(count_errors_of_all(&mut servers, "NOSCRIPT").await? - unknown)
+    Ok(count_errors(&redis.ask_primaries(&error_statistics()).await, "NOSCRIPT")? - unknown)
 }
 
-async fn set_memory(connection: &mut redis::aio::MultiplexedConnection, bytes: u64) -> anyhow::Result<()> {
+fn max_memory(bytes: u64) -> redis::Cmd {
     let mut command = redis::cmd("CONFIG");
-    Ok(command.arg("SET").arg("maxmemory").arg(bytes).exec_async(connection).await?)
+    command.arg("SET").arg("maxmemory").arg(bytes);
+    command
 }
 
-/// Errors of a kind that Redis has answered with so far.
-async fn count_errors(connection: &mut redis::aio::MultiplexedConnection, code: &str) -> anyhow::Result<u64> {
-    let info: String = redis::cmd("INFO").arg("errorstats").query_async(connection).await?;
-    let line = info.lines().find_map(|line| line.strip_prefix(&format!("errorstat_{code}:count=")));
-    Ok(line.map_or(Ok(0), |count| count.trim().parse())?)
+fn error_statistics() -> redis::Cmd {
+    let mut command = redis::cmd("INFO");
+    command.arg("errorstats");
+    command
 }
 
-async fn count_errors_of_all(servers: &mut [redis::aio::MultiplexedConnection], code: &str) -> anyhow::Result<u64> {
+/// Errors of a kind that servers have answered with so far.
+fn count_errors(statistics: &[String], code: &str) -> anyhow::Result<u64> {
     let mut sum = 0;
-    for server in servers {
-        sum += count_errors(server, code).await?;
+    for info in statistics {
+        let line = info.lines().find_map(|line| line.strip_prefix(&format!("errorstat_{code}:count=")));
+        sum += line.map_or(Ok(0), |count| count.trim().parse::<u64>())?;
     }
     Ok(sum)
 }

@@ -2,15 +2,14 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use redis::{InfoDict, RedisResult, aio::MultiplexedConnection};
+use redis::{Cmd, FromRedisValue, InfoDict, aio::MultiplexedConnection};
 use tokio::{task::block_in_place, time::sleep};
 
-use crate::{ClusterProcesses, RedisServer, SentinelSet, eventually};
+use crate::{ClusterProcesses, RedisServer, SentinelSet, eventually, sentinel_set::NEVER_DOWN};
 
 /// Longer than any test: a primary that is killed takes no more writes until then.
 const PAUSE_MS: u64 = 600_000;
-/// After how long without an answer a frozen server counts as down.
-const NEVER_DOWN: Duration = Duration::from_mins(5);
+/// After how long without an answer a primary that was killed counts as down.
 const SOON_DOWN: Duration = Duration::from_secs(1);
 
 /// What there is.
@@ -119,6 +118,20 @@ impl RedisDeployment {
         }
     }
 
+    /// What each server that takes writes answers to a command that may be sent twice.
+    ///
+    /// # Panics
+    /// One does not run, or refuses the command.
+    pub async fn ask_primaries<T: FromRedisValue>(&self, command: &Cmd) -> Vec<T> {
+        match self {
+            Self::Server(server) => vec![server.ask(command).await],
+            Self::Sentinels(set) => vec![set.primary.ask(command).await],
+            Self::Cluster(cluster) => {
+                cluster.ask_primaries(command).await.into_iter().map(|(_, answer)| answer).collect()
+            }
+        }
+    }
+
     /// Kills a server that takes writes, of several the one of that number modulo how many there are. One server comes back
     /// after that time with what it had written down. Otherwise the replica has everything by then, takes over at once, and
     /// the server comes back as its replica: what replicas may lack is another matter. `when_killed` is called while no server
@@ -154,11 +167,9 @@ impl RedisDeployment {
                 server.thaw();
             }
             Self::Sentinels(set) => {
-                set.sentinels.set_down_after(NEVER_DOWN).await;
                 set.primary.freeze();
                 sleep(duration).await;
                 set.primary.thaw();
-                set.sentinels.set_down_after(SOON_DOWN).await;
             }
             Self::Cluster(cluster) => {
                 let primaries = cluster.primaries().await;
@@ -173,22 +184,38 @@ impl RedisDeployment {
 
 impl SentinelSet {
     async fn replace_primary(&mut self, away: Duration, when_killed: impl FnOnce()) {
-        wait_until_replica_has_all(&mut self.primary.connection().await, &mut self.replica.connection().await).await;
+        self.primary.ask::<()>(&pause_writes()).await;
+        let written = offset(&self.primary.ask(&replication()).await, "master_repl_offset");
+        eventually("the replica has everything", || async {
+            (offset(&self.replica.ask(&replication()).await, "slave_repl_offset") >= written).then_some(())
+        })
+        .await;
         self.primary.kill();
         when_killed();
+        self.sentinels.set_down_after(SOON_DOWN).await;
         self.sentinels.wait_until_primary_is(&self.replica).await;
+        self.sentinels.set_down_after(NEVER_DOWN).await;
         sleep(away).await;
         std::mem::swap(&mut self.primary, &mut self.replica);
         let primary = self.primary.port();
         block_in_place(|| self.replica.restart_as_replica_of(primary));
-        eventually("the replica follows", || async { is_linked(&self.replica).await.then_some(()) }).await;
+        eventually("the replica follows", || async {
+            let info: InfoDict = self.replica.ask(&replication()).await;
+            (info.get::<String>("master_link_status")? == "up").then_some(())
+        })
+        .await;
     }
 }
 
 impl ClusterProcesses {
     async fn replace_primary(&mut self, primary: usize, away: Duration, when_killed: impl FnOnce()) {
         let replica = self.replica_of(primary).await;
-        wait_until_replica_has_all(&mut self.connection(primary).await, &mut self.connection(replica).await).await;
+        self.ask::<()>(primary, &pause_writes()).await;
+        let written = offset(&self.ask(primary, &replication()).await, "master_repl_offset");
+        eventually("the replica has everything", || async {
+            (offset(&self.ask(replica, &replication()).await, "slave_repl_offset") >= written).then_some(())
+        })
+        .await;
         self.kill(primary);
         when_killed();
         self.promote(replica).await;
@@ -199,25 +226,19 @@ impl ClusterProcesses {
     }
 }
 
-/// Lets a primary take no more writes, and waits until its replica has those before.
-async fn wait_until_replica_has_all(primary: &mut MultiplexedConnection, replica: &mut MultiplexedConnection) {
-    let mut pause = redis::cmd("CLIENT");
-    pause.arg("PAUSE").arg(PAUSE_MS).arg("WRITE").exec_async(primary).await.expect("the primary runs");
-    let written: Option<u64> = replication(primary).await.get("master_repl_offset");
-    eventually("the replica has everything", || async {
-        let has: Option<u64> = replication(&mut replica.clone()).await.get("slave_repl_offset");
-        (has >= written).then_some(())
-    })
-    .await;
+/// Lets a primary take no more writes: its replica then gets all there are.
+fn pause_writes() -> Cmd {
+    let mut command = redis::cmd("CLIENT");
+    command.arg("PAUSE").arg(PAUSE_MS).arg("WRITE");
+    command
 }
 
-/// On a connection of its own, which may be closed at once: a sentinel does that to a server that it makes a replica.
-async fn is_linked(replica: &RedisServer) -> bool {
+fn replication() -> Cmd {
     let mut command = redis::cmd("INFO");
-    let info: RedisResult<InfoDict> = command.arg("replication").query_async(&mut replica.connection().await).await;
-    info.is_ok_and(|info| info.get::<String>("master_link_status").is_some_and(|status| status == "up"))
+    command.arg("replication");
+    command
 }
 
-async fn replication(connection: &mut MultiplexedConnection) -> InfoDict {
-    redis::cmd("INFO").arg("replication").query_async(connection).await.expect("the server runs")
+fn offset(info: &InfoDict, name: &str) -> Option<u64> {
+    info.get(name)
 }

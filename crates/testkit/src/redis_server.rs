@@ -267,6 +267,22 @@ impl RedisServer {
         .await
     }
 
+    /// What it answers to a command that may be sent twice: again on a new connection if this one is closed, as a sentinel
+    /// does to all connections of a server that it makes a primary or a replica.
+    ///
+    /// # Panics
+    /// It is not running, or refuses the command.
+    pub async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> T {
+        eventually("redis answers", || async {
+            match command.query_async(&mut self.connection().await).await {
+                Ok(answer) => Some(answer),
+                Err(error) if error.is_io_error() => None,
+                Err(error) => panic!("redis refuses a command: {error}"),
+            }
+        })
+        .await
+    }
+
     /// Waits until a replica has everything that was written before.
     ///
     /// # Panics

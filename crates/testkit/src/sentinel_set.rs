@@ -18,6 +18,8 @@ const PRIMARY_NAME: &str = "galley";
 const LOCALHOST: &str = "127.0.0.1";
 /// Servers listen there too where there is IPv6.
 const BIND: [&str; 3] = ["--bind", LOCALHOST, "-::1"];
+/// How long a server may stand still at first: on a busy machine sentinels would fail over though nobody asked for it.
+pub(crate) const NEVER_DOWN: Duration = Duration::from_mins(10);
 /// The password of sentinels with TLS.
 pub const SENTINEL_PASSWORD: &str = "sentinel-secret";
 
@@ -140,7 +142,7 @@ impl SentinelProcesses {
         eventually("a sentinel begins a failover", || async { self.0[0].ask::<()>("FAILOVER").await.ok() }).await;
     }
 
-    /// Sets after how long without an answer the primary counts as down: one second at first.
+    /// Sets after how long without an answer the primary counts as down: no pause is so long at first.
     ///
     /// # Panics
     /// A sentinel does not take it.
@@ -186,7 +188,7 @@ impl Sentinel {
                 lines.push(format!("sentinel sentinel-pass {SENTINEL_PASSWORD}"));
             }
             lines.push(format!("sentinel monitor {PRIMARY_NAME} {address} {primary_port} 2"));
-            lines.push(format!("sentinel down-after-milliseconds {PRIMARY_NAME} 1000"));
+            lines.push(format!("sentinel down-after-milliseconds {PRIMARY_NAME} {}", NEVER_DOWN.as_millis()));
             lines.push(format!("sentinel failover-timeout {PRIMARY_NAME} 3000\n"));
             let path = folder.path().join("sentinel.conf");
             fs::write(&path, lines.join("\n")).expect("a file");

@@ -75,8 +75,18 @@ async fn batch(kit: &GalleyKit, job: &Value, count: usize) -> u16 {
     kit.post("/ojs/v1/jobs/batch", &json!({ "jobs": jobs })).await.status().as_u16()
 }
 
+/// Side by side, as each waits most of the time, and beside nothing else: alerts must be quiet that a slow machine could raise.
 #[tokio::test(flavor = "multi_thread")]
-async fn alone_alerts_of_jobs_fire_when_workers_are_missing_fail_or_die() {
+async fn alone_every_alert_fires_and_ends() {
+    tokio::join!(
+        alerts_of_jobs_fire_when_workers_are_missing_fail_or_die(),
+        alerts_of_memory_fire_when_redis_gets_full(),
+        alerts_of_subscriptions_fire_when_nobody_delivers_endpoints_refuse_or_messages_are_lost(),
+        alerts_of_redis_and_of_the_leader_fire_when_these_fail(),
+    );
+}
+
+async fn alerts_of_jobs_fire_when_workers_are_missing_fail_or_die() {
     let kit = GalleyKit::start_with(RedisServer::start(), &[&OFTEN[..], &SHORT_LEASE].concat()).await;
     let Some(prometheus) = Prometheus::start(&[("gateway", &kit.gateway)]).await else { return };
     for alert in FIRED {
@@ -124,8 +134,7 @@ async fn alone_alerts_of_jobs_fire_when_workers_are_missing_fail_or_die() {
     prometheus.ends("GalleyErrors").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn alone_alerts_of_memory_fire_when_redis_gets_full() {
+async fn alerts_of_memory_fire_when_redis_gets_full() {
     let redis = small_redis().await;
     let kit = GalleyKit::start_with(redis, &OFTEN).await;
     let Some(prometheus) = Prometheus::start(&[("gateway", &kit.gateway)]).await else { return };
@@ -162,8 +171,7 @@ async fn alone_alerts_of_memory_fire_when_redis_gets_full() {
     prometheus.ends("GalleyResultsDropped").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn alone_alerts_of_subscriptions_fire_when_nobody_delivers_endpoints_refuse_or_messages_are_lost() {
+async fn alerts_of_subscriptions_fire_when_nobody_delivers_endpoints_refuse_or_messages_are_lost() {
     let backlog =
         [PRIVATE, ("GALLEY__CHANNELS__HISTORY_MAX", "10"), ("GALLEY__CHANNELS__BACKLOG_MAX_MESSAGES", "1500")];
     let variables = [&OFTEN[..], &backlog].concat();
@@ -199,8 +207,7 @@ async fn alone_alerts_of_subscriptions_fire_when_nobody_delivers_endpoints_refus
     prometheus.ends("GalleySubscriptionDisabled").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn alone_alerts_of_redis_and_of_the_leader_fire_when_these_fail() {
+async fn alerts_of_redis_and_of_the_leader_fire_when_these_fail() {
     let redis = RedisServer::start_with_options(RedisPersistence::Always, &["--enable-protected-configs", "yes"]);
     let lease = [("GALLEY__MAINTENANCE__LEADER_LEASE_MS", "1000"), SHORT_LEASE[0], SHORT_LEASE[1]];
     let variables = [&OFTEN[..], &lease].concat();

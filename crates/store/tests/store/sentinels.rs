@@ -22,15 +22,12 @@ const LONG: Duration = Duration::from_mins(1);
 /// Where no server hangs: a request that is slow is not sent twice, and no connection to a slow server counts as lost.
 const PATIENT: [(&str, &str); 2] =
     [("GALLEY__REDIS__CONNECT_TIMEOUT_MS", "20000"), ("GALLEY__REDIS__RESPONSE_TIMEOUT_MS", "20000")];
-/// After how long a server that stands still is down: the sentinels would fail over though the test did not ask for it.
-const NO_PAUSE_IS_SO_LONG: Duration = Duration::from_mins(5);
-/// The same when the test wants it to be down.
+/// After how long a server that stands still is down when the test wants it to be.
 const SOON: Duration = Duration::from_secs(1);
 
 /// A store that knows the sentinels only. The kit looks at the server that becomes the primary.
 async fn start(patience: &[(&str, &str)]) -> (Arc<StoreKit>, RedisServer, SentinelProcesses) {
     let SentinelSet { primary, replica, sentinels } = SentinelSet::start().await;
-    sentinels.set_down_after(NO_PAUSE_IS_SO_LONG).await;
     let url = sentinels.url();
     let kit = StoreKit::with_server(replica, &[&[(URL, url.as_str())][..], patience].concat());
     (Arc::new(kit), primary, sentinels)
@@ -125,7 +122,6 @@ async fn a_replaced_primary_is_left_though_it_takes_writes_still() {
     // Nobody can make it a replica
     let SentinelSet { primary, replica, sentinels } =
         SentinelSet::start_with_options(&["--rename-command", "SLAVEOF", ""]).await;
-    sentinels.set_down_after(NO_PAUSE_IS_SO_LONG).await;
     let url = sentinels.url();
     let kit = StoreKit::with_server(replica, &[PATIENT.as_slice(), &[(URL, url.as_str())]].concat());
     assert_all_lead_to(&kit, &primary).await;
@@ -165,7 +161,6 @@ async fn sentinels_and_servers_may_have_addresses_of_ipv6() {
         return skip("this machine has no address ::1");
     }
     let SentinelSet { primary, replica, sentinels } = SentinelSet::start_at("::1").await;
-    sentinels.set_down_after(NO_PAUSE_IS_SO_LONG).await;
     let url = sentinels.url();
     assert!(url.contains("[::1]:"), "{url}");
     let kit = StoreKit::with_server(replica, &[(URL, url.as_str()), PATIENT[0], PATIENT[1]]);
@@ -188,7 +183,6 @@ async fn the_way_to_sentinels_and_primary_is_encrypted_and_each_has_its_own_pass
     else {
         return skip("this redis-server was built without TLS");
     };
-    sentinels.set_down_after(NO_PAUSE_IS_SO_LONG).await;
     let mut user = redis::cmd("ACL");
     // Without ROLE the server says in INFO what it is
     user.arg("SETUSER").arg("galley").arg("on").arg(">at-primary").arg("~*").arg("&*").arg("+@all").arg("-role");
