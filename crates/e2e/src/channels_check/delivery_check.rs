@@ -161,7 +161,9 @@ fn fault_cause(
     deadline: Duration,
 ) -> RedeliveryCause {
     let broken = strikes.iter().find(|strike| {
-        let is_theirs = strike.worker.is_none_or(|worker| worker == earlier.worker);
+        // What a worker that stops has sent may be read after another has delivered what it gave back
+        let is_given_back = strike.fault == Fault::StopWorker && strike.worker == Some(again.worker);
+        let is_theirs = is_given_back || strike.worker.is_none_or(|worker| worker == earlier.worker);
         let is_then =
             strike.to >= earlier.started_at && strike.from <= again.started_at.min(earlier.ended_at + deadline);
         strike.fault.causes_redelivery() && is_theirs && is_then

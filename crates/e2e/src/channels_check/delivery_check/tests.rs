@@ -177,6 +177,20 @@ fn what_comes_again_after_success_is_explained_by_what_broke_its_worker_then_and
 }
 
 #[test]
+fn what_a_worker_sent_that_stops_may_be_read_after_another_has_delivered_it() {
+    let clock = CheckClock::new();
+    let mut all = clock.all_deliveries();
+    all.push(CheckedDelivery { worker: 1, ..clock.delivery(95, 4, CheckedResponse::Accepted) });
+    let causes = |fault, worker| {
+        let tally = check(&all, &[clock.strike(fault, Some(worker), 20, 120)]);
+        tally.redeliveries.into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(causes(Fault::StopWorker, 1), [RedeliveryCause::DuringFault(Fault::StopWorker)]);
+    assert_eq!(causes(Fault::StopWorker, 2), [RedeliveryCause::Unexplained]);
+    assert_eq!(causes(Fault::KillWorker, 1), [RedeliveryCause::Unexplained], "others have to wait for its lease");
+}
+
+#[test]
 fn in_order_a_message_may_come_again_until_the_next_one_is_accepted() {
     let clock = CheckClock::new();
     let mut all =
