@@ -50,7 +50,7 @@ async fn set_users(cluster: &ClusterProcesses) {
     for line in users.lines().filter(|line| line.starts_with("user ") && !line.starts_with("user default ")) {
         let mut command = redis::cmd("ACL");
         command.arg("SETUSER").arg(line.split_whitespace().skip(1).collect::<Vec<_>>());
-        command.arg(&["+asking", "+cluster|info", "+cluster|slots"]);
+        command.arg(&["+asking", "+cluster|info", "+cluster|slots", "+spublish", "+ssubscribe", "+sunsubscribe"]);
         for node in cluster.running() {
             cluster.ask::<()>(node, &command).await;
         }

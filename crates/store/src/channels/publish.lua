@@ -92,7 +92,7 @@ if known_epoch and known_epoch ~= epoch then
   if predecessor then redis.call('HSET', state, 'p', predecessor) end
 end
 
-redis.pcall('PUBLISH', live_channel, position)
+publish_topic(live_channel, position)
 local listeners = redis.pcall('PUBLISH', channel, body)
 -- A user without this channel may keep histories, which Galley's own readers follow
 if type(listeners) == 'table' then listeners = 0 end

@@ -2,8 +2,8 @@
 //!
 //! A script decides everything about a channel: its epoch, its TTL, how much of its history to keep. But the script costs
 //! several times what it asks Redis to do. So a process that ran it lets the messages of the next second follow without
-//! it: `XADD` to the epoch that the script returned, then two `PUBLISH`, of the position and of the body. What the script would decide otherwise refuses
-//! that `XADD`: a history that is gone does not exist, and one that continues in a later epoch accepts no earlier id.
+//! it: `XADD` to the epoch that the script returned, then two `PUBLISH`, of the position (on a cluster `SPUBLISH`) and of the
+//! body. What the script would decide otherwise refuses that `XADD`: a history that is gone does not exist, and one that continues in a later epoch accepts no earlier id.
 //! Then the script runs.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult};
+use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Value};
 
 use super::{
     Channels, MessageDedup, PublishedMessage, TooManyChannels,
@@ -167,7 +167,11 @@ impl Channels {
         if let Some(MessageDedup { seed, nth, .. }) = once {
             call.key(keys::published_message(channel, seed, nth));
         }
-        call.arg(channel.as_str()).arg(self.redis.topics().live_messages(channel));
+        let topics = self.redis.topics();
+        let live = topics.live_messages(channel);
+        // Readers of a channel with plain publishers tell copies by what the same connection received right before them
+        let is_plain = self.settings.plain_channels.contains(channel);
+        call.arg(channel.as_str()).arg(if is_plain { live } else { topics.for_script(live) });
         // The epoch belongs to this connection: a server restarted with less data is another connection
         let (connection, epoch) = self.redis.pinned_with_epoch(&keys::channel_history(channel)).await?;
         let max = self.settings.retention.for_channel(channel).messages;
@@ -232,9 +236,11 @@ impl Channels {
         let published_at = known.now();
         let sealed = sealed_message::seal(self.redis.sealer(), channel, message);
         let add = add_command(channel, known.epoch, published_at, message, sealed.as_ref());
+        let live_channel = self.redis.topics().live_messages(channel);
         let announcement = Announcement {
             channel: channel.to_string(),
-            live_channel: self.redis.topics().live_messages(channel),
+            is_sharded: self.redis.topics().is_sharded(&live_channel),
+            live_channel,
             body: message.body.to_vec(),
         };
         let channels = self.clone();
@@ -257,7 +263,16 @@ impl Channels {
             Err(error) if error.clone().into_server_errors().is_some() => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let announced = self.redis.query_pinned_pipeline(&announcement.into_pipeline(&position), &connection).await;
+        let announced = self.redis.query_pinned_pipeline(&announcement.as_pipeline(&position), &connection).await;
+        let first = announced.as_ref().ok().and_then(|answers| answers.first());
+        if announcement.is_sharded && matches!(first, Some(Value::ServerError(_))) {
+            // The slot has moved a moment ago, or a permission is missing: readers listen to both
+            let mut announce = redis::cmd("PUBLISH");
+            announce.arg(&announcement.live_channel).arg(&position);
+            if let Err(error) = announce.exec_async(&mut self.redis.clone()).await {
+                tracing::debug!(%error, "a message was not announced; readers find it when they look");
+            }
+        }
         // Who has no permission for a name may keep the history, and what is stored counts even if nobody learns of it
         let listeners = announced.ok().and_then(|answers| answers.into_iter().next_back());
         let plain_subscribers = listeners.and_then(|answer| u64::from_redis_value(answer).ok()).unwrap_or_default();
@@ -300,16 +315,19 @@ fn add_command(
 /// What everybody who listens is told, as `publish.lua` does.
 struct Announcement {
     channel: String,
+    is_sharded: bool,
     live_channel: String,
     body: Vec<u8>,
 }
 
 impl Announcement {
-    fn into_pipeline(self, position: &str) -> Pipeline {
+    fn as_pipeline(&self, position: &str) -> Pipeline {
         let mut pipeline = Pipeline::with_capacity(2);
         pipeline.ignore_errors();
-        pipeline.cmd("PUBLISH").arg(self.live_channel).arg(position);
-        pipeline.cmd("PUBLISH").arg(self.channel).arg(self.body);
+        let mut announce = if self.is_sharded { redis::cmd("SPUBLISH") } else { redis::cmd("PUBLISH") };
+        announce.arg(&self.live_channel).arg(position);
+        pipeline.add_command(announce);
+        pipeline.cmd("PUBLISH").arg(&self.channel).arg(&self.body);
         pipeline
     }
 }

@@ -98,7 +98,8 @@ const NEEDED_TOO: [&str; 6] = [
 pub const NEEDED_FOR_BRIDGE: [&str; 2] = ["BLMOVE @ @ RIGHT LEFT 1", "LMOVE @ @ RIGHT LEFT"];
 
 /// What a user of a cluster needs more.
-pub(super) const NEEDED_IN_CLUSTER: [&str; 3] = ["ASKING", "CLUSTER INFO", "CLUSTER SLOTS"];
+pub(super) const NEEDED_IN_CLUSTER: [&str; 6] =
+    ["ASKING", "CLUSTER INFO", "CLUSTER SLOTS", "SPUBLISH & m", "SSUBSCRIBE &", "SUNSUBSCRIBE &"];
 
 /// What confirms that writes have arrived, if `durability` asks for that. Redis knows the second one since 7.2.
 pub(super) const WAIT: &str = "WAIT 0 1";

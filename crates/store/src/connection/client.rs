@@ -120,7 +120,8 @@ impl Redis {
     /// Prepares a client whose connections live on that runtime.
     pub(super) fn open(settings: &RedisSettings, runtime: Handle, destination: Destination) -> anyhow::Result<Self> {
         let address = RedisInner::read_address(settings, &destination)?;
-        let topics = TopicNames::of_database(address.info().redis_settings().db());
+        let is_cluster = !matches!(destination, Destination::Server);
+        let topics = TopicNames::of_database(address.info().redis_settings().db()).on_cluster(is_cluster);
         let server_left = watch::Sender::new(None);
         let pool = open_pool(&address, settings, &server_left)?;
         let delays = RedisInner::connect_delays(&address);

@@ -28,5 +28,5 @@ redis.call('PEXPIRE', checkpoint, result_ttl_ms)
 redis.call('PEXPIRE', signals, result_ttl_ms)
 if result_ttl_ms ~= '0' then list_ended(list, id, max_listed, list_ttl_ms) end
 redis.pcall('PUBLISH', notifications, notification)
-redis.pcall('PUBLISH', finished, id)
+publish_topic(finished, id)
 return 'done'

@@ -53,6 +53,7 @@ impl Jobs {
         let text = ended.to_text_without_attempt(self.sealer(), job);
         let ttl = self.result_ttl(job, text.len());
         let stored = self.stored_end(job, ended, text, ttl);
+        let topics = self.store.redis.topics();
         let answer: String = script::CANCEL
             .key(keys.stream(job.priority))
             .key(keys.active())
@@ -75,9 +76,9 @@ impl Jobs {
             .arg(stored.text.as_str())
             .arg(stored.ttl.as_millis().to_string())
             .arg(u8::from(job.has_follow_up()))
-            .arg(self.store.redis.topics().notifications())
+            .arg(topics.notifications())
             .arg(Notification::JobCancelled(job.id).encode())
-            .arg(self.store.redis.topics().finished_jobs(&job.queue))
+            .arg(topics.for_script(topics.finished_jobs(&job.queue)))
             .arg(Notification::DueChanged(job.queue.clone()).encode())
             .arg(self.store.settings.jobs.discarded_max)
             .arg(self.discarded_list_ttl_ms())

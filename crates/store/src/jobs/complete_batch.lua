@@ -141,5 +141,5 @@ local total = redis.call('HINCRBY', stats, 'completed', done)
 if result_expiry then index_completed(index, total, done, max_indexed, now, short_ids, result_ttl_ms) end
 local ids = {}
 for number = 1, job_count do ids[number] = id_of(number) end
-redis.pcall('PUBLISH', finished, table.concat(ids, ' '))
+publish_topic(finished, table.concat(ids, ' '))
 return outcomes

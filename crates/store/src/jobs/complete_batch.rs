@@ -161,10 +161,9 @@ impl Jobs {
         let ttl = self.stored_result_ttl(self.settings().result_ttl, batch.len(), bytes);
         call.arg(consumer.name()).arg(priority.get());
         call.arg(ttl.as_millis().to_string()).arg(self.follow_up_result_ttl().as_millis().to_string());
-        call.arg(NOTE_TTL_MS).arg(self.store.redis.topics().finished_jobs(queue)).arg(ids.trim_end());
-        call.arg(self.store.redis.topics().notifications())
-            .arg(Notification::DueChanged(queue.clone()).encode())
-            .arg(batch.len());
+        let topics = self.store.redis.topics();
+        call.arg(NOTE_TTL_MS).arg(topics.for_script(topics.finished_jobs(queue))).arg(ids.trim_end());
+        call.arg(topics.notifications()).arg(Notification::DueChanged(queue.clone()).encode()).arg(batch.len());
         held.add_counts(&mut call);
         call.arg(self.settings().completed_max);
         call.arg(held.chosen_ids.len()).arg(self.chosen_id_ttl(ttl).as_millis().to_string());

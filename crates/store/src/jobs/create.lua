@@ -75,7 +75,7 @@ if destination == 'now' then
   local fields = { 'i', id, unpack(ARGV, first_field) }
   local entry = add_entry(stream, priorities, priority, notifications, stream_notification, fields)
   note_entry(record, priority, entry)
-  if replaces then redis.pcall('PUBLISH', finished, old_id) end
+  if replaces then publish_topic(finished, old_id) end
   return { 'created', entry, new }
 end
 if destination == 'key_queue' then
@@ -88,5 +88,5 @@ else
   redis.call('HSET', record, 's', 'scheduled', 'p', priority, 'd', score, unpack(ARGV, first_field))
   set_due(due, id, tonumber(score), notifications, due_notification)
 end
-if replaces then redis.pcall('PUBLISH', finished, old_id) end
+if replaces then publish_topic(finished, old_id) end
 return { 'created', '', new }

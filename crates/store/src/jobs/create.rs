@@ -256,7 +256,8 @@ impl Jobs {
             }
             None => drop(call.arg(&[""; 6]).arg(0).arg(0)),
         }
-        call.arg(self.store.redis.topics().finished_jobs(&job.queue)).arg(u8::from(plan.is_chosen_id));
+        let topics = self.store.redis.topics();
+        call.arg(topics.for_script(topics.finished_jobs(&job.queue))).arg(u8::from(plan.is_chosen_id));
         call.arg(self.settings().discarded_max).arg(self.discarded_list_ttl_ms());
         Ok(call.arg(job.to_fields(self.sealer())).invoke_async(&mut self.store.redis.clone()).await?)
     }

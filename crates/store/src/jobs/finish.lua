@@ -44,5 +44,5 @@ if final_state == 'completed' and is_stored then
   index_completed(index, total, 1, max_indexed, now_ms(), short_id, result_ttl_ms)
 end
 after_end(timers, admitted, id, has_follow_up, notifications, due_notification)
-redis.pcall('PUBLISH', finished, id)
+publish_topic(finished, id)
 return 'done'

@@ -93,7 +93,10 @@ impl Jobs {
         self.store.redis.memory().note_stored(DataKind::Results, bytes);
         let mut call = attempt.call(&script::WRITE_OUTPUT);
         call.key(keys.output(&job.id)).arg(&id).arg(job.history.current_attempt()).arg(first.unwrap_or_default());
-        call.arg(MAX_OUTPUT_CHUNKS).arg(MAX_OUTPUT_BYTES).arg(OUTPUT_TTL_MS).arg(topics.output(&job.queue));
+        call.arg(MAX_OUTPUT_CHUNKS)
+            .arg(MAX_OUTPUT_BYTES)
+            .arg(OUTPUT_TTL_MS)
+            .arg(topics.for_script(topics.output(&job.queue)));
         call.arg(topics.notifications()).arg(Notification::DueChanged(job.queue.clone()).encode());
         call.arg(self.store.redis.lease_start(keys.prefix()));
         for chunk in chunks {

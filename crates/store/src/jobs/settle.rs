@@ -94,6 +94,7 @@ impl Jobs {
             self.result_ttl(job, text.len())
         };
         let stored = self.stored_end(job, ended, text, ttl);
+        let topics = self.store.redis.topics();
         let answer: String = attempt
             .call(&script::FINISH)
             .key(keys.record(&job.id))
@@ -112,10 +113,10 @@ impl Jobs {
             .arg(stored.ttl.as_millis().to_string())
             .arg(job.id.to_string())
             .arg(u8::from(dead_letter))
-            .arg(self.store.redis.topics().finished_jobs(&job.queue))
+            .arg(topics.for_script(topics.finished_jobs(&job.queue)))
             .arg(u8::from(job.has_follow_up()))
             .arg(NOTE_TTL_MS.max(duration_millis(stored.note_ttl)))
-            .arg(self.store.redis.topics().notifications())
+            .arg(topics.notifications())
             .arg(Notification::DueChanged(job.queue.clone()).encode())
             .arg(self.store.settings.jobs.discarded_max)
             .arg(self.discarded_list_ttl_ms())

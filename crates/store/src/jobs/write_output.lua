@@ -48,7 +48,7 @@ repeat
   after, count = #page > 0 and '(' .. page[#page][1], 8
 until kept or not after
 redis.call('PEXPIRE', output, ttl_ms)
-redis.pcall('PUBLISH', readers, id)
+publish_topic(readers, id)
 if fence_kind == 'pull' then
   renew_lease(active, leases, attempt_name, expected_start, notifications, due_notification)
 end

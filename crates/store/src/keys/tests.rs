@@ -18,6 +18,22 @@ fn every_key_is_in_the_document_and_the_document_has_no_other() {
 }
 
 #[test]
+fn on_a_cluster_topics_with_a_tag_are_sharded() {
+    let (queue, channel) = ("q".parse().expect("a name"), "c".parse().expect("a name"));
+    let one_server = TopicNames::of_database(0);
+    let cluster = one_server.clone().on_cluster(true);
+    let finished = cluster.finished_jobs(&queue);
+    for topic in [&finished, &cluster.output(&queue), &cluster.live_messages(&channel), &cluster.presence(&channel)] {
+        assert!(cluster.is_sharded(topic) && !one_server.is_sharded(topic), "{topic}");
+    }
+    for topic in [&cluster.notifications(), &cluster.new_channels(), "{c}", "c", "galley:5:{q}:finished"] {
+        assert!(!cluster.is_sharded(topic), "{topic}");
+    }
+    assert_eq!(cluster.for_script(finished.clone()), format!("S{finished}"));
+    assert_eq!(one_server.for_script(finished.clone()), finished);
+}
+
+#[test]
 #[expect(clippy::too_many_lines, reason = "one table: each function beside its pattern")]
 fn every_function_spells_one_of_the_patterns() {
     let queue = "q".parse().expect("a name");

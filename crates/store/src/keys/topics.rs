@@ -9,13 +9,32 @@ use common::name::{ChannelName, QueueName};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicNames {
     prefix: Arc<str>,
+    is_cluster: bool,
 }
 
 impl TopicNames {
     /// The names for that database.
     #[must_use]
     pub fn of_database(number: i64) -> Self {
-        Self { prefix: format!("galley:{number}:").into() }
+        Self { prefix: format!("galley:{number}:").into(), is_cluster: false }
+    }
+
+    /// The names of a cluster, or of one server.
+    #[must_use]
+    pub(crate) fn on_cluster(self, is_cluster: bool) -> Self {
+        Self { is_cluster, ..self }
+    }
+
+    /// Whether a topic is published with `SPUBLISH`, to the nodes of its slot alone: on a cluster each one of Galley with a tag.
+    #[must_use]
+    pub fn is_sharded(&self, topic: &str) -> bool {
+        self.is_cluster && topic.strip_prefix(&*self.prefix).is_some_and(|rest| rest.starts_with('{'))
+    }
+
+    /// A topic as `publish_topic` of `lua/topic.lua` takes it: it says how it is published.
+    #[must_use]
+    pub(crate) fn for_script(&self, topic: String) -> String {
+        if self.is_sharded(&topic) { ["S", &topic].concat() } else { topic }
     }
 
     fn name(&self, name: &str) -> String {

@@ -13,7 +13,7 @@ end
 -- Tells everyone who watches the channel what happened.
 local function announce(members, topic, kind, member, value)
   local version = redis.call('HINCRBY', members, 'v', 1)
-  redis.pcall('PUBLISH', topic, string.format('%.0f', version) .. ' ' .. kind .. ' ' .. member .. ' ' .. (value or ''))
+  publish_topic(topic, string.format('%.0f', version) .. ' ' .. kind .. ' ' .. member .. ' ' .. (value or ''))
 end
 
 -- A member is no longer at a gateway. It leaves if it is at no other one.

@@ -16,6 +16,7 @@ mod clock_steps;
 mod cluster;
 mod cluster_addresses;
 mod cluster_events;
+mod cluster_shards;
 mod compact_results;
 mod confirmation;
 mod consistency_checker;

@@ -18,6 +18,11 @@ impl PresenceInner {
         StoredInfos { sealer: self.channels.redis.sealer(), channel }
     }
 
+    /// Where scripts publish events.
+    fn topic_of_script(&self, channel: &ChannelName) -> String {
+        self.topic_names.for_script(self.topic_names.presence(channel))
+    }
+
     /// The version of the members and all of them, by id. Those of gateways that are gone are left out, or stay until they
     /// leave: after an outage they may only be late.
     pub(super) async fn read_members(
@@ -43,7 +48,7 @@ impl PresenceInner {
     ) -> StoreResult<Vec<bool>> {
         let mut call = script::JOIN_MEMBERS.key(keys::channel_members(channel));
         call.key(keys::member_gateways(channel)).arg(&self.gateway).arg(millis(self.lease()));
-        call.arg(self.settings.presence_max_members).arg(self.topic_names.presence(channel));
+        call.arg(self.settings.presence_max_members).arg(self.topic_of_script(channel));
         for (member, info) in members {
             let (stored, mark) = self.infos(channel).seal(member, info);
             call.arg(member.as_str()).arg(&*stored).arg(mark);
@@ -53,7 +58,7 @@ impl PresenceInner {
 
     pub(super) async fn leave_members(&self, channel: &ChannelName, members: &[MemberId]) -> StoreResult<()> {
         let mut call = script::LEAVE_MEMBERS.key(keys::channel_members(channel));
-        call.arg(&self.gateway).arg(self.topic_names.presence(channel));
+        call.arg(&self.gateway).arg(self.topic_of_script(channel));
         for member in members {
             call.arg(member.as_str());
         }
@@ -73,7 +78,7 @@ impl PresenceInner {
             .map(|channel| {
                 let mut call = script::RENEW_MEMBERS.key(keys::channel_members(&channel.name));
                 call.key(keys::member_gateways(&channel.name)).arg(&self.gateway).arg(millis(lease));
-                call.arg(self.topic_names.presence(&channel.name));
+                call.arg(self.topic_of_script(&channel.name));
                 call.arg(u8::from(channel.local().has_stored_members())).arg(u8::from(may_prune));
                 call
             })

@@ -1,7 +1,6 @@
 //! The pub/sub connection: subscribes to the wanted topics, routes messages, reconnects when it breaks.
 
 use std::{
-    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,13 +9,13 @@ use redis::{ErrorKind, Msg, PushInfo, PushKind, RedisError, RedisResult, aio::Mu
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{NotifierInner, Registry};
+use super::NotifierInner;
 use crate::{connection::client::Redis, next_reconnect_delay, reconnect_delays};
 
 /// Maximum bytes of a message on a topic of Galley; nobody of Galley sends longer ones.
 const MAX_HINT_BYTES: usize = 64 * 1024;
 /// A connection that lasted this long did not break because of what it received at first.
-const STABLE_TIME: Duration = Duration::from_secs(10);
+pub(super) const STABLE_TIME: Duration = Duration::from_secs(10);
 /// How often dropped messages are logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -52,13 +51,12 @@ async fn listen(redis: &Redis, notifier: &Arc<NotifierInner>) -> RedisResult<()>
     let mut reconnects = notifier.reconnects.subscribe();
     // In a cluster each node hears what is published at any other
     let redis = redis.some_server().await?;
-    let closed = || RedisError::from((ErrorKind::Io, "connection closed"));
     let (connection, known_at) = redis.connect_separately(&config).await?;
     let mut server_left = redis.server_left();
     if redis.left_server_since(known_at) {
         return Err(closed());
     }
-    let mut connection = PubSubConnection { connection, notifier, subscribed: BTreeSet::new() };
+    let mut connection = PubSubConnection { connection, notifier };
     connection.update_topics().await?;
     loop {
         tokio::select! {
@@ -75,6 +73,10 @@ async fn listen(redis: &Redis, notifier: &Arc<NotifierInner>) -> RedisResult<()>
     }
 }
 
+pub(super) fn closed() -> RedisError {
+    RedisError::from((ErrorKind::Io, "connection closed"))
+}
+
 fn push_handler(
     notifier: Arc<NotifierInner>,
     gone: Arc<Notify>,
@@ -89,7 +91,7 @@ fn push_handler(
     }
 }
 
-fn route(notifier: &NotifierInner, topic: &str, payload: &[u8]) {
+pub(super) fn route(notifier: &NotifierInner, topic: &str, payload: &[u8]) {
     if topic == notifier.probe.topic() {
         return notifier.probe.receive(payload);
     }
@@ -97,7 +99,7 @@ fn route(notifier: &NotifierInner, topic: &str, payload: &[u8]) {
         return;
     }
     // A tagger may lock its own state and add topics: never hold both locks
-    let Some(routes) = notifier.registry().routes.get(topic).cloned() else { return };
+    let Some(routes) = notifier.registry().routes(topic) else { return };
     for route in routes.iter() {
         let tagged = route.tagger.as_ref().and_then(|tag| tag(topic, payload));
         route.sender.try_send_message(topic, tagged.as_deref().unwrap_or(payload));
@@ -107,36 +109,24 @@ fn route(notifier: &NotifierInner, topic: &str, payload: &[u8]) {
 struct PubSubConnection<'a> {
     connection: MultiplexedConnection,
     notifier: &'a NotifierInner,
-    subscribed: BTreeSet<String>,
 }
 
 impl PubSubConnection<'_> {
     /// Subscribes to exactly the wanted topics.
     async fn update_topics(&mut self) -> RedisResult<()> {
         let probe = self.notifier.probe.topic();
-        // There may be very many topics, few of them changed: copy only these
-        let (added, removed): (Vec<String>, Vec<String>) = {
-            let Registry { routes, .. } = &*self.notifier.registry();
-            let added = routes.keys().map(String::as_str).chain([probe]);
-            let added = added.filter(|topic| !self.subscribed.contains(*topic)).map(str::to_owned).collect();
-            let removed = self.subscribed.iter().filter(|topic| *topic != probe && !routes.contains_key(*topic));
-            (added, removed.cloned().collect())
-        };
+        let (added, removed) = self.notifier.registry().changed_topics(probe);
         if !removed.is_empty() {
             self.connection.unsubscribe(&removed).await?;
-            for topic in &removed {
-                self.subscribed.remove(topic);
-            }
         }
+        let has_probe = added.iter().any(|topic| topic == probe);
         if !added.is_empty() {
-            let has_probe = added.iter().any(|topic| topic == probe);
             self.connection.subscribe(&added).await?;
-            self.subscribed.extend(added);
-            if has_probe {
-                self.notifier.probe.subscribed();
-            }
         }
-        self.notifier.registry().confirm(&self.subscribed);
+        self.notifier.registry().note_subscribed(added, &removed);
+        if has_probe {
+            self.notifier.probe.subscribed();
+        }
         Ok(())
     }
 }

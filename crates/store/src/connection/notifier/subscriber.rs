@@ -17,9 +17,9 @@ const MAX_PENDING_BYTES: u32 = 32 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubscriberEvent {
     /// From here on messages of these topics arrive; earlier ones may be missing. After
-    /// [`SubscriberEvent::ConnectionLost`] these are all topics, otherwise new ones.
+    /// [`SubscriberEvent::ConnectionLost`] these are the topics that were lost, otherwise new ones.
     Subscribed(Vec<String>),
-    /// The connection broke; messages published now do not arrive.
+    /// A connection broke, or slots have moved; messages published now do not arrive, of all topics or of some.
     ConnectionLost,
     /// A message.
     Message {
@@ -63,7 +63,7 @@ struct QueueState {
 #[derive(Default)]
 struct ConnectionState {
     is_lost: bool,
-    subscribed: Vec<String>,
+    subscribed: BTreeSet<String>,
 }
 
 /// Drops since the last check: their number for the log, their topics for the reader.
@@ -88,7 +88,7 @@ impl QueueState {
             return Some(SubscriberEvent::ConnectionLost);
         }
         let subscribed = std::mem::take(&mut connection.subscribed);
-        (!subscribed.is_empty()).then_some(SubscriberEvent::Subscribed(subscribed))
+        (!subscribed.is_empty()).then(|| SubscriberEvent::Subscribed(subscribed.into_iter().collect()))
     }
 }
 
@@ -125,7 +125,16 @@ impl EventSender {
 
     /// Reports that the connection broke. Unread messages are stale.
     pub(super) fn send_connection_lost(&self) {
-        *self.shared.connection() = ConnectionState { is_lost: true, subscribed: Vec::new() };
+        *self.shared.connection() = ConnectionState { is_lost: true, subscribed: BTreeSet::new() };
+        self.shared.connection_changed.notify_one();
+    }
+
+    /// Reports that messages of one topic do not arrive any more.
+    pub(super) fn send_topic_lost(&self, topic: &str) {
+        let mut connection = self.shared.connection();
+        connection.is_lost = true;
+        connection.subscribed.remove(topic);
+        drop(connection);
         self.shared.connection_changed.notify_one();
     }
 

@@ -122,6 +122,11 @@ impl Cluster {
         self.topology().map.owner(slot).cloned()
     }
 
+    /// Whether a node has a slot, as far as is known.
+    pub(in crate::connection) fn has_slot(&self, node: &NodeAddress, slot: u16) -> bool {
+        self.topology().map.owner(slot) == Some(node)
+    }
+
     /// Notes what a node said of a slot that it does not have.
     pub(in crate::connection) fn note(&self, redirect: &Redirect) {
         match redirect {

@@ -27,7 +27,7 @@ impl Redirect {
     }
 
     /// From one answer of a node. All answers of a transaction are refused if one is, in `EXEC` at the latest.
-    pub(super) fn of_answer(answer: &RedisResult<Value>, asked: &NodeAddress) -> Option<Self> {
+    pub(in crate::connection) fn of_answer(answer: &RedisResult<Value>, asked: &NodeAddress) -> Option<Self> {
         match answer {
             Ok(Value::ServerError(error)) => Self::of(error.code(), error.details(), asked),
             Ok(_) => None,
