@@ -25,10 +25,10 @@ use super::{
     reader::{EventReader, EventTail, NEVER, ReadStream},
 };
 use crate::{
-    ReconnectDelays, Redis, StoreError, StoreResult, TooManyReaders, keys, log_interruption, next_reconnect_delay,
-    reader_limiter::ReaderLimiter, reconnect_delays,
+    ReconnectDelays, Redis, StoreError, StoreResult, TooManyReaders, keys, local_now, log_interruption,
+    next_reconnect_delay, reader_limiter::ReaderLimiter, reconnect_delays,
 };
-use common::id::EntryId;
+use common::{id::EntryId, time::Millis};
 
 /// The longest blocking read. It ends without entries so that the task notices a connection that died silently.
 const BLOCK: Duration = Duration::from_secs(5);
@@ -36,6 +36,8 @@ const BLOCK: Duration = Duration::from_secs(5);
 const TAIL_PAGE: usize = 64;
 /// Entries of each stream in the broadcast buffer, which all readers share.
 const BUFFER: usize = 64;
+/// How old events may be that a new reader gets of a node that was away when it began.
+const MAX_REPEATED_MS: Millis = 60_000;
 
 /// Tails the events for many readers. Clones share the tasks.
 #[derive(Clone)]
@@ -88,7 +90,8 @@ impl EventHub {
         (hub, task)
     }
 
-    /// A new reader. It misses no event written after this returns.
+    /// A new reader. It misses no event written after this returns. On a cluster it opens while a node is away of which nobody
+    /// knows the newest event yet: those of that node come when it is back, from a minute before on.
     ///
     /// # Errors
     /// Redis is unavailable.
@@ -116,13 +119,23 @@ impl EventHub {
                 () = self.0.wait_until_tailing() => {}
             }
         };
-        if tokio::time::timeout(self.0.redis.response_timeout(), is_served).await.is_err() {
+        let is_late = tokio::time::timeout(self.0.redis.response_timeout(), is_served).await.is_err();
+        if is_late && !self.0.streams.iter().any(TailedStream::is_tailing) {
             let error = redis::RedisError::from((redis::ErrorKind::Io, "events cannot be followed yet"));
             return Err(StoreError::Unavailable(error));
         }
+        let a_minute_ago = self.0.redis.time_at_nodes().unwrap_or_else(local_now).saturating_sub(MAX_REPEATED_MS);
         let streams = self.0.streams.iter().zip(positions.into_iter().zip(retentions));
-        let streams =
-            streams.map(|(stream, (position, retention))| ReadStream::new(stream.last(), position, retention));
+        let streams = streams.map(|(stream, (position, retention))| {
+            if stream.is_tailing() {
+                return ReadStream::new(stream.last(), position, retention);
+            }
+            let from = position.unwrap_or_else(|| {
+                let milliseconds = u64::try_from(a_minute_ago).unwrap_or_default();
+                StreamPosition::Time(EventPosition::end_of(EntryId { milliseconds, sequence: u64::MAX }))
+            });
+            ReadStream::new(NEVER, Some(from), retention).read_until_tailed(stream.is_tailing.subscribe())
+        });
         Ok(Ok(EventReader {
             redis: self.0.redis.clone(),
             stop: self.0.stop.clone(),
@@ -157,6 +170,10 @@ impl EventHub {
 }
 
 impl TailedStream {
+    fn is_tailing(&self) -> bool {
+        *self.is_tailing.borrow()
+    }
+
     fn last(&self) -> EntryId {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(NEVER)
     }
@@ -200,7 +217,7 @@ impl EventHubInner {
     async fn tail_stream(&self, stream: usize, delays: &mut ReconnectDelays) -> StoreResult<()> {
         let mut connection = self.redis.open_dedicated(BLOCK).await?;
         let tailed = &self.streams[stream];
-        if !*tailed.is_tailing.borrow() {
+        if !tailed.is_tailing() {
             let retention = self.redis.event_retention(stream, NEVER).await?;
             tailed.set_last(retention.retained_range.map_or(NEVER, |(_, newest)| newest));
             tailed.is_tailing.send_replace(true);

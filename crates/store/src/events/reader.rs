@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use futures_util::future::join_all;
 use tokio::{
-    sync::broadcast,
+    sync::{broadcast, watch},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -104,6 +104,9 @@ pub(super) struct ReadStream {
     delays: ReconnectDelays,
     /// When the stream is read again that could not be read.
     retry_at: Option<Instant>,
+    /// Turns true when the hub broadcasts what is written to the stream, if it did not when the reader began. Until then the
+    /// reader has to look.
+    tailed: Option<watch::Receiver<bool>>,
 }
 
 impl EventReader {
@@ -185,8 +188,9 @@ impl EventReader {
         let redis = &self.redis;
         let reads = self.streams.iter_mut().enumerate().filter(|(_, stream)| stream.can_be_read(now));
         join_all(reads.map(|(number, stream)| async move {
+            let is_tailed = stream.is_tailed();
             let read = redis.event_page(number, stream.after.entry, READER_PAGE).await;
-            stream.take_page(read);
+            stream.take_page(read, is_tailed);
         }))
         .await;
     }
@@ -202,6 +206,7 @@ impl ReadStream {
             page: VecDeque::new(),
             delays: reconnect_delays(),
             retry_at: None,
+            tailed: None,
         };
         match (position, retention) {
             (None, _) => {}
@@ -219,6 +224,16 @@ impl ReadStream {
             }
         }
         stream
+    }
+
+    /// Nothing is broadcast of the stream until that turns true.
+    pub(super) fn read_until_tailed(self, tailed: watch::Receiver<bool>) -> Self {
+        Self { tailed: Some(tailed), ..self }
+    }
+
+    /// Whether everything that is written from now on is broadcast.
+    fn is_tailed(&self) -> bool {
+        self.tailed.as_ref().is_none_or(|tailed| *tailed.borrow())
     }
 
     fn rewind_to(&mut self, position: EventPosition) {
@@ -251,7 +266,8 @@ impl ReadStream {
     }
 
     /// The next page, including the entry of the current position: if that is still kept, nothing after it is missing.
-    fn take_page(&mut self, read: StoreResult<Vec<EventBatch>>) {
+    /// `is_tailed` says whether what was written since the read is broadcast.
+    fn take_page(&mut self, read: StoreResult<Vec<EventBatch>>, is_tailed: bool) {
         match read {
             Ok(page) => {
                 let first = page.first().map(|batch| batch.entry);
@@ -265,7 +281,15 @@ impl ReadStream {
                 };
                 self.is_behind = page.last().is_some_and(|batch| batch.entry > after.entry);
                 self.page = page.into_iter().filter(is_new).map(Arc::new).collect();
-                (self.delays, self.retry_at) = (reconnect_delays(), None);
+                if is_tailed {
+                    self.tailed = None;
+                }
+                if is_tailed || self.is_behind {
+                    (self.delays, self.retry_at) = (reconnect_delays(), None);
+                } else {
+                    self.is_behind = true;
+                    self.retry_at = Some(Instant::now() + next_reconnect_delay(&mut self.delays));
+                }
             }
             Err(error) => {
                 log_interruption("reading events", &error);

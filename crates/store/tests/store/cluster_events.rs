@@ -261,7 +261,31 @@ async fn events_of_a_node_that_stands_still_come_later_and_those_of_the_others_a
     let numbers: BTreeSet<_> = events(&mut live, there.len()).await.iter().filter_map(|event| event.number).collect();
     assert_eq!(numbers, (200..200 + there.len() as u64).collect());
     assert_eq!(events(&mut meanwhile, there.len()).await.len(), there.len());
+    // At another gateway, where nobody followed events before
+    cluster.freeze(frozen);
+    let other = self::hub(&kit);
+    let mut first = reader(&other, EventStart::Now).await;
+    for number in 300..350 {
+        write(&kit, here[number % here.len()], number as u64).await;
+    }
+    let numbers: BTreeSet<_> = events(&mut first, 50).await.iter().filter_map(|event| event.number).collect();
+    assert_eq!(numbers, (300..350).collect());
+    cluster.thaw(frozen);
+    let mut expected: BTreeSet<u64> = (400..400 + there.len() as u64).collect();
+    for (number, stream) in there.iter().enumerate() {
+        write(&kit, *stream, 400 + number as u64).await;
+    }
+    while !expected.is_empty() {
+        // Events of the last minute may come before
+        for event in events(&mut first, 1).await {
+            if let Some(number) = event.number {
+                expected.remove(&number);
+            }
+        }
+    }
+    assert_eq!(events(&mut live, 50 + there.len()).await.len(), 50 + there.len());
+
     // Nothing was missed: a client that comes back gets all of it, too
     let mut back = resumed(&hub, &before.last().expect("some").cursor).await;
-    assert_eq!(events(&mut back, 50 + there.len()).await.len(), 50 + there.len());
+    assert_eq!(events(&mut back, 2 * (50 + there.len())).await.len(), 2 * (50 + there.len()));
 }
