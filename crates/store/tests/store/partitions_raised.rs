@@ -59,6 +59,18 @@ async fn a_queue_that_had_a_job_keeps_its_keys_in_one_partition() {
         places.insert(kit.try_enqueue(JOB_BODY).await.expect("accepted").job.queue.partition_number());
     }
     assert_eq!(places.len(), 8, "other jobs use all partitions");
+
+    // However often it is raised, and for whatever has a home
+    raise(&kit, 16).await;
+    let raised = kit.jobs.read_partition_counts(&queue()).await.expect("redis runs");
+    assert_eq!((raised.count, raised.key_count), (16, 1));
+    for number in 0..16 {
+        let id = format!("019539a4-b68c-7def-8000-{number:012x}");
+        let chosen = format!(r#"{{"type":"c","args":[],"id":"{id}"}}"#);
+        for body in [unique(number), chosen, keyed(&format!("k{number}"), number)] {
+            assert_eq!(kit.try_enqueue(&body).await.expect("accepted").job.queue, before.queue, "{body}");
+        }
+    }
 }
 
 #[tokio::test]
