@@ -298,3 +298,24 @@ impl ReadStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_nobody_follows_yet_is_read_until_somebody_does() {
+        let follows = watch::Sender::new(false);
+        let from = StreamPosition::Time(EventPosition::START);
+        let mut stream = ReadStream::new(NEVER, Some(from), None).read_until_tailed(follows.subscribe());
+        assert!(stream.can_be_read(Instant::now()) && !stream.is_tailed());
+        stream.take_page(Ok(Vec::new()), false);
+        let retry_at = stream.retry_at.expect("what is written next is not broadcast");
+        assert!(!stream.can_be_read(Instant::now()) && stream.can_be_read(retry_at));
+        // It began to be followed after the last look
+        follows.send_replace(true);
+        assert!(stream.is_tailed());
+        stream.take_page(Ok(Vec::new()), true);
+        assert!(!stream.is_behind && stream.tailed.is_none(), "everything else is broadcast");
+    }
+}
