@@ -4,7 +4,8 @@ from ._app import App, AsyncCalls, AsyncHandle, AsyncTask, Calls, Handle, Task
 from ._async_client import AsyncClient
 from ._client import Client
 from ._context import Context, current
-from ._errors import GalleyError, JobFailed, NoRetry, Retry, Unavailable, Waiting
+from ._delta import apply_delta
+from ._errors import DeltaError, GalleyError, JobFailed, NoRetry, Retry, Unavailable, Waiting
 from ._options import job
 from ._sse import AsyncSubscription, Subscription
 from ._testing import FakeGateway
@@ -56,6 +57,7 @@ __all__ = [
     "Client",
     "Context",
     "Cron",
+    "DeltaError",
     "EnqueueOptions",
     "Failure",
     "FakeGateway",
@@ -91,6 +93,7 @@ __all__ = [
     "Worker",
     "Workflow",
     "WorkflowMember",
+    "apply_delta",
     "current",
     "job",
 ]

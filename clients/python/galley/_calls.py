@@ -255,11 +255,20 @@ def presence(join: bool, member: str | None, info: Any, watches: bool) -> dict[s
 
 
 def channel_stream(
-    channels: Sequence[str], since: str | None, filter: MessageFilter | None, presence: Mapping[str, str | None]
+    channels: Sequence[str],
+    since: str | None,
+    filter: MessageFilter | None,
+    delta: bool,
+    presence: Mapping[str, str | None],
 ) -> str:
     if not channels:
         raise ValueError("a subscription needs a channel")
-    wanted = None if filter is None else json.dumps(filter, separators=(",", ":"))
+    wanted = {
+        "since": since,
+        "filter": None if filter is None else json.dumps(filter, separators=(",", ":")),
+        "delta": "fossil" if delta else None,
+        **presence,
+    }
     if len(channels) == 1 and "*" not in channels[0]:
-        return _path("v1", "channels", channels[0], "stream", since=since, filter=wanted, **presence)
-    return _path("v1", "stream", channel=list(channels), since=since, filter=wanted, **presence)
+        return _path("v1", "channels", channels[0], "stream", **wanted)
+    return _path("v1", "stream", channel=list(channels), **wanted)

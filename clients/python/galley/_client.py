@@ -320,6 +320,7 @@ class Client:
         last_id: str | None = None,
         since: str | None = None,
         filter: MessageFilter | None = None,
+        delta: bool = False,
         join: bool = False,
         member: str | None = None,
         info: Any = None,
@@ -333,15 +334,17 @@ class Client:
         It begins after ``last_id`` (store ``subscription.last_id`` to miss nothing across restarts), else at
         ``since``, else when the first message is asked for. It reconnects to any gateway, for ``patience`` seconds at
         a time (no limit unless given). ``on_gap`` is called for messages that are not kept any more; they are logged
-        unless given. With a ``filter`` only messages that match it come.
+        unless given. With a ``filter`` only messages that match it come. With ``delta`` the
+        gateway sends the difference from the message before where that is shorter; the messages that come out are
+        whole.
 
         With ``member`` (``join=True``: the subject of the token) it takes part in the channels, and says ``info`` of
         itself. ``on_presence`` is called with all members of each channel first, then with each that joins, changes
         its info or leaves.
         """
         asked = _calls.presence(join, member, info, on_presence is not None)
-        path = _calls.channel_stream(channels, since, filter, asked)
-        return self._follow(path, last_id, read_message(on_gap, on_presence), patience)
+        path = _calls.channel_stream(channels, since, filter, delta, asked)
+        return self._follow(path, last_id, read_message(on_gap, on_presence, delta), patience)
 
     def _follow(
         self, path: str, last_id: str | None, read: Callable[[Frame], T | None], patience: float | None

@@ -33,6 +33,13 @@ class Unavailable(GalleyError):
         self.retry_after = retry_after
 
 
+class DeltaError(ValueError):
+    """A difference is not of the text that it was applied to, or it is damaged."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"this difference is not of that text: {what}")
+
+
 class JobFailed(Exception):
     """A job was discarded or cancelled; ``job`` is all of it."""
 

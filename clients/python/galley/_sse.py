@@ -16,7 +16,8 @@ from typing import Any, Generic, TypeVar
 
 from ._aio import AsyncTransport, Stream
 from ._call import Headers, Patience
-from ._errors import GalleyError, Unavailable
+from ._delta import apply_delta
+from ._errors import DeltaError, GalleyError, Unavailable
 from ._http import Connection
 from ._types import Chunk, Gap, JobEvent, Message, PresenceEvent
 
@@ -95,6 +96,13 @@ class _Follower(Generic[E]):
         self._frames: deque[Frame] = deque()
         self._has_begun = self._is_over = False
         self._waiting: Patience | None = None
+        #: Why the next connection is needed although this one lives.
+        self._misfit: Unavailable | None = None
+
+    def _check_fit(self) -> None:
+        misfit, self._misfit = self._misfit, None
+        if misfit is not None:
+            raise misfit
 
     def _headers(self) -> Headers:
         # Events behind the last one that was handed out come again, and so does one that came half
@@ -122,14 +130,19 @@ class _Follower(Generic[E]):
         """The next event that arrived, if there is one."""
         while self._frames:
             frame = self._frames.popleft()
-            self.last_id = frame.id
+            before, self.last_id = self.last_id, frame.id
             if frame.name == "access_ended":
                 message = json.loads(frame.data).get("message", "the access has ended")
                 raise GalleyError(401, "invalid_key", str(message))
             if frame.name == "end":
                 self._is_over = True
                 return None
-            event = self._read(frame)
+            try:
+                event = self._read(frame)
+            except DeltaError as error:
+                log.warning("the subscription resumes with a whole message: %s", error)
+                self.last_id, self._misfit = before, Unavailable(str(error))
+                return None
             if event is not None:
                 # A job that ended has no more events; the gateway would say so to a client that comes back
                 self._is_over = isinstance(event, JobEvent) and event.type in _LAST
@@ -175,6 +188,7 @@ class Subscription(_Follower[E]):
         """Connects if need be, and reads what comes next."""
         broke: Unavailable | None = None
         try:
+            self._check_fit()
             if self._response is None:
                 self._connection = self._connect()
                 self._response = self._connection.stream(self._path, self._headers())
@@ -257,6 +271,7 @@ class AsyncSubscription(_Follower[E]):
         """Connects if need be, and reads what comes next."""
         broke: Unavailable | None = None
         try:
+            self._check_fit()
             if self._stream is None:
                 self._stream = await self._transport.stream(self._path, self._headers())
                 if self._stream.status == 204:
@@ -293,9 +308,17 @@ class AsyncSubscription(_Follower[E]):
 
 
 def read_message(
-    on_gap: Callable[[Gap], None] | None, on_presence: Callable[[PresenceEvent], None] | None
+    on_gap: Callable[[Gap], None] | None, on_presence: Callable[[PresenceEvent], None] | None, has_deltas: bool
 ) -> Callable[[Frame], Message | None]:
     """Reads the events of channels."""
+    #: The id and the text of the last message of each channel: the next one may come as its difference.
+    bases: dict[str, tuple[str, str]] = {}
+
+    def read_whole(text: str) -> Message:
+        message = message_of(json.loads(text))
+        if has_deltas and message.id is not None:
+            bases[message.channel] = message.id, text
+        return message
 
     def read(frame: Frame) -> Message | None:
         if frame.name in _PRESENCE and on_presence is not None:
@@ -309,7 +332,15 @@ def read_message(
                 on_gap(gap)
         elif frame.name == "left_out":
             log.warning("a channel is left out of the stream: %s", frame.data)
-        return message_of(json.loads(frame.data)) if frame.name == "message" else None
+        elif frame.name == "message":
+            return read_whole(frame.data)
+        elif frame.name == "delta":
+            told = json.loads(frame.data)
+            base_id, base = bases.get(told["channel"], (None, ""))
+            if base_id != told["from"]:
+                raise DeltaError("the message before is another one")
+            return read_whole(apply_delta(base, told["delta"]))
+        return None
 
     return read
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import http.server
 import inspect
+import json
 import threading
 from typing import Any
 
@@ -275,6 +277,74 @@ def test_a_subscriber_gets_the_messages_that_its_filter_matches(client: Any, nam
     with pytest.raises(galley.GalleyError) as refused:
         next(client.subscribe(name, filter={"attributes": {"type": {"suffix": "x"}}}))
     assert refused.value.status == 400
+
+
+WORDS = "Съешь ещё этих мягких французских булок 🥐"
+#: The differences of the second and third message from the one before, by another program.
+DELTAS = {2: '2_\nA:{"id":"1-22N@A,3:2}}2ydjHr;', 3: '2_\nA:{"id":"1-32N@A,3:3}}2yeEHr;'}
+
+
+def shown(number: int) -> str:
+    data = f'{{"words":"{WORDS}","n":{number}}}'
+    return f'{{"id":"1-{number}","channel":"a","time":"2026-01-01T00:00:00.000Z","data":{data}}}'
+
+
+def test_a_subscriber_that_asks_for_differences_gets_whole_messages(client: Any, name: str) -> None:
+    sent = [{"n": number, "words": WORDS * 30} for number in range(4)]
+    for channels in ([name], [name, f"{name}.*"]):
+        with client.subscribe(*channels, delta=True) as messages:
+            for data in sent:
+                client.publish(name, data)
+            assert [next(messages).data for _ in sent] == sent
+            last = messages.last_id
+        client.publish(name, sent[1])
+        with client.subscribe(*channels, delta=True, last_id=last) as messages:
+            assert next(messages).data == sent[1]
+
+
+def test_a_difference_that_does_not_fit_leads_to_a_whole_message(make_client: Any) -> None:
+    def event(number: int, kind: str, data: str) -> str:
+        return f"id: 1-{number}\nevent: {kind}\ndata: {data}\n\n"
+
+    def delta(number: int, base: str) -> str:
+        return event(number, "delta", json.dumps({"channel": "a", "from": base, "delta": DELTAS[number]}))
+
+    streams = [
+        "retry: 1\n" + event(0, "begin", "{}") + event(1, "message", shown(1)) + delta(2, "1-1") + delta(3, "1-1"),
+        "retry: 1\n" + event(2, "begin", "{}") + event(3, "message", shown(3)),
+    ]
+    requests: list[tuple[str, str | None]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append((self.path, self.headers["Last-Event-ID"]))
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            self.wfile.write(streams[min(len(requests), 2) - 1].encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with make_client(f"http://127.0.0.1:{server.server_port}").subscribe("a", delta=True) as messages:
+            got = [next(messages) for _ in range(3)]
+        server.shutdown()
+    assert [(message.id, message.data["n"]) for message in got] == [("1-1", 1), ("1-2", 2), ("1-3", 3)]
+    path = "/v1/channels/a/stream?delta=fossil"
+    assert requests[:2] == [(path, None), (path, "1-2")]
+
+
+def test_a_difference_is_applied_to_its_base_and_to_no_other_text() -> None:
+    assert galley.apply_delta(shown(1), DELTAS[2]) == shown(2)
+    assert galley.apply_delta("", "2\n2:xy1tUG00;") == "xy"
+    cut = ["", "1G", "1G\n1G@0,", "1G\n~~~~~:x0;"]
+    for delta in (*cut, "1G\n1G@0;0;", "1G\n~~~~~@~~~~~,0;", "1\n2:ab0;", "1\n1!a0;", "0\n1;"):
+        with pytest.raises(galley.DeltaError):
+            galley.apply_delta(shown(1), delta)
+    with pytest.raises(galley.DeltaError, match="checksum"):
+        galley.apply_delta(shown(1).replace("T00", "T01"), DELTAS[2])
 
 
 def test_members_of_a_channel_are_seen_as_they_join_and_leave(client: Any, name: str) -> None:

@@ -106,6 +106,8 @@ export interface SubscribeOptions extends FollowOptions {
   since?: string;
   /** Only messages that match: `{ attributes: { type: { prefix: "order." } }, data: { "/total": { gte: 100 } } }`. */
   filter?: MessageFilter;
+  /** The gateway sends the difference from the message before where that is shorter. The messages that come out are whole. */
+  delta?: boolean;
   /** Takes part in the channels: as this member, or with a token that has a subject as that one (`true`). */
   join?: true | { member?: string; info?: unknown };
   /** Called with all members of each channel first, then with each that joins, changes its info or leaves. */
@@ -477,14 +479,15 @@ export class Client<Tasks extends TaskMap<Tasks> = AnyTasks> {
    * the first message is asked for. It reconnects to any gateway.
    */
   subscribe<T = unknown>(channels: string | string[], options: SubscribeOptions = {}): Subscription<Message<T>> {
-    checkNames("subscribe()", options, [...FOLLOW_OPTIONS, "since", "filter", "join", "onPresence", "onGap"]);
+    checkNames("subscribe()", options, [...FOLLOW_OPTIONS, "since", "filter", "delta", "join", "onPresence", "onGap"]);
     const { lastId, since, onGap, patienceMs, signal } = options;
-    const { join, onPresence } = options;
+    const { delta = false, join, onPresence } = options;
     if (typeof join === "object") checkNames("join", join, ["member", "info"]);
     const { member, info } = join === true ? {} : (join ?? {});
     const query = {
       since,
       filter: options.filter && JSON.stringify(options.filter),
+      delta: delta ? "fossil" : undefined,
       presence: onPresence && true,
       join: join && true,
       member,
@@ -497,7 +500,8 @@ export class Client<Tasks extends TaskMap<Tasks> = AnyTasks> {
     const path = isOne
       ? pathOf(["v1", "channels", first, "stream"], query)
       : pathOf(["v1", "stream"], { channel: names, ...query });
-    return new Subscription(this.sender, { path, lastId, read: messageReader<T>(onGap, onPresence), patienceMs, signal });
+    const read = messageReader<T>(onGap, onPresence, delta);
+    return new Subscription(this.sender, { path, lastId, read, patienceMs, signal });
   }
 
   // Test modes

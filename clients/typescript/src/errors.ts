@@ -30,6 +30,15 @@ export class Unavailable extends GalleyError {
   }
 }
 
+/** A difference is not of the text that it was applied to, or it is damaged. */
+export class DeltaError extends Error {
+  override name = "DeltaError";
+
+  constructor(what: string) {
+    super(`this difference is not of that text: ${what}`);
+  }
+}
+
 /** A job was discarded or cancelled. */
 export class JobFailed extends Error {
   override name = "JobFailed";

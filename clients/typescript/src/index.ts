@@ -15,7 +15,8 @@ export {
   type WaitOptions,
   type WorkflowOptions,
 } from "./client.js";
-export { GalleyError, JobFailed, NoRetry, Retry, Unavailable, Waiting } from "./errors.js";
+export { applyDelta } from "./delta.js";
+export { DeltaError, GalleyError, JobFailed, NoRetry, Retry, Unavailable, Waiting } from "./errors.js";
 export type {
   EnqueueOptions,
   JobOptions,

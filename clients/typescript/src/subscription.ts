@@ -1,6 +1,7 @@
 /** Streams of events: parsed, and followed across lost connections by the last id that was seen. */
 
-import { GalleyError, Unavailable } from "./errors.js";
+import { applyDelta } from "./delta.js";
+import { DeltaError, GalleyError, Unavailable } from "./errors.js";
 import { Patience, type Sender, sleep, type Stream } from "./http.js";
 import type { Chunk, Gap, JobEvent, Message, PresenceEvent } from "./types.js";
 
@@ -77,6 +78,8 @@ export class Subscription<E> implements AsyncIterableIterator<E> {
   private stream: Stream | undefined;
   private waiting: Patience | undefined;
   private hasBegun = false;
+  /** Why the next connection is needed although this one lives. */
+  private misfit: Unavailable | undefined;
   private turn: Promise<unknown> = Promise.resolve();
 
   constructor(
@@ -142,6 +145,7 @@ export class Subscription<E> implements AsyncIterableIterator<E> {
   /** The next event that arrived, if there is one. */
   private nextEvent(): E | undefined {
     for (let frame = this.frames.shift(); frame !== undefined; frame = this.frames.shift()) {
+      const before = this.seen;
       this.seen = frame.id;
       if (frame.name === "access_ended") {
         this.close();
@@ -152,7 +156,16 @@ export class Subscription<E> implements AsyncIterableIterator<E> {
         this.close();
         return undefined;
       }
-      const event = this.following.read(frame);
+      let event: E | undefined;
+      try {
+        event = this.following.read(frame);
+      } catch (error) {
+        if (!(error instanceof DeltaError)) throw error;
+        console.warn(`galley: the subscription resumes with a whole message: ${error.message}`);
+        this.seen = before;
+        this.misfit = new Unavailable(error.message);
+        return undefined;
+      }
       if (event === undefined) continue;
       if (this.following.isLast?.(event)) this.close();
       return event;
@@ -164,6 +177,7 @@ export class Subscription<E> implements AsyncIterableIterator<E> {
   private async advance(): Promise<void> {
     let broke: Unavailable | undefined;
     try {
+      if (this.misfit !== undefined) throw this.misfit;
       if (this.stream === undefined) {
         // Events behind the last one that was handed out come again, and so does one that came half
         this.parser = new Parser(this.seen, this.parser.retryMs);
@@ -204,6 +218,7 @@ export class Subscription<E> implements AsyncIterableIterator<E> {
   }
 
   private drop(): void {
+    this.misfit = undefined;
     this.stream?.cancel();
     this.stream = undefined;
   }
@@ -213,10 +228,24 @@ export class Subscription<E> implements AsyncIterableIterator<E> {
 export function messageReader<T>(
   onGap: ((gap: Gap) => void) | undefined,
   onPresence: ((event: PresenceEvent) => void) | undefined,
+  hasDeltas: boolean,
 ): (frame: Frame) => Message<T> | undefined {
+  // The last message of each channel, as it came: the next one may come as its difference
+  const bases = new Map<string, { id: string; text: string }>();
+  const readMessage = (text: string): Message<T> => {
+    const shown = JSON.parse(text) as ShownMessage;
+    if (hasDeltas && shown.id) bases.set(shown.channel, { id: shown.id, text });
+    return messageOf<T>(shown);
+  };
   return ({ name, data }) => {
     if (PRESENCE.includes(name)) onPresence?.({ type: name, ...(JSON.parse(data) as object) } as PresenceEvent);
-    if (name === "message") return messageOf<T>(JSON.parse(data) as ShownMessage);
+    if (name === "message") return readMessage(data);
+    if (name === "delta") {
+      const { channel, from, delta } = JSON.parse(data) as { channel: string; from: string; delta: string };
+      const base = bases.get(channel);
+      if (base?.id !== from) throw new DeltaError("the message before is another one");
+      return readMessage(applyDelta(base.text, delta));
+    }
     if (name === "gap") {
       const told = JSON.parse(data) as { channel?: string; from?: string; to?: string; count?: number };
       const gap = { channel: told.channel ?? "", after: told.from, to: told.to, count: told.count };

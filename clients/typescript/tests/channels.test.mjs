@@ -1,10 +1,12 @@
 // Channels with a real gateway: messages are published, followed and resumed, and none is missed.
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { createServer } from "node:http";
 import { test } from "node:test";
 import { galley, load, uniqueName } from "./kit.mjs";
 import { GatewayProcess } from "./processes.mjs";
 
-const { Client, GalleyError } = galley;
+const { applyDelta, Client, DeltaError, GalleyError } = galley;
 const client = new Client();
 
 /** A subscription that ends after a while: a test that waits for what never comes fails. */
@@ -79,6 +81,60 @@ test("a subscriber gets the messages that its filter matches, and resumes behind
   }
   const wrong = follow(channel, { filter: { attributes: { type: { suffix: "x" } } } });
   await assert.rejects(wrong.next(), (error) => error instanceof GalleyError && error.status === 400);
+});
+
+test("a subscriber that asks for differences gets whole messages", async () => {
+  const channel = uniqueName();
+  const streams = [await follow(channel, { delta: true }).open(), await follow([channel, "x.*"], { delta: true }).open()];
+  const sent = [0, 1, 2, 3].map((n) => ({ n, words: "Съешь ещё этих мягких французских булок 🥐 ".repeat(30) }));
+  for (const data of sent) await client.publish(channel, data);
+  for (const messages of streams) {
+    assert.deepEqual((await take(messages, 4)).map(({ data }) => data), sent);
+    messages.close();
+  }
+  const resumed = follow(channel, { delta: true, lastId: streams[0].lastId });
+  await client.publish(channel, sent[0]);
+  assert.deepEqual((await take(resumed, 1))[0].data, sent[0]);
+  resumed.close();
+});
+
+/** Messages about a number, and the differences of the second and third from the one before, by another program. */
+const shown = (n) =>
+  `{"id":"1-${n}","channel":"a","time":"2026-01-01T00:00:00.000Z","data":{"words":"Съешь ещё этих мягких французских булок 🥐","n":${n}}}`;
+const DELTAS = { 2: '2_\nA:{"id":"1-22N@A,3:2}}2ydjHr;', 3: '2_\nA:{"id":"1-32N@A,3:3}}2yeEHr;' };
+
+test("a difference that does not fit leads to a whole message", async () => {
+  const event = (n, name, data) => `id: 1-${n}\nevent: ${name}\ndata: ${data}\n\n`;
+  const delta = (n, from) => event(n, "delta", JSON.stringify({ channel: "a", from, delta: DELTAS[n] }));
+  const begin = (n) => `retry: 1\n${event(n, "begin", "{}")}`;
+  const streams = [
+    begin(0) + event(1, "message", shown(1)) + delta(2, "1-1") + delta(3, "1-1"),
+    begin(2) + event(3, "message", shown(3)),
+  ];
+  const requests = [];
+  const server = createServer(({ url, headers }, response) => {
+    requests.push([url, headers["last-event-id"]]);
+    response.writeHead(200, { "content-type": "text/event-stream" }).write(streams[requests.length - 1] ?? begin(3));
+  }).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const messages = follow("a", { delta: true }, new Client(`http://127.0.0.1:${server.address().port}`));
+  try {
+    assert.deepEqual((await take(messages, 3)).map(({ id, data }) => [id, data.n]), [["1-1", 1], ["1-2", 2], ["1-3", 3]]);
+    const path = "/v1/channels/a/stream?delta=fossil";
+    assert.deepEqual(requests, [[path, undefined], [path, "1-2"]]);
+  } finally {
+    messages.close();
+    server.closeAllConnections();
+    server.close();
+  }
+});
+
+test("a difference is applied to its base, and to no other text", () => {
+  assert.equal(applyDelta(shown(1), DELTAS[2]), shown(2));
+  assert.equal(applyDelta("", "2\n2:xy1tUG00;"), "xy");
+  const wrong = ["", "1G", "1G\n1G@0,", "1G\n1G@0;0;", "1G\n~~~~~:x0;", "1G\n~~~~~@~~~~~,0;", "1\n2:ab0;", "1\n1!a0;", "0\n1;"];
+  for (const delta of wrong) assert.throws(() => applyDelta(shown(1), delta), DeltaError, delta);
+  assert.throws(() => applyDelta(shown(1).replace("T00", "T01"), DELTAS[2]), DeltaError);
 });
 
 test("members of a channel are seen as they join and leave", async () => {

@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     Error,
+    delta::DeltaBases,
     sse::{Frame, Parser},
     transport::{Call, Pauses, RequestSender, encode},
 };
@@ -122,12 +123,16 @@ pub struct Subscription {
     /// Where the next connection continues.
     last_id: Option<String>,
     pauses: Pauses,
+    bases: DeltaBases,
+    /// Why the next connection is needed although this one lives.
+    misfit: Option<Error>,
 }
 
 impl Subscription {
     pub(crate) fn new(transport: RequestSender, path: String) -> Self {
         let (parser, arrived, pauses) = (Parser::default(), VecDeque::new(), Pauses::default());
-        Self { transport, path, stream: None, parser, arrived, last_id: None, pauses }
+        let bases = DeltaBases::default();
+        Self { transport, path, stream: None, parser, arrived, last_id: None, pauses, bases, misfit: None }
     }
 
     /// Begins at a time: RFC 3339, or a duration from now such as `-PT1H`.
@@ -141,6 +146,15 @@ impl Subscription {
     #[must_use]
     pub fn filter(mut self, filter: &Value) -> Self {
         self.path = format!("{}&filter={}", self.path, encode(&filter.to_string()));
+        self
+    }
+
+    /// Asks the gateway to send the difference from the message before where that is shorter. The messages that
+    /// [`next`](Self::next) gives are whole.
+    #[must_use]
+    pub fn deltas(mut self) -> Self {
+        self.path.push_str("&delta=fossil");
+        self.bases.is_wanted = true;
         self
     }
 
@@ -192,10 +206,25 @@ impl Subscription {
     /// The gateway refuses the stream, such as for a key that has expired. Call it again to try once more.
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
-            while let Some((frame, id)) = self.arrived.pop_front() {
+            while let Some((mut frame, id)) = self.arrived.pop_front() {
+                if frame.name == "delta" {
+                    match self.bases.text(&frame.data) {
+                        Ok(text) => frame.data = text,
+                        Err(error) => {
+                            // Continues after the last message that was handed out, with a whole one
+                            self.arrived.clear();
+                            self.misfit = Some(Error::Unavailable { message: error.to_string(), retry_after: None });
+                            break;
+                        }
+                    }
+                }
                 self.last_id = id.or(self.last_id.take());
                 match frame.name.as_str() {
-                    "message" => return Ok(Event::Message(serde_json::from_str(&frame.data)?)),
+                    "message" | "delta" => {
+                        let message: Message = serde_json::from_str(&frame.data)?;
+                        self.bases.keep(&message.channel, message.id.as_deref(), frame.data);
+                        return Ok(Event::Message(message));
+                    }
                     "members" | "join" | "update" | "leave" => {
                         return Ok(Event::Presence(presence_of(&frame.name, &frame.data)?));
                     }
@@ -240,6 +269,9 @@ impl Subscription {
     }
 
     async fn read(&mut self) -> Result<Option<bytes::Bytes>, Error> {
+        if let Some(error) = self.misfit.take() {
+            return Err(error);
+        }
         if self.stream.is_none() {
             // What came half comes again
             self.parser = Parser::resume(self.last_id.clone(), self.parser.retry);

@@ -43,6 +43,7 @@
 
 mod channel;
 mod client;
+mod delta;
 mod error;
 mod job;
 mod sse;
@@ -50,5 +51,6 @@ mod transport;
 
 pub use channel::{Event, Gap, Member, Message, Presence, Subscription};
 pub use client::Client;
+pub use delta::{DeltaError, apply_delta};
 pub use error::Error;
 pub use job::{Job, JobState, NewJob, SentSignal, Wait};

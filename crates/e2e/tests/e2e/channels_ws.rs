@@ -52,10 +52,15 @@ impl TestWebSocket {
 
     /// The next frame that says something; none when the server closes.
     pub(crate) async fn next(&mut self) -> Option<Value> {
+        self.text().await.map(|text| serde_json::from_str(&text).expect("JSON"))
+    }
+
+    /// The same as it came.
+    pub(crate) async fn text(&mut self) -> Option<String> {
         let next = async {
             loop {
                 match self.0.next().await?.expect("no broken connection") {
-                    Message::Text(text) => return Some(serde_json::from_str(&text).expect("JSON")),
+                    Message::Text(text) => return Some(text.to_string()),
                     Message::Close(_) => return None,
                     _ => {}
                 }

@@ -16,6 +16,7 @@ mod canaries;
 mod canary_words;
 mod channels_check;
 mod channels_cross_origin;
+mod channels_deltas;
 mod channels_filters;
 mod channels_history;
 mod channels_presence;

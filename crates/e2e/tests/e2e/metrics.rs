@@ -27,7 +27,7 @@ async fn text_of(service: &ServiceProcess) -> String {
 }
 
 /// Waits until a service shows a line that begins so, and gives its value.
-async fn value_of(service: &ServiceProcess, series: &str, is_it: impl Fn(f64) -> bool) -> f64 {
+pub(crate) async fn value_of(service: &ServiceProcess, series: &str, is_it: impl Fn(f64) -> bool) -> f64 {
     eventually(series, || async {
         let text = text_of(service).await;
         let value = text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())?;
@@ -37,7 +37,7 @@ async fn value_of(service: &ServiceProcess, series: &str, is_it: impl Fn(f64) ->
 }
 
 /// Whether a value is that number.
-fn is(expected: f64) -> impl Fn(f64) -> bool {
+pub(crate) fn is(expected: f64) -> impl Fn(f64) -> bool {
     move |value| value.to_bits() == expected.to_bits()
 }
 

@@ -3,16 +3,16 @@
 use std::{process::Stdio, time::Duration};
 
 use galley_client::{Client, Error, Event, JobState, NewJob, Presence};
-use serde_json::json;
+use serde_json::{Value, json};
 use testkit::{RedisServer, ServiceProcess, TEST_TIMEOUT, binary_path};
 use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     net::TcpListener,
     process::{Child, ChildStdout, Command},
     time::timeout,
 };
 
-use crate::kit::GalleyKit;
+use crate::{kit::GalleyKit, metrics};
 
 fn client(kit: &GalleyKit) -> Client {
     Client::new(&kit.gateway.url("")).expect("a URL").patience(TEST_TIMEOUT)
@@ -91,6 +91,58 @@ async fn a_subscription_misses_nothing_when_the_gateway_comes_back_and_tells_gap
     assert_eq!(message(&mut some).await, json!({ "n": 1 }));
     galley.publish("news", &json!({ "n": 4 })).await.expect("published");
     assert_eq!(message(&mut some).await, json!({ "n": 4 }));
+}
+
+#[tokio::test]
+async fn a_subscription_that_asks_for_differences_gives_whole_messages() {
+    let kit = GalleyKit::start().await;
+    let galley = client(&kit);
+    let mut news = galley.subscribe(["news", "x.*"]).deltas();
+    news.open().await.expect("it opens");
+    for number in 0..4 {
+        galley
+            .publish("news", &json!({ "number": number, "words": "lorem ipsum ".repeat(100) }))
+            .await
+            .expect("published");
+    }
+    for number in 0..4 {
+        let Ok(Ok(Event::Message(message))) = timeout(TEST_TIMEOUT, news.next()).await else { panic!("a message") };
+        assert_eq!(message.data["number"], number);
+    }
+    metrics::value_of(&kit.gateway, "galley_message_deltas_total ", metrics::is(3.0)).await;
+}
+
+#[tokio::test]
+async fn a_difference_that_does_not_fit_leads_to_a_whole_message() {
+    let event = |id: &str, kind: &str, data: &Value| format!("id: {id}\nevent: {kind}\ndata: {data}\n\n");
+    let message = |id: &str| event(id, "message", &json!({ "id": id, "channel": "a", "time": "t", "data": id }));
+    let misfit = event("1-2", "delta", &json!({ "channel": "a", "from": "1-0", "delta": "0\n0;" }));
+    let streams = [
+        format!("retry: 1\n{}{}{misfit}{}", event("1-0", "begin", &json!({})), message("1-1"), message("1-3")),
+        format!("{}{}", event("1-1", "begin", &json!({})), message("1-2")),
+    ];
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let serving = tokio::spawn(async move {
+        let mut requests = Vec::new();
+        for stream in streams {
+            let (mut connection, _) = listener.accept().await.expect("a connection");
+            let mut request = [0; 4096];
+            let length = connection.read(&mut request).await.expect("a request");
+            requests.push(String::from_utf8_lossy(&request[..length]).into_owned());
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+            connection.write_all(format!("{head}{stream}").as_bytes()).await.expect("an answer");
+        }
+        requests
+    });
+    let mut news = Client::new(&url).expect("a URL").subscribe(["a"]).deltas();
+    for id in ["1-1", "1-2"] {
+        let Ok(Ok(Event::Message(message))) = timeout(TEST_TIMEOUT, news.next()).await else { panic!("a message") };
+        assert_eq!(message.data, id);
+    }
+    let requests = serving.await.expect("it served both");
+    assert!(requests[0].contains("delta=fossil") && !requests[0].contains("last-event-id"), "{requests:?}");
+    assert!(requests[1].contains("last-event-id: 1-1"), "{requests:?}");
 }
 
 #[tokio::test]

@@ -10,9 +10,9 @@ use crate::{
     kit::{GalleyKit, TestFolder},
 };
 
-const KEYS_FILE: &str = "GALLEY__ENCRYPTION__KEYS_FILE";
+pub(crate) const KEYS_FILE: &str = "GALLEY__ENCRYPTION__KEYS_FILE";
 const OLD: &str = "old = \"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\"\n";
-const NEW: &str = "new = \"YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWY=\"\n";
+pub(crate) const NEW: &str = "new = \"YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWY=\"\n";
 /// What a rule holds is in a file of the operator and never in Redis. A key of a request is stored as a hash, a token of
 /// an attempt as it is: it is worth nothing without access to the gateway, and ends with the attempt.
 const NOT_STORED: [&str; 9] = [
@@ -28,7 +28,7 @@ const NOT_STORED: [&str; 9] = [
 ];
 const STORED_PLAIN: &str = "token of an attempt";
 
-fn write_keys(folder: &TestFolder, name: &str, current: &str, keys: &[&str]) -> String {
+pub(crate) fn write_keys(folder: &TestFolder, name: &str, current: &str, keys: &[&str]) -> String {
     let text = format!(
         "current = \"{current}\"\nfingerprint_key = \"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDI=\"\n[keys]\n{}",
         keys.concat()

@@ -26,6 +26,8 @@ pub(super) struct ClientFrame {
     pub(super) join: Option<Box<RawValue>>,
     /// Which messages the client wants.
     pub(super) filter: Option<Box<RawValue>>,
+    /// The format of the differences that it wants instead of whole messages.
+    pub(super) delta: Option<String>,
 }
 
 impl ClientFrame {
@@ -33,7 +35,7 @@ impl ClientFrame {
     pub(super) fn parse(text: &[u8], depth_limit: usize) -> Result<Self, ApiError> {
         // The frame and the message are a level each
         let members: Object = json::parse(text, depth_limit.saturating_add(2))?;
-        let names: Vec<&str> = TEXTS.into_iter().chain(["message", "filter", "presence", "join"]).collect();
+        let names: Vec<&str> = TEXTS.into_iter().chain(["message", "filter", "delta", "presence", "join"]).collect();
         members.check_names(&names).map_err(ApiError::invalid)?;
         let text = |name: &str| -> Result<Option<String>, ApiError> {
             let given = members.get(name).map(|value| serde_json::from_str(value.get()));
@@ -56,6 +58,8 @@ impl ClientFrame {
             idempotency_key: idempotency_key?,
             message: members.get("message").map(ToOwned::to_owned),
             filter: given("filter"),
+            // Anything else is refused with what is allowed
+            delta: given("delta").map(|value| serde_json::from_str(value.get()).unwrap_or_else(|_| value.to_string())),
             join: given("join"),
             presence: presence.unwrap_or(false),
         })

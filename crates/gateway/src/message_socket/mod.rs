@@ -33,7 +33,7 @@ use crate::{
     auth::{AccessEnd, Caller, StreamSession},
     client_presence::{ClientPresence, PresenceRequest, next_presence},
     error::{ApiError, ErrorCode},
-    routes::{filters_too_long, parse_filter, parse_since},
+    routes::{filters_too_long, parse_delta, parse_filter, parse_since},
     services::Services,
     sse::reconnect_delay_ms,
     wake_relay::RelayedWaker,
@@ -41,6 +41,8 @@ use crate::{
 
 /// The longest frame from a client, in bytes.
 pub(crate) const FRAME_LIMIT_BYTES: usize = 16 * 1024;
+/// What the frame of a message begins with, in place of the first bracket of the message.
+pub(crate) const MESSAGE_HEAD: &str = r#"{"type":"message","#;
 /// The most pings without an answer.
 const MAX_UNANSWERED_PINGS: u32 = 2;
 /// After a window has been full this long, its reader drops the pages that it holds and reads them again later.
@@ -167,7 +169,7 @@ impl MessageSocket {
         match event {
             ReaderEvent::Message(message) => {
                 self.outbound.reserve_shared(message.json().len()).await;
-                json.text("type", "message").splice(message.json());
+                json.text("type", message.kind()).splice(message.json());
                 if let (Some(window), Some(position)) = (&mut self.window, message.position) {
                     window.record_sent(&message.channel, position);
                 }
@@ -264,6 +266,7 @@ impl MessageSocket {
             filter.flatten(),
             PresenceRequest::parse(&self.caller, self.publisher.is_stranger, frame.presence, frame.join.as_deref())?,
         );
+        let wants_delta = parse_delta(frame.delta.as_deref())?;
         if !self.reader.has_room_for_filter(&frame.channel, filter.as_ref()) {
             return Err(filters_too_long());
         }
@@ -280,6 +283,7 @@ impl MessageSocket {
             }
             self.reader.add_pattern(pattern.clone(), start).await??;
             self.reader.filter_pattern(&pattern, filter);
+            self.reader.set_pattern_delta(&pattern, wants_delta);
         } else {
             let channel: ChannelName = frame.channel.parse()?;
             self.caller.check_channel(Scope::ChannelsSubscribe, &channel)?;
@@ -293,6 +297,7 @@ impl MessageSocket {
                 return Err(refused);
             }
             self.reader.filter_channel(&channel, filter);
+            self.reader.set_channel_delta(&channel, wants_delta);
             let after = self.reader.position(&channel).unwrap_or(Position::START);
             json.text("after", &after.to_string());
         }

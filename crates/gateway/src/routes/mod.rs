@@ -46,7 +46,7 @@ use model::access::Scope::{
 };
 
 pub(crate) use admin::{job_actions::edit_refusal, system::MAX_REASON_BYTES};
-pub(crate) use channels::{filters_too_long, open_reader, parse_filter, parse_since};
+pub(crate) use channels::{filters_too_long, open_reader, parse_delta, parse_filter, parse_since};
 pub(crate) use consistency_check::{TimedCheck, parse_check_cursor};
 pub(crate) use cron::{cron_not_found, parse_cron_name};
 pub(crate) use deliveries::{is_rule_pattern, resend_message};

@@ -6,6 +6,7 @@
 //! | [`cloud_event`] | `CloudEvents` 1.0 in the modes of HTTP |
 //! | [`StoredMessage`] | a message as it is stored, and as clients see it |
 //! | [`continuity`] | whether messages are missing after a position |
+//! | [`delta`] | the difference between two texts |
 //! | [`ResumeToken`] | the positions of a stream of several channels |
 //! | [`item`] | one message of a batch request |
 //!
@@ -13,6 +14,7 @@
 
 pub mod cloud_event;
 pub mod continuity;
+pub mod delta;
 pub mod item;
 mod position;
 mod resume_token;

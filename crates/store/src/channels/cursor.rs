@@ -96,6 +96,29 @@ impl ChannelCursor {
         filters.iter().any(|filter| self.guard.0.verdicts.passes(filter, message))
     }
 
+    /// The difference of a message that was just returned from the one at `base`, if it is shorter.
+    pub(super) fn delta(
+        &self,
+        base: Position,
+        message: &EncodedMessage,
+        head: &'static str,
+    ) -> Option<Arc<EncodedMessage>> {
+        let in_ring = || {
+            let number = if let CursorSource::Ring(number) = self.source { number } else { u64::MAX };
+            self.guard.0.ring().find_before(number, base)
+        };
+        let in_page = || self.page.as_ref().and_then(|page| page.base(base));
+        let find = || in_page().or_else(in_ring).or_else(|| self.guard.0.deltas.kept_base(base));
+        self.guard.0.deltas.get(base, message, head, find)
+    }
+
+    /// Keeps a message of a page that was returned: the difference of the next one is from it.
+    pub(super) fn keep_base(&self, message: &Arc<EncodedMessage>) {
+        if let Some(page) = &self.page {
+            page.keep_base(message);
+        }
+    }
+
     /// Discards messages that were read and not delivered: they are read again later.
     pub(super) fn discard_pending(&mut self) {
         if self.has_page() {
@@ -114,7 +137,11 @@ impl ChannelCursor {
                 self.after = message.position.unwrap_or(self.after);
                 return Some(ReaderEvent::Message(message));
             }
-            PageItem::End => self.page = None,
+            PageItem::End => {
+                if let Some(base) = self.page.take().and_then(|page| page.take_base()) {
+                    self.guard.0.deltas.keep_base(&base);
+                }
+            }
             PageItem::Reclaimed => self.discard_pending(),
         }
         None

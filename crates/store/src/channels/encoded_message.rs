@@ -18,17 +18,27 @@ pub struct EncodedMessage {
     event: Bytes,
     id_len: usize,
     json_range: Range<usize>,
+    kind: &'static str,
 }
 
 impl EncodedMessage {
     /// Encodes a message that clients see as `json`, which must be a single line.
     pub(super) fn new(channel: ChannelName, position: Option<Position>, json: &str) -> Self {
+        Self::of_kind("message", channel, position, json)
+    }
+
+    /// Encodes what some readers get instead of the message at a position: its difference from the one before.
+    pub(super) fn delta(channel: ChannelName, position: Position, json: &str) -> Self {
+        Self::of_kind("delta", channel, Some(position), json)
+    }
+
+    fn of_kind(kind: &'static str, channel: ChannelName, position: Option<Position>, json: &str) -> Self {
         let json = &*escape_line_ends(json);
         let id = position.map(|position| format!("id: {position}\n")).unwrap_or_default();
-        let begin = format!("{id}event: message\ndata: ");
+        let begin = format!("{id}event: {kind}\ndata: ");
         let end = begin.len() + json.len();
         let event = Bytes::from([&begin, json, "\n\n"].concat());
-        Self { channel, position, event, id_len: id.len(), json_range: begin.len()..end }
+        Self { channel, position, event, id_len: id.len(), json_range: begin.len()..end, kind }
     }
 
     /// The same message with its event in other memory.
@@ -48,6 +58,12 @@ impl EncodedMessage {
     /// Its memory in bytes, about.
     pub(super) fn size(&self) -> usize {
         self.event.len() + size_of::<Self>()
+    }
+
+    /// What it is for clients: a `message`, or a `delta` for readers that asked for them.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        self.kind
     }
 
     /// The message as clients see it, on a single line.
@@ -86,5 +102,9 @@ mod tests {
         assert_eq!(shown.json(), r#"{"data":"饭"}"#);
         let plain = EncodedMessage::new(shown.channel, None, "{}");
         assert_eq!(event(&plain), [b"event: message\ndata: {}\n\n"; 2]);
+        let plain_kind = plain.kind();
+        let delta = EncodedMessage::delta(plain.channel, at(8), "{}");
+        assert_eq!(event(&delta)[0], b"id: 5-8\nevent: delta\ndata: {}\n\n");
+        assert_eq!([plain_kind, delta.kind()], ["message", "delta"]);
     }
 }

@@ -32,6 +32,7 @@ use super::{
     message_ring::{MessageRing, RingBudget},
     page_budget::PageBudget,
     plain_messages::{PlainMessageTagger, parse_position},
+    shared_deltas::SharedDeltas,
     shared_events::SharedEvents,
     shared_filter::{FilterVerdicts, SharedFilters},
     shared_pages::SharedPages,
@@ -105,6 +106,7 @@ pub(super) struct ChannelState {
     pub(super) shared_events: SharedEvents,
     pub(super) shared_pages: SharedPages,
     pub(super) verdicts: FilterVerdicts,
+    pub(super) deltas: SharedDeltas,
     head: SharedRead<Option<Position>>,
 }
 
@@ -207,6 +209,7 @@ impl ChannelHubInner {
                 shared_events: SharedEvents::default(),
                 shared_pages: SharedPages::default(),
                 verdicts: FilterVerdicts::default(),
+                deltas: SharedDeltas::new(self.budget.clone()),
                 head: SharedRead::default(),
             })
         };

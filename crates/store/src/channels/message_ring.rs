@@ -25,6 +25,9 @@ use model::message::Position;
 /// Approximate memory of a message besides its text, in bytes.
 const OVERHEAD_BYTES: usize = 256;
 
+/// Among how many messages one is looked for that a reader got before.
+const MAX_LOOK_BACK: usize = 64;
+
 /// Shorter messages go to a connection as a whole: nobody holds one that has left its ring.
 const MIN_LONG_BYTES: usize = 16 << 10;
 
@@ -46,6 +49,26 @@ pub(super) struct RingBudget {
     pub(super) max_total_bytes: usize,
     /// Current bytes of all rings, and of long messages that have left them.
     pub(super) used_bytes: Arc<AtomicUsize>,
+}
+
+impl RingBudget {
+    /// The same message, whose bytes, which count already, do so until nobody has them.
+    fn lease(&self, message: &Arc<EncodedMessage>) -> Arc<EncodedMessage> {
+        let size = encoded_size(message);
+        let leased = LeasedBytes { message: message.clone(), size, used_bytes: self.used_bytes.clone() };
+        Arc::new(message.with_event(Bytes::from_owner(leased)))
+    }
+
+    /// The same message, whose bytes count from now on, until nobody has them.
+    pub(super) fn count(&self, message: &Arc<EncodedMessage>) -> Arc<EncodedMessage> {
+        self.used_bytes.fetch_add(encoded_size(message), Relaxed);
+        self.lease(message)
+    }
+
+    /// Whether all rings have more than they may have.
+    pub(super) fn is_exceeded(&self) -> bool {
+        self.used_bytes.load(Relaxed) > self.max_total_bytes
+    }
 }
 
 #[derive(Debug)]
@@ -110,10 +133,8 @@ impl MessageRing {
         let size = encoded_size(&item);
         self.bytes += size;
         self.budget.used_bytes.fetch_add(size, Relaxed);
-        self.messages.push_back(if is_long(&item) { self.lease(&item, size) } else { item });
-        while self.bytes > self.budget.max_ring_bytes
-            || self.budget.used_bytes.load(Relaxed) > self.budget.max_total_bytes
-        {
+        self.messages.push_back(if is_long(&item) { self.budget.lease(&item) } else { item });
+        while self.bytes > self.budget.max_ring_bytes || self.budget.is_exceeded() {
             if !self.drop_oldest() {
                 break;
             }
@@ -132,16 +153,17 @@ impl MessageRing {
         true
     }
 
-    /// The same message, whose bytes count until nobody has them.
-    fn lease(&self, message: &Arc<EncodedMessage>, size: usize) -> Arc<EncodedMessage> {
-        let leased = LeasedBytes { message: message.clone(), size, used_bytes: self.budget.used_bytes.clone() };
-        Arc::new(message.with_event(Bytes::from_owner(leased)))
-    }
-
     pub(super) fn get(&self, number: u64) -> RingRead {
         let Some(index) = number.checked_sub(self.first_number) else { return RingRead::Evicted };
         let index = usize::try_from(index).unwrap_or(usize::MAX);
         self.messages.get(index).map_or(RingRead::Empty, |item| RingRead::Message(item.clone()))
+    }
+
+    /// The message at a position, if it is among the newest before a number.
+    pub(super) fn find_before(&self, number: u64, position: Position) -> Option<Arc<EncodedMessage>> {
+        let index = usize::try_from(number.checked_sub(self.first_number)?).unwrap_or(usize::MAX);
+        let earlier = self.messages.range(..index.min(self.messages.len())).rev().take(MAX_LOOK_BACK);
+        earlier.into_iter().find(|message| message.position == Some(position)).cloned()
     }
 
     /// The number at which a reader that has everything up to `after` continues, if possible.

@@ -13,6 +13,7 @@
 //! | `reader`, `cursor`, `page_budget` | one reader of many channels; its position in each; memory for what it has read |
 //! | `reader_counts`, `changed_channels` | how many readers each channel has, over all gateways |
 //! | `shared_filter` | which messages readers want |
+//! | `shared_deltas` | differences between messages, for readers that asked for them |
 //! | `presence` | who is on a channel: members, and those who watch them |
 //! | `plain_messages` | messages of plain Redis publishers, without the copies of Galley's own |
 //! | `sealed_message` | messages as they are stored when there are keys |
@@ -38,6 +39,7 @@ mod reader_counts;
 mod registry;
 mod retention;
 mod sealed_message;
+mod shared_deltas;
 mod shared_events;
 mod shared_filter;
 mod shared_pages;

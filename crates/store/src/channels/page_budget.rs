@@ -15,6 +15,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use super::encoded_message::EncodedMessage;
+use model::message::Position;
 
 /// How long a reader keeps a page that it does not deliver while others wait for memory.
 pub(super) const RECLAIM_AFTER: Duration = Duration::from_secs(2);
@@ -41,6 +42,8 @@ pub(super) struct HeldPage {
 
 struct HeldMessages {
     messages: VecDeque<Arc<EncodedMessage>>,
+    /// The last one that the reader got, if it wants the difference of the next from it.
+    base: Option<Arc<EncodedMessage>>,
     delivered_at: Instant,
     is_reclaimed: bool,
 }
@@ -82,7 +85,12 @@ impl PageBudget {
 
     /// Keeps messages for a reader. Each has memory of its own.
     pub(super) fn hold(&self, messages: impl Iterator<Item = Arc<EncodedMessage>>) -> Arc<HeldPage> {
-        let messages = HeldMessages { messages: messages.collect(), delivered_at: Instant::now(), is_reclaimed: false };
+        let messages = HeldMessages {
+            messages: messages.collect(),
+            base: None,
+            delivered_at: Instant::now(),
+            is_reclaimed: false,
+        };
         let page = Arc::new(HeldPage { messages: Mutex::new(messages) });
         self.held().push(Arc::downgrade(&page));
         page
@@ -118,6 +126,12 @@ impl PageLease {
     }
 }
 
+impl HeldMessages {
+    fn has_some(&self) -> bool {
+        !self.messages.is_empty() || self.base.is_some()
+    }
+}
+
 impl Drop for PageLease {
     fn drop(&mut self) {
         self.budget.free(self.bytes);
@@ -134,18 +148,37 @@ impl HeldPage {
         held.messages.pop_front().map_or(PageItem::End, PageItem::Message)
     }
 
-    /// When a message was delivered last, unless none is left.
+    /// Keeps a message that was delivered, in place of the one before.
+    pub(super) fn keep_base(&self, message: &Arc<EncodedMessage>) {
+        let mut held = self.messages();
+        if !held.is_reclaimed {
+            held.base = Some(message.clone());
+        }
+    }
+
+    /// The message that was kept, if it is the one at a position.
+    pub(super) fn base(&self, position: Position) -> Option<Arc<EncodedMessage>> {
+        self.messages().base.clone().filter(|base| base.position == Some(position))
+    }
+
+    /// The message that was kept.
+    pub(super) fn take_base(&self) -> Option<Arc<EncodedMessage>> {
+        self.messages().base.take()
+    }
+
+    /// When a message was delivered last, unless nothing is left.
     fn idle_since(&self) -> Option<Instant> {
         let held = self.messages();
-        (!held.messages.is_empty()).then_some(held.delivered_at)
+        held.has_some().then_some(held.delivered_at)
     }
 
     fn reclaim(&self) -> bool {
         let mut held = self.messages();
-        if held.messages.is_empty() {
+        if !held.has_some() {
             return false;
         }
         held.messages = VecDeque::new();
+        held.base = None;
         held.is_reclaimed = true;
         true
     }

@@ -125,6 +125,23 @@ mod tests {
         assert_eq!(budget.used_bytes(), 0);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_a_stalled_reader_keeps_for_the_next_difference_is_taken_from_it_too() {
+        let budget = Arc::new(PageBudget::new(1));
+        let lease = budget.reserve(100).await;
+        let held = messages(&lease, 1);
+        drop(lease);
+        let page = budget.hold(held.into_iter());
+        let PageItem::Message(message) = page.next() else { panic!("it has a message") };
+        page.keep_base(&message);
+        let (kept, other) = (Position { epoch: 1, sequence: 0 }, Position { epoch: 1, sequence: 1 });
+        drop(message);
+        assert!(page.base(kept).is_some() && page.base(other).is_none());
+        drop(budget.reserve(100).await);
+        assert!(page.base(kept).is_none() && matches!(page.next(), PageItem::Reclaimed));
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
     #[tokio::test]
     async fn readers_of_a_message_share_one_copy_as_long_as_one_has_it() {
         let (budget, shared) = (Arc::new(PageBudget::new(1)), SharedEvents::default());

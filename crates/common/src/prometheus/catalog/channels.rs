@@ -22,6 +22,22 @@ pub(super) const CHANNELS: &[MetricSpec] = &[
     counter("galley_subscriptions_lost_total", &[], "connections", "Lost connections to Redis's pub/sub")
         .explained("lost connections to Redis's pub/sub. Galley subscribes again"),
     counter("galley_published_bytes_total", &[], "bytes", "Bytes of the data of messages that this process published"),
+    counter(
+        "galley_message_deltas_total",
+        &[],
+        "messages",
+        "Messages that readers of this gateway got as the difference from the one before",
+    )
+    .explained(
+        "messages that readers of this gateway got as the difference from the one before, because they asked for that. Each \
+         reader counts",
+    ),
+    counter(
+        "galley_message_delta_saved_bytes_total",
+        &[],
+        "bytes",
+        "Bytes by which these differences were shorter than the messages",
+    ),
 ];
 
 pub(super) const SUBSCRIPTIONS: &[MetricSpec] = &[

@@ -1,5 +1,6 @@
 //! Channels: messages and their readers.
 
+mod delta;
 mod filter;
 mod history;
 mod list;
@@ -8,6 +9,7 @@ mod publish;
 mod stream;
 mod ws;
 
+pub(crate) use delta::parse_delta;
 pub(crate) use filter::{filters_too_long, parse_filter};
 pub(super) use history::history;
 pub(super) use list::{list, show};

@@ -11,7 +11,7 @@ use model::{
 };
 use store::channels::{MAX_CHANNELS, ReaderStart, SharedFilter};
 
-use super::{open_reader, parse_filter, parse_since, unknown_position};
+use super::{open_reader, parse_delta, parse_filter, parse_since, unknown_position};
 use crate::{
     auth::{Caller, StreamSession},
     client_presence::{ClientPresence, PresenceRequest, member_of},
@@ -32,6 +32,7 @@ struct MessageStreamQuery {
     last_event_id: Option<String>,
     since: Option<String>,
     filter: Option<String>,
+    delta: Option<String>,
     presence: Option<String>,
     join: Option<String>,
     member: Option<String>,
@@ -46,6 +47,7 @@ impl MessageStreamQuery {
                 "channel" => query.channels.push(value),
                 "since" => query.since = Some(value),
                 "filter" => query.filter = Some(value),
+                "delta" => query.delta = Some(value),
                 "presence" => query.presence = Some(value),
                 "join" => query.join = Some(value),
                 "member" => query.member = Some(value),
@@ -114,6 +116,7 @@ pub(crate) async fn stream_channel(
         return Err(ApiError::invalid("several channels are read at /v1/stream"));
     }
     let (filter, asked) = (query.filter(&services)?, query.presence(&caller, is_stranger(&request, &services))?);
+    let wants_deltas = parse_delta(query.delta.as_deref())?;
     let start = match &query.last_event_id {
         Some(last) => ReaderStart::After(last.parse::<Position>()?),
         None => query.start(&services).await?,
@@ -121,6 +124,9 @@ pub(crate) async fn stream_channel(
     let mut reader = open_reader(&services)?;
     reader.add_channel(&channel, start).await??;
     reader.filter_channel(&channel, filter);
+    if wants_deltas {
+        reader.want_deltas();
+    }
     let presence = query.open_presence(&services, asked, std::slice::from_ref(&channel)).await?;
     let keep_alive = services.settings.gateway.event_keep_alive;
     Ok(stream_response(MessageSource::of_one_channel(reader).with_presence(presence), session, keep_alive))
@@ -142,6 +148,7 @@ pub(crate) async fn stream_channels(request: HttpRequest, services: web::Data<Se
     asked.into_iter().try_for_each(|pattern| caller.check_channel_pattern(Scope::ChannelsSubscribe, pattern))?;
     let session = StreamSession::open(&request)?;
     let (filter, asked) = (query.filter(&services)?, query.presence(&caller, is_stranger(&request, &services))?);
+    let wants_deltas = parse_delta(query.delta.as_deref())?;
     if !asked.is_empty() && !patterns.is_empty() {
         return Err(ApiError::invalid("presence is for channels by their name: this stream has a pattern"));
     }
@@ -171,6 +178,9 @@ pub(crate) async fn stream_channels(request: HttpRequest, services: web::Data<Se
         }
     }
     reader.filter_all(filter.as_ref());
+    if wants_deltas {
+        reader.want_deltas();
+    }
     let presence = query.open_presence(&services, asked, &names).await?;
     let keep_alive = services.settings.gateway.event_keep_alive;
     Ok(stream_response(MessageSource::of_many_channels(reader).with_presence(presence), session, keep_alive))

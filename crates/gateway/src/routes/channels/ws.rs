@@ -18,7 +18,8 @@ use crate::{
     auth::{Caller, StreamSession},
     error::{ApiError, ErrorCode},
     message_socket::{
-        AckWindow, FRAME_LIMIT_BYTES, FrameGuard, MAX_WINDOW, MessageSocket, OutboundBytes, SocketPublisher,
+        AckWindow, FRAME_LIMIT_BYTES, FrameGuard, MAX_WINDOW, MESSAGE_HEAD, MessageSocket, OutboundBytes,
+        SocketPublisher,
     },
     routes::{ApiResult, parse_bounded},
     services::Services,
@@ -47,7 +48,8 @@ pub(crate) async fn connect(
     require_upgrade(&request)?;
     let rights = StreamSession::open(&request)?;
     let publisher = SocketPublisher::of(&request, &services);
-    let reader = open_reader(&services)?;
+    let mut reader = open_reader(&services)?;
+    reader.set_message_head(MESSAGE_HEAD);
     let frames: BoxedPayloadStream = Box::pin(FrameGuard::new(body.into_inner(), FRAME_LIMIT_BYTES));
     let mut guarded = Payload::from(frames);
     let guarded = web::Payload::from_request(&request, &mut guarded).await.map_err(ApiError::internal)?;

@@ -1,6 +1,7 @@
 //! One reader of any number of channels, which may be added and removed; channels that match a pattern are added
 //! automatically.
 
+mod deltas;
 mod filters;
 mod poll;
 
@@ -11,7 +12,10 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 pub use filters::MAX_FILTERS_BYTES;
 
-use self::filters::{ChannelFilter, NamedFilter};
+use self::{
+    deltas::DeltaBase,
+    filters::{ChannelFilter, NamedFilter},
+};
 use super::{
     cursor::ChannelCursor,
     hub::{ChannelHub, ChannelHubInner, ReaderGuard},
@@ -76,6 +80,8 @@ pub struct ChannelReader {
     newly_skipped: Vec<ChannelName>,
     /// Wakes a reader without channels when the process stops.
     stopped: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// What messages begin with for the client, in place of their first bracket: differences are of what it sees.
+    message_head: &'static str,
     _permit: ReaderPermit,
 }
 
@@ -91,12 +97,16 @@ struct ReadChannel {
     filter: ChannelFilter,
     /// Messages that the filter did not let pass since the last event.
     skipped: u32,
+    /// Whether differences are wanted of the channel by its name.
+    named_delta: bool,
+    delta: DeltaBase,
 }
 
 /// A pattern that a reader reads.
 struct ReadPattern {
     pattern: ChannelPattern,
     filter: NamedFilter,
+    wants_delta: bool,
 }
 
 impl ChannelHub {
@@ -120,6 +130,7 @@ impl ChannelHub {
             skipped: BTreeSet::new(),
             newly_skipped: Vec::new(),
             stopped: None,
+            message_head: "{",
         })
     }
 }
@@ -179,7 +190,7 @@ impl ChannelReader {
             }
         }
         self.excluded.retain(|channel| !pattern.matches(channel));
-        self.patterns.push(ReadPattern { pattern, filter: None });
+        self.patterns.push(ReadPattern { pattern, filter: None, wants_delta: false });
         self.update_filters();
         Ok(Ok(()))
     }
@@ -189,7 +200,8 @@ impl ChannelReader {
     /// earlier stream come first.
     pub fn resume_patterns(&mut self, patterns: Vec<ChannelPattern>, resume: ResumeToken) {
         self.subscribe_to_new_channels();
-        self.patterns = patterns.into_iter().map(|pattern| ReadPattern { pattern, filter: None }).collect();
+        self.patterns =
+            patterns.into_iter().map(|pattern| ReadPattern { pattern, filter: None, wants_delta: false }).collect();
         self.resume = resume;
         (self.is_list_loaded, self.is_list_due) = (false, true);
     }
@@ -228,6 +240,7 @@ impl ChannelReader {
         self.excluded.retain(still_fits);
         self.skipped.retain(still_fits);
         self.update_filters();
+        self.update_deltas();
         self.schedule_skipped();
         true
     }
@@ -282,8 +295,17 @@ impl ChannelReader {
         // Most readers have one
         self.channels.reserve_exact(1);
         let filter = filters::of_channel(channel, None, &self.patterns);
-        let name = channel.clone();
-        self.channels.push(ReadChannel { name, cursor, position: after, named: None, filter, skipped: 0 });
+        let delta = deltas::of_new_channel(channel, &self.patterns);
+        self.channels.push(ReadChannel {
+            name: channel.clone(),
+            cursor,
+            position: after,
+            named: None,
+            filter,
+            skipped: 0,
+            named_delta: false,
+            delta,
+        });
     }
 
     fn drop_channel(&mut self, channel: &ChannelName) {

@@ -42,7 +42,8 @@ impl ChannelReader {
             if self.channels.is_empty() && self.poll_stopped(cx).is_ready() {
                 return Poll::Ready(ReaderEvent::Stopped);
             }
-            return poll_channels(&self.hub, &mut self.channels, &mut self.next_channel, cx);
+            let (channels, turn) = (&mut self.channels, &mut self.next_channel);
+            return poll_channels(&self.hub, channels, turn, self.message_head, cx);
         }
     }
 
@@ -86,6 +87,7 @@ fn poll_channels(
     hub: &ChannelHubInner,
     channels: &mut [ReadChannel],
     turn: &mut usize,
+    message_head: &'static str,
     cx: &mut Context<'_>,
 ) -> Poll<ReaderEvent> {
     let is_stopped = || hub.is_stopped.load(SeqCst);
@@ -101,7 +103,7 @@ fn poll_channels(
             let read = &mut channels[index];
             let others = pages - usize::from(read.cursor.has_page());
             let may_read = others < MAX_PAGES_PER_READER;
-            while let Poll::Ready(told) = read.cursor.poll_next(may_read, cx) {
+            while let Poll::Ready(mut told) = read.cursor.poll_next(may_read, cx) {
                 if let ReaderEvent::Message(message) = &told {
                     read.position = message.position.unwrap_or(read.position);
                     if read.skips(message) {
@@ -114,6 +116,7 @@ fn poll_channels(
                     }
                 }
                 *turn = index + 1;
+                read.replace_with_delta(&mut told, message_head);
                 return Poll::Ready(told);
             }
             let cursor = &read.cursor;
