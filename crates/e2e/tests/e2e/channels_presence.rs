@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use testkit::{RedisServer, ServiceProcess, eventually, redis};
 
-use crate::{channels_ws::TestWebSocket, kit::GalleyKit, sse::ChannelEventsClient};
+use crate::{channels_ws::TestWebSocket, dashboard::Visitor, kit::GalleyKit, metrics, sse::ChannelEventsClient};
 
 const STREAM: &str = "/v1/channels/room/stream";
 const KEY: &str = "glk_presence1_0123456789012345678901234567890123456789012";
@@ -122,6 +122,31 @@ async fn members_join_change_and_leave_and_several_connections_are_one() {
     // Messages come as ever
     kit.http.post(kit.gateway.url("/v1/channels/room/messages")).body("hello").send().await.expect("an answer");
     assert_eq!(watcher.messages(1).await, ["hello"]);
+}
+
+#[tokio::test]
+async fn members_are_counted_at_their_gateway_and_shown_on_the_page_of_the_channel() {
+    let kit = GalleyKit::start_with(RedisServer::start(), &SOON).await;
+    let mut visitor = Visitor::new(&kit.gateway);
+    let (status, page) = visitor.page("/ui/channels/room").await;
+    assert_eq!((status, page.contains("Members")), (200, false), "{page}");
+    let info = "%7B%22name%22:%22%3Cb%3EAda%22%7D";
+    let streams = [
+        open(&kit.gateway, &format!("member=ada&info={info}")).await,
+        open(&kit.gateway, "member=ada").await,
+        open(&kit.gateway, "member=bob").await,
+    ];
+    let hall = kit.gateway.url("/v1/channels/hall/stream?member=bob");
+    let hall = ChannelEventsClient::open(hall, None).await;
+    metrics::value_of(&kit.gateway, "galley_channel_members ", metrics::is(3.0)).await;
+    drop(hall);
+    metrics::value_of(&kit.gateway, "galley_channel_members ", metrics::is(2.0)).await;
+    let (status, page) = visitor.page("/ui/channels/room").await;
+    assert_eq!(status, 200);
+    assert!(page.contains("2 members present") && page.contains("ada") && page.contains("bob"), "{page}");
+    assert!(!page.contains("<b>Ada"), "what members say is text");
+    drop(streams);
+    metrics::value_of(&kit.gateway, "galley_channel_members ", metrics::is(0.0)).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use model::{
     message::{NewMessage, Position},
 };
 use serde_json::Value;
-use store::channels::{ChannelReader, ReaderEvent, ReaderStart};
+use store::channels::{ChannelMember, ChannelReader, ReaderEvent, ReaderStart};
 
 use super::{
     page::{Page, redirect},
@@ -27,6 +27,8 @@ use crate::{
 
 /// Channels on a page.
 const PAGE_SIZE: usize = 50;
+/// Members on the page of a channel.
+const SHOWN_MEMBERS: usize = 50;
 /// Messages that a page begins with.
 const SHOWN_MESSAGES: u64 = 50;
 
@@ -53,7 +55,22 @@ struct OneChannelPage {
     page: Page,
     name: ChannelName,
     readers: usize,
+    /// The first of them by id.
+    members: Vec<MemberRow>,
+    member_count: usize,
     messages: Vec<String>,
+}
+
+struct MemberRow {
+    id: String,
+    since: i64,
+    info: ShownValue,
+}
+
+impl OneChannelPage {
+    fn other_members(&self) -> usize {
+        self.member_count - self.members.len()
+    }
 }
 
 #[derive(Template)]
@@ -133,8 +150,16 @@ pub(crate) async fn show(request: HttpRequest, services: web::Data<Services>, na
         messages = found.messages.iter().rev().map(|message| MessageRow::html(&message.to_json(&name))).collect();
     }
     let readers = services.channel_hub.count_readers(std::slice::from_ref(&name)).await?.iter().sum();
+    let all = services.presence.members(&name).await?;
+    let member_count = all.len();
+    let row = |member: ChannelMember| MemberRow {
+        id: member.id.to_string(),
+        since: member.since,
+        info: ShownValue::of_text(member.info.as_stored().to_owned()),
+    };
+    let members = all.into_iter().take(SHOWN_MEMBERS).map(row).collect();
     let page = Page::open(&request, "/ui/channels").await;
-    let template = OneChannelPage { page, name, readers, messages };
+    let template = OneChannelPage { page, name, readers, members, member_count, messages };
     template.page.render(&template)
 }
 

@@ -38,6 +38,16 @@ pub(super) const CHANNELS: &[MetricSpec] = &[
         "bytes",
         "Bytes by which these differences were shorter than the messages",
     ),
+    gauge(
+        "galley_channel_members",
+        &[],
+        "members",
+        "Members of channels that take part through connections to this gateway",
+    )
+    .explained(
+        "members of channels that take part through connections to this gateway. A member counts once in each channel, \
+         and at each gateway to which it has connections",
+    ),
 ];
 
 pub(super) const SUBSCRIPTIONS: &[MetricSpec] = &[

@@ -74,6 +74,9 @@ impl LocalPresence {
     pub(super) fn connect(&mut self, member: &MemberId, info: MemberInfo) {
         let local = self.members.entry(member.clone()).or_default();
         local.connections += 1;
+        if local.connections == 1 {
+            metrics::gauge!("galley_channel_members").increment(1.0);
+        }
         (local.info, local.leaves_at, local.is_refused) = (info, None, false);
     }
 
@@ -84,6 +87,7 @@ impl LocalPresence {
         if local.connections > 0 {
             return false;
         }
+        metrics::gauge!("galley_channel_members").decrement(1.0);
         local.leaves_at = Some(leaves_at);
         true
     }
