@@ -14,7 +14,7 @@ MAX_LINES = 400
 # Type names that may be defined in more than one file, with the reason beside each. Associated types do not count.
 REPEATED_TYPES = {
     # galley-client uses no crate of the workspace, and has the words of the interface
-    "Gap", "JobState", "NewJob", "Subscription",
+    "Gap", "JobState", "NewJob", "NewWorkflow", "Subscription", "WorkflowMember",
 }
 
 TOKEN = re.compile(

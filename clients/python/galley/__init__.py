@@ -25,6 +25,8 @@ from ._types import (
     Message,
     MessageFilter,
     NewJob,
+    NewStep,
+    NewWorkflow,
     PresenceEvent,
     Queue,
     Rate,
@@ -40,6 +42,7 @@ from ._types import (
     WorkflowMember,
 )
 from ._worker import Worker
+from ._workflows import batch, chain, dag, for_each, group
 
 __version__ = "0.2.0"
 
@@ -73,6 +76,8 @@ __all__ = [
     "Message",
     "MessageFilter",
     "NewJob",
+    "NewStep",
+    "NewWorkflow",
     "NoRetry",
     "PresenceEvent",
     "Queue",
@@ -94,6 +99,11 @@ __all__ = [
     "Workflow",
     "WorkflowMember",
     "apply_delta",
+    "batch",
+    "chain",
     "current",
+    "dag",
+    "for_each",
+    "group",
     "job",
 ]

@@ -77,6 +77,12 @@ class _Definition:
     def job(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NewJob:
         return new_job(self.type, self.args(args, kwargs), self.options)
 
+    def each(self, args: tuple[Any, ...], of: str) -> NewJob:
+        # With an element, so that too many arguments are noticed
+        made = new_job(self.type, self.args((*args, None), {})[:-1], self.options)
+        made["for_each"] = of
+        return made
+
     def register(self, worker: Worker) -> None:
         """Makes it the handler of a worker."""
         worker.job(self.type)(lambda _, *args: self.run(args))
@@ -195,6 +201,11 @@ class Calls(Generic[P, R]):
         """A job with these arguments for ``enqueue_many``, workflows and cron."""
         return self._definition.job(args, kwargs)
 
+    def each(self, *args: Any, of: str = "previous") -> NewJob:
+        """A step of a workflow with a job for each element of the list that another step returned: in a chain the one
+        before it, in a DAG the one called ``of``. The element is the argument after these."""
+        return self._definition.each(args, of)
+
     def _send(self, args: list[Any], **more: Any) -> Handle[R]:
         client = self._definition.app.client
         options: dict[str, Any] = {**self._definition.options, **more}
@@ -226,6 +237,11 @@ class AsyncCalls(Generic[P, R]):
     def job(self, *args: P.args, **kwargs: P.kwargs) -> NewJob:
         """A job with these arguments for ``enqueue_many``, workflows and cron."""
         return self._definition.job(args, kwargs)
+
+    def each(self, *args: Any, of: str = "previous") -> NewJob:
+        """A step of a workflow with a job for each element of the list that another step returned: in a chain the one
+        before it, in a DAG the one called ``of``. The element is the argument after these."""
+        return self._definition.each(args, of)
 
     async def _send(self, args: list[Any], **more: Any) -> AsyncHandle[R]:
         client = self._definition.app.async_client

@@ -14,7 +14,20 @@ from ._call import Call, Headers
 from ._errors import GalleyError
 from ._options import ENQUEUE_OPTIONS, wire_options
 from ._sse import message_of
-from ._types import Cron, Job, LogLine, Member, Message, MessageFilter, NewJob, Queue, Rate, Signal, Workflow
+from ._types import (
+    Cron,
+    Job,
+    LogLine,
+    Member,
+    Message,
+    MessageFilter,
+    NewJob,
+    NewWorkflow,
+    Queue,
+    Rate,
+    Signal,
+    Workflow,
+)
 from ._wait import approval_signal
 
 #: What attributes of CloudEvents may have in headers as it is.
@@ -112,36 +125,8 @@ def job_events(id: str) -> str:
     return _jobs("jobs", id, "events")
 
 
-Kind = Literal["chain", "group", "batch"]
-
-
-def workflow(
-    kind: Kind,
-    jobs: Sequence[NewJob],
-    callbacks: Mapping[str, NewJob | None],
-    name: str | None,
-    key: str | None,
-) -> Call[Workflow]:
-    body: dict[str, Any] = {"type": kind, "steps" if kind == "chain" else "jobs": list(jobs)}
-    if kind == "batch":
-        body["callbacks"] = {event: callback for event, callback in callbacks.items() if callback is not None}
-    return _start(body, name, key)
-
-
-def dag(
-    jobs: Mapping[str, NewJob], depends_on: Mapping[str, Sequence[str]], name: str | None, key: str | None
-) -> Call[Workflow]:
-    for step in [*depends_on, *(before for step in depends_on.values() for before in step)]:
-        if step not in jobs:
-            raise ValueError(f"depends_on names {step!r}, which is none of the jobs: {', '.join(jobs)}")
-    steps = [{**job, "id": step, "depends_on": list(depends_on.get(step, ()))} for step, job in jobs.items()]
-    return _start({"type": "dag", "steps": steps}, name, key)
-
-
-def _start(body: dict[str, Any], name: str | None, key: str | None) -> Call[Workflow]:
-    if name is not None:
-        body["name"] = name
-    return Call("POST", "/ojs/v1/workflows", _of("workflow"), body, once(key))
+def start_workflow(workflow: NewWorkflow, key: str | None) -> Call[Workflow]:
+    return Call("POST", "/ojs/v1/workflows", _of("workflow"), dict(workflow), once(key))
 
 
 def get_workflow(id: str) -> Call[Workflow]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from . import _calls
+from . import _calls, _workflows
 from ._call import MAX_WAIT_S, Call, Patience, url_and_key
 from ._errors import GalleyError, JobFailed, Unavailable
 from ._http import Connection
@@ -25,6 +25,7 @@ from ._types import (
     Message,
     MessageFilter,
     NewJob,
+    NewStep,
     PresenceEvent,
     Queue,
     Rate,
@@ -163,17 +164,18 @@ class Client:
 
     # Workflows
 
-    def chain(self, *steps: NewJob, name: str | None = None, idempotency_key: str | None = None) -> Workflow:
-        """Starts jobs one after the other; each gets the results before it as ``Context.parent_results``."""
-        return self._run(_calls.workflow("chain", steps, {}, name, idempotency_key))
+    def chain(self, *steps: NewStep, name: str | None = None, idempotency_key: str | None = None) -> Workflow:
+        """Starts jobs one after the other; each gets the results before it as ``Context.parent_results``. A step may be a
+        workflow (``galley.group`` and the like), or run for each element of a result (``galley.for_each``)."""
+        return self._run(_calls.start_workflow(_workflows.chain(*steps, name=name), idempotency_key))
 
-    def group(self, *jobs: NewJob, name: str | None = None, idempotency_key: str | None = None) -> Workflow:
+    def group(self, *jobs: NewStep, name: str | None = None, idempotency_key: str | None = None) -> Workflow:
         """Starts jobs at once. The group fails if one of them does."""
-        return self._run(_calls.workflow("group", jobs, {}, name, idempotency_key))
+        return self._run(_calls.start_workflow(_workflows.group(*jobs, name=name), idempotency_key))
 
     def batch(
         self,
-        *jobs: NewJob,
+        *jobs: NewStep,
         on_complete: NewJob | None = None,
         on_success: NewJob | None = None,
         on_failure: NewJob | None = None,
@@ -181,12 +183,14 @@ class Client:
         idempotency_key: str | None = None,
     ) -> Workflow:
         """Starts jobs at once, and others when all of them have ended, with their results."""
-        callbacks = {"on_complete": on_complete, "on_success": on_success, "on_failure": on_failure}
-        return self._run(_calls.workflow("batch", jobs, callbacks, name, idempotency_key))
+        new = _workflows.batch(
+            *jobs, on_complete=on_complete, on_success=on_success, on_failure=on_failure, name=name
+        )
+        return self._run(_calls.start_workflow(new, idempotency_key))
 
     def dag(
         self,
-        jobs: Mapping[str, NewJob],
+        jobs: Mapping[str, NewStep],
         depends_on: Mapping[str, Sequence[str]],
         *,
         name: str | None = None,
@@ -194,7 +198,7 @@ class Client:
     ) -> Workflow:
         """Starts each job when all that it depends on have completed, with their results as ``Context.parent_results``.
         ``depends_on`` has the names of those; a job that it leaves out starts at once."""
-        return self._run(_calls.dag(jobs, depends_on, name, idempotency_key))
+        return self._run(_calls.start_workflow(_workflows.dag(jobs, depends_on, name=name), idempotency_key))
 
     def get_workflow(self, id: str) -> Workflow:
         """A workflow with its jobs."""

@@ -178,15 +178,21 @@ class FakeGateway:
 
     def _workflow(self, call: Call[Any], id: str | None = None) -> tuple[Any, list[Job]]:
         if id is None:
-            workflow = FakeWorkflow(call.body, self._store)
-            self._workflows[workflow.id] = workflow
-            return {"workflow": workflow.shown()}, workflow.members
+            workflow = FakeWorkflow(_through_json(call.body), self._store, self._register)
+            started = workflow.advance()
+            return {"workflow": workflow.shown()}, started
         if id not in self._workflows:
             raise GalleyError(404, "not_found", f"no workflow {id}")
         workflow = self._workflows[id]
+        due: list[Job] = []
         if call.method == "DELETE":
             workflow.cancel()
-        return {"workflow": workflow.shown()}, []
+            # It may be a step of another one
+            due = workflow.advance()
+        return {"workflow": workflow.shown()}, due
+
+    def _register(self, workflow: FakeWorkflow) -> None:
+        self._workflows[workflow.id] = workflow
 
     def _follow_ups(self, job: Job) -> list[Job]:
         workflow = self._workflows.get(job.get("workflow_id", ""))

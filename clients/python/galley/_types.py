@@ -112,6 +112,24 @@ class NewJob(TypedDict):
     options: NotRequired[dict[str, Any]]
     id: NotRequired[str]
     meta: NotRequired[dict[str, Any]]
+    #: Of a step of a workflow: ``galley.for_each`` and ``task.each`` set it.
+    for_each: NotRequired[str]
+
+
+class NewWorkflow(TypedDict):
+    """A workflow that is a step of another one: ``galley.chain``, ``group``, ``batch`` and ``dag`` make one."""
+
+    type: Literal["chain", "group", "batch", "dag"]
+    name: NotRequired[str]
+    meta: NotRequired[dict[str, Any]]
+    steps: NotRequired[list[Any]]
+    jobs: NotRequired[list[Any]]
+    callbacks: NotRequired[dict[str, NewJob]]
+    for_each: NotRequired[str]
+
+
+#: What a workflow runs: a job, or a workflow.
+NewStep = NewJob | NewWorkflow
 
 
 class Failure(TypedDict, total=False):
@@ -235,13 +253,20 @@ class LogLine(TypedDict):
 
 
 class WorkflowMember(TypedDict):
-    """A job of a workflow; ``waiting`` until its turn comes."""
+    """A job of a workflow, or a workflow in it; ``waiting`` until its turn comes."""
 
     id: str
+    #: The type of the job, or the kind of workflow.
     type: str
-    queue: str
-    state: State | Literal["waiting"]
+    state: State | Literal["waiting", "running", "failed"]
+    queue: NotRequired[str]
     index: NotRequired[int]
+    #: Whether it is a workflow: ``get_workflow`` shows it once it has started.
+    workflow: NotRequired[bool]
+    #: The index of the member for each element of whose result it has a job.
+    for_each: NotRequired[int]
+    result: NotRequired[Any]
+    error: NotRequired[dict[str, Any]]
     #: Of a callback: ``on_complete``, ``on_success`` or ``on_failure``.
     on: NotRequired[str]
 
@@ -260,6 +285,9 @@ class Workflow(TypedDict):
     steps_completed: NotRequired[int]
     members: NotRequired[list[WorkflowMember]]
     callbacks: NotRequired[list[WorkflowMember]]
+    #: The workflow that it is a step of.
+    parent_workflow_id: NotRequired[str]
+    parent_workflow_index: NotRequired[int]
     created_at: NotRequired[str]
     completed_at: NotRequired[str]
 

@@ -189,6 +189,12 @@ def test_workflows_hand_results_on(client: Any, name: str, start: Any) -> None:
         lambda: next((c["id"] for c in client.get_workflow(batch["id"])["callbacks"] if c.get("id")), None),
     )
     assert client.result(callback, wait=30) == 3
+    each = galley.for_each(galley.chain(job("make", queue=name)))
+    nested = galley.group(job("make", 1, queue=name), job("make", 2, queue=name), name="inner")
+    listed = state_of(client.chain(job("make", [5, 6], queue=name), each, nested)["id"], "completed")
+    assert [member.get("result") for member in listed["members"]] == [[5, 6], [5, 6], [1, 2]]
+    inner = client.get_workflow(listed["members"][2]["id"])
+    assert (inner["parent_workflow_id"], inner["parent_workflow_index"]) == (listed["id"], 2)
     waiting = client.group(job("make", 1, queue=f"{name}-nobody"))
     assert client.cancel_workflow(waiting["id"])["state"] == "cancelled"
 

@@ -195,3 +195,62 @@ def test_workflows_run_in_the_test_modes_as_they_do_at_a_gateway(mode: str) -> N
 
         assert ended(good) == {"on_complete": 11, "on_success": 100, "on_failure": None}
         assert ended(bad) == {"on_complete": 5, "on_success": None, "on_failure": 200}
+
+
+@pytest.mark.parametrize("mode", ["fake", "inline"])
+def test_nested_workflows_and_steps_for_each_element_run_in_the_test_modes(mode: str) -> None:
+    app = App()
+
+    @app.task("split")
+    def split(n: int) -> Any:
+        return list(range(n)) if n >= 0 else {"no": "list"}
+
+    @app.task("times")
+    def times(factor: int, n: int) -> int:
+        return factor * n
+
+    @app.task("gather")
+    async def gather() -> list[Any]:
+        return current().parent_results
+
+    with getattr(app, mode)() as jobs:
+        client = app.client
+        mapped = client.chain(split.job(3), times.each(10), gather.job())
+        empty = client.chain(split.job(0), times.each(10), gather.job())
+        wrong = client.chain(split.job(-1), times.each(10), gather.job())
+        steps = {
+            "split": split.job(2),
+            "each": galley.for_each(galley.chain(galley.job("times", 2), galley.job("times", 3)), "split"),
+            "all": gather.job(),
+        }
+        tree = client.dag(steps, {"all": ["each"]})
+        inner = galley.group(times.job(1, 2), galley.chain(times.job(1, 3), gather.job()), name="inner")
+        nested = client.chain(split.job(1), inner, gather.job())
+        if mode == "fake":
+            assert [member["state"] for member in nested["members"]] == ["available", "waiting", "waiting"]
+            doomed = client.group(galley.group(times.job(7, 7)))
+            cancelled = client.cancel_workflow(doomed["members"][0]["id"])
+            assert (cancelled["state"], cancelled["parent_workflow_id"]) == ("cancelled", doomed["id"])
+            assert client.get_workflow(doomed["id"])["state"] == "failed"
+            jobs.drain()
+        jobs.assert_enqueued("times", args=[10, 2], count=1)
+
+        def over(workflow: galley.Workflow) -> tuple[str, Any]:
+            shown = client.get_workflow(workflow["id"])
+            return shown["state"], client.get(shown["members"][-1]["id"]).get("result")
+
+        assert over(mapped) == ("completed", [[0, 1, 2], [0, 10, 20]])
+        assert over(empty) == ("completed", [[], []])
+        assert over(wrong) == ("failed", None)
+        error = client.get_workflow(wrong["id"])["members"][1]["error"]
+        assert error["code"] == "not_an_array"
+        assert over(tree) == ("completed", [[0, 3]])
+        assert over(nested) == ("completed", [[0], [2, [3]]])
+        member = client.get_workflow(nested["id"])["members"][1]
+        assert (member["type"], member["workflow"], member["state"]) == ("group", True, "completed")
+        shown = client.get_workflow(member["id"])
+        assert (shown["parent_workflow_id"], shown["parent_workflow_index"]) == (nested["id"], 1)
+        with pytest.raises(TypeError, match="times: too many positional arguments"):
+            times.each(1, 2)
+        with pytest.raises(ValueError, match="is for each element of 'nobody', which is none of the jobs: a"):
+            client.dag({"a": times.each(1, of="nobody")}, {})

@@ -36,6 +36,7 @@ async def right(client: galley.AsyncClient) -> None:
     send.with_options(priority=3).sync.enqueue("ada")
     await client.enqueue("x", 1, unique={"keys": ["args"]}, retry={"max_attempts": 3})
     await client.chain(send.job("ada"), galley.job("x", queue="mail"))
+    await client.chain(send.job("ada"), galley.for_each(galley.group(send.job("bob"))), send.each(), name="n")
     async for message in client.subscribe("orders"):
         reveal_type(message.id)  # says "str | None"
 
@@ -49,6 +50,7 @@ async def wrong(client: galley.AsyncClient) -> None:
     await client.enqueue("x", qeue="a")  # refused: Unexpected keyword argument "qeue"
     await client.enqueue("x", retry={"max_atempts": 1})  # refused: Extra key "max_atempts"
     galley.job("x", timeout_ms="1")  # refused: expected "int"
+    await client.chain("x")  # refused: expected "NewJob | NewWorkflow"
     galley.Client().enqueue("x")["stat"]  # refused: has no key "stat"
 """
 

@@ -24,6 +24,7 @@ import {
 } from "./subscription.js";
 import { FakeGateway } from "./testing.js";
 import type {
+  AllButLast,
   AnyTasks,
   Chunk,
   Cron,
@@ -35,6 +36,8 @@ import type {
   Message,
   MessageFilter,
   NewJob,
+  NewStep,
+  NewWorkflow,
   PresenceEvent,
   Queue,
   Signal,
@@ -47,6 +50,7 @@ import { outgoing, type Trace, traceOf } from "./trace.js";
 import { uuid } from "./uuid.js";
 import { approvalSignal } from "./wait.js";
 import type { Worker } from "./worker.js";
+import * as workflows from "./workflows.js";
 
 /** A request with this header has one effect however often it arrives. */
 const ONCE = "idempotency-key";
@@ -72,11 +76,7 @@ export interface WorkflowOptions {
   idempotencyKey?: string;
 }
 
-export interface BatchOptions extends WorkflowOptions {
-  onComplete?: NewJob;
-  onSuccess?: NewJob;
-  onFailure?: NewJob;
-}
+export interface BatchOptions extends WorkflowOptions, workflows.BatchCallbacks {}
 
 export interface CronOptions {
   timezone?: string;
@@ -179,6 +179,18 @@ export class Client<Tasks extends TaskMap<Tasks> = AnyTasks> {
   /** A job for `enqueueMany`, workflows and cron. */
   job<K extends TaskType<Tasks>>(type: K, args: Tasks[K]["args"], options: JobOptions = {}): NewJob {
     return newJob(type, args, options);
+  }
+
+  /**
+   * A step of a workflow with a job for each element of the array that another step returned: in a chain the one before it, in a
+   * DAG the one called `of`. The element is the argument after these.
+   */
+  each<K extends TaskType<Tasks>>(
+    type: K,
+    args: AllButLast<Tasks[K]["args"]>,
+    { of = "previous", ...options }: JobOptions & { of?: string } = {},
+  ): NewJob {
+    return { ...newJob(type, args, options), for_each: of };
   }
 
   /** Stores all of these jobs, or none. */
@@ -294,24 +306,26 @@ export class Client<Tasks extends TaskMap<Tasks> = AnyTasks> {
 
   // Workflows
 
-  /** Starts jobs one after the other; each gets the results before it as `ctx.parentResults`. */
-  chain(steps: NewJob[], options: WorkflowOptions = {}): Promise<Workflow> {
+  /**
+   * Starts jobs one after the other; each gets the results before it as `ctx.parentResults`. A step may be a workflow
+   * (`group([...])` and the like), or run for each element of a result (`forEach`).
+   */
+  chain(steps: NewStep[], options: WorkflowOptions = {}): Promise<Workflow> {
     checkNames("chain()", options, ["name", "idempotencyKey"]);
-    return this.startWorkflow({ type: "chain", steps }, options);
+    return this.startWorkflow(workflows.chain(steps), options);
   }
 
   /** Starts jobs at once. The group fails if one of them does. */
-  group(jobs: NewJob[], options: WorkflowOptions = {}): Promise<Workflow> {
+  group(jobs: NewStep[], options: WorkflowOptions = {}): Promise<Workflow> {
     checkNames("group()", options, ["name", "idempotencyKey"]);
-    return this.startWorkflow({ type: "group", jobs }, options);
+    return this.startWorkflow(workflows.group(jobs), options);
   }
 
   /** Starts jobs at once, and others when all of them have ended, with their results. */
-  batch(jobs: NewJob[], options: BatchOptions = {}): Promise<Workflow> {
+  batch(jobs: NewStep[], options: BatchOptions = {}): Promise<Workflow> {
     checkNames("batch()", options, ["onComplete", "onSuccess", "onFailure", "name", "idempotencyKey"]);
     const { onComplete, onSuccess, onFailure } = options;
-    const callbacks = { on_complete: onComplete, on_success: onSuccess, on_failure: onFailure };
-    return this.startWorkflow({ type: "batch", jobs, callbacks }, options);
+    return this.startWorkflow(workflows.batch(jobs, { onComplete, onSuccess, onFailure }), options);
   }
 
   /**
@@ -319,15 +333,12 @@ export class Client<Tasks extends TaskMap<Tasks> = AnyTasks> {
    * the names of those; a job that it leaves out starts at once.
    */
   dag<Name extends string>(
-    jobs: Record<Name, NewJob>,
+    jobs: Record<Name, NewStep>,
     dependsOn: Partial<Record<NoInfer<Name>, NoInfer<Name>[]>>,
     options: WorkflowOptions = {},
   ): Promise<Workflow> {
     checkNames("dag()", options, ["name", "idempotencyKey"]);
-    const names = Object.keys(jobs) as Name[];
-    checkNames("dependsOn of dag()", dependsOn, names);
-    const steps = names.map((id) => ({ ...jobs[id], id, depends_on: dependsOn[id] ?? [] }));
-    return this.startWorkflow({ type: "dag", steps }, options);
+    return this.startWorkflow(workflows.dag(jobs, dependsOn), options);
   }
 
   /** A workflow with its jobs. */
@@ -533,7 +544,7 @@ export class Client<Tasks extends TaskMap<Tasks> = AnyTasks> {
     return this.run({ method: "POST", path: jobs(["jobs"]), body, headers, of: (a: { job: Job<R> }) => a.job });
   }
 
-  private startWorkflow(members: object, { name, idempotencyKey }: WorkflowOptions): Promise<Workflow> {
+  private startWorkflow(members: NewWorkflow, { name, idempotencyKey }: WorkflowOptions): Promise<Workflow> {
     const body = { ...members, name };
     return this.run({ method: "POST", path: jobs(["workflows"]), body, headers: once(idempotencyKey), of: workflowOf });
   }

@@ -46,6 +46,8 @@ export type {
   Message,
   MessageFilter,
   NewJob,
+  NewStep,
+  NewWorkflow,
   PresenceEvent,
   Queue,
   Signal,
@@ -59,3 +61,4 @@ export type {
 } from "./types.js";
 export type { SignalWaitOptions } from "./wait.js";
 export { type Context, type Handler, type Middleware, Worker, type WorkerOptions } from "./worker.js";
+export { batch, type BatchCallbacks, chain, dag, forEach, group } from "./workflows.js";

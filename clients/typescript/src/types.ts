@@ -123,7 +123,26 @@ export interface NewJob {
   options?: Record<string, unknown>;
   id?: string;
   meta?: Record<string, unknown>;
+  /** Of a step of a workflow: `forEach` sets it. */
+  for_each?: string;
 }
+
+/** A workflow that is a step of another one: `chain`, `group`, `batch` and `dag` make one. */
+export interface NewWorkflow {
+  type: "chain" | "group" | "batch" | "dag";
+  name?: string;
+  meta?: Record<string, unknown>;
+  steps?: NewStep[];
+  jobs?: NewStep[];
+  callbacks?: { on_complete?: NewJob; on_success?: NewJob; on_failure?: NewJob };
+  for_each?: string;
+}
+
+/** The arguments of a job without the last one. */
+export type AllButLast<Args extends unknown[]> = Args extends [...infer Rest, unknown] ? Rest : Args;
+
+/** What a workflow runs: a job, or a workflow. */
+export type NewStep = NewJob | NewWorkflow;
 
 /** What a handler streamed with `ctx.stream`. */
 export interface Chunk<T = unknown> {
@@ -143,13 +162,20 @@ export interface LogLine {
   truncated?: boolean;
 }
 
-/** A job of a workflow; `waiting` until its turn comes. */
+/** A job of a workflow, or a workflow in it; `waiting` until its turn comes. */
 export interface WorkflowMember {
   id: string;
+  /** The type of the job, or the kind of workflow. */
   type: string;
-  queue: string;
-  state: State | "waiting";
+  state: State | "waiting" | "running" | "failed";
+  queue?: string;
   index?: number;
+  /** Whether it is a workflow: `getWorkflow` shows it once it has started. */
+  workflow?: boolean;
+  /** The index of the member for each element of whose result it has a job. */
+  for_each?: number;
+  result?: unknown;
+  error?: { code: string; message: string; job_id?: string };
   /** Of a callback: `on_complete`, `on_success` or `on_failure`. */
   on?: string;
 }
@@ -167,6 +193,9 @@ export interface Workflow {
   steps_completed?: number;
   members?: WorkflowMember[];
   callbacks?: WorkflowMember[];
+  /** The workflow that it is a step of. */
+  parent_workflow_id?: string;
+  parent_workflow_index?: number;
   created_at?: string;
   completed_at?: string;
 }

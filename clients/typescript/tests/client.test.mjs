@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { eventually, galley, uniqueName, withWorker } from "./kit.mjs";
 
-const { Client, GalleyError, JobFailed, Worker } = galley;
+const { chain, Client, forEach, GalleyError, group, JobFailed, Worker } = galley;
 const client = new Client();
 
 const withCode = (code) => (error) => error instanceof GalleyError && error.code === code;
@@ -101,12 +101,20 @@ test("workflows hand results on", async () => {
     const dag = await completed(await client.dag({ a: make(3), b: make(4), sum }, { sum: ["a", "b"] }));
     assert.equal(await client.result(dag.members.at(-1).id), 7);
     await assert.rejects(async () => client.dag({ sum }, { summ: [] }), /dependsOn of dag\(\)/);
-    const chain = await completed(await client.chain([make(3), sum], { name: "totals" }));
-    assert.equal(await client.result(chain.members.at(-1).id), 3);
+    const totals = await completed(await client.chain([make(3), sum], { name: "totals" }));
+    assert.equal(await client.result(totals.members.at(-1).id), 3);
     assert.equal((await completed(await client.group([make(1), make(2)]))).jobs_completed, 2);
     const batch = await completed(await client.batch([make(1), make(2)], { onSuccess: sum }));
     const callback = await eventually(async () => (await client.getWorkflow(batch)).callbacks.find(({ id }) => id)?.id);
     assert.equal(await client.result(callback), 3);
+    const each = forEach(chain([client.job("make", [], { queue })]), "a");
+    const steps = { a: make([5, 6]), each, inner: group([make(1), make(2)], { name: "inner" }) };
+    const nested = await completed(await client.dag(steps, { inner: ["each"] }));
+    assert.deepEqual(nested.members.map(({ result }) => result), [[5, 6], [5, 6], [1, 2]]);
+    const inner = await client.getWorkflow(nested.members[2].id);
+    assert.deepEqual([inner.parent_workflow_id, inner.parent_workflow_index], [nested.id, 2]);
+    const listed = await completed(await client.chain([make([1]), client.each("make", [], { queue })]));
+    assert.deepEqual([listed.members[1].workflow, listed.members[1].result], [true, [1]]);
   });
   assert.equal((await client.cancelWorkflow(await client.group([make(1)]))).state, "cancelled");
 });

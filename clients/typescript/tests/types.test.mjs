@@ -18,9 +18,10 @@ const COMPILER_OPTIONS = {
 };
 
 const SAMPLE = `
-import { Client, Worker } from "galley-jobs";
+import { chain, Client, forEach, group, Worker } from "galley-jobs";
 
 interface Tasks {
+  "crop": { args: [width: number, image: string]; result: string };
   "email.send": { args: [to: string, subject?: string]; result: string };
   "sum": { args: number[]; result: number };
   "clean": { args: [] };
@@ -32,6 +33,8 @@ const sum: number = await galley.result(await galley.enqueue("sum", [1, 2, 3], {
 const nothing: unknown = await galley.wait("clean", []);
 await galley.schedule(new Date(), "email.send", ["ada", "hello"], { unique: { keys: ["args"] } });
 await galley.chain([galley.job("sum", [1]), galley.job("clean", [], { priority: 3 })]);
+await galley.chain([galley.job("clean", []), galley.each("crop", [80]), group([galley.job("clean", [])], { name: "n" })]);
+await galley.dag({ a: galley.job("clean", []), b: forEach(chain([galley.job("sum", [1])]), "a") }, { b: ["a"] });
 for await (const message of galley.subscribe<{ order: number }>("orders")) message.data.order.toFixed();
 new Worker<Tasks>({ queues: ["a"] }).job("email.send", (ctx, to, subject = "") => to + subject + ctx.id);
 await new Client().enqueue("any.thing", [1, "x"]);
@@ -44,6 +47,7 @@ await galley.enqueue("email.send", ["ada"], { priorty: 3 }); // refused: Did you
 await galley.enqueue("sum", [1], { retry: { max_atempts: 1 } }); // refused: Did you mean to write 'max_attempts'?
 await galley.enqueue("sum", [1], { timeout_ms: "1" }); // refused: 'string' is not assignable to type 'number'
 const wrong: number = await galley.wait("email.send", ["ada"]); // refused: 'string' is not assignable to type 'number'
+galley.each("crop", ["80"]); // refused: 'string' is not assignable to type 'number'
 galley.job("clean", ["x"]); // refused: Source has 1 element(s) but target allows only 0
 (await galley.get("x")).stat; // refused: Property 'stat' does not exist
 galley.subscribe("orders", { onGaps() {} }); // refused: Did you mean to write 'onGap'?

@@ -122,8 +122,16 @@ fn show_workflow(answer: &Value, terminal: Terminal) -> CliResult {
     let mut details = Details::default();
     details.members(workflow, &["id", "type", "name", "state"]).text("done", done(workflow));
     details.members(workflow, &["jobs_failed", "jobs_cancelled", "created_at", "completed_at", "cancelled_at", "meta"]);
+    if workflow["parent_workflow_id"].is_string() {
+        details.text("part of", member(workflow, "parent_workflow_id"));
+    }
     for job in items(workflow, "members") {
-        details.text("job", [member(job, "id"), member(job, "state"), member(job, "type")].join("  "));
+        let name = if job["workflow"] == true { "workflow" } else { "job" };
+        let mut line = [member(job, "id"), member(job, "state"), member(job, "type")].join("  ");
+        if let Some(message) = job["error"]["message"].as_str() {
+            line = format!("{line}  {message}");
+        }
+        details.text(name, line);
     }
     for job in items(workflow, "callbacks") {
         details.add("callback", job);

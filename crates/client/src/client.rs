@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{
-    Error, Job, JobState, Member, NewJob, SentSignal, Subscription,
+    Error, Job, JobState, Member, NewJob, NewWorkflow, SentSignal, Subscription, Workflow,
     transport::{Call, RequestSender, encode},
 };
 
@@ -36,6 +36,11 @@ struct JobAnswer {
 #[derive(Deserialize)]
 struct JobsAnswer {
     jobs: Vec<Job>,
+}
+
+#[derive(Deserialize)]
+struct WorkflowAnswer {
+    workflow: Workflow,
 }
 
 #[derive(Deserialize)]
@@ -117,6 +122,41 @@ impl Client {
         let body = serde_json::to_vec(&json!({ "jobs": jobs }))?;
         let call = Call::new(Method::POST, "/ojs/v1/jobs/batch".to_owned()).content(JSON, body);
         Ok(self.send::<JobsAnswer>(with_key(call, &Uuid::new_v4().to_string())?).await?.jobs)
+    }
+
+    /// Starts a workflow.
+    ///
+    /// # Errors
+    /// The gateway refuses it or is away.
+    pub async fn start_workflow(&self, workflow: &NewWorkflow) -> Result<Workflow, Error> {
+        let call = Call::new(Method::POST, "/ojs/v1/workflows".to_owned()).content(JSON, serde_json::to_vec(workflow)?);
+        let call = with_key(call, &Uuid::new_v4().to_string())?;
+        Ok(self.send::<WorkflowAnswer>(call).await?.workflow)
+    }
+
+    /// A workflow with its jobs as it is now. What is in it and a workflow itself is shown by its own id.
+    ///
+    /// # Errors
+    /// The gateway does not know it (`not_found`) or is away.
+    pub async fn workflow(&self, id: &str) -> Result<Workflow, Error> {
+        let call = Call::new(Method::GET, path(&["ojs", "v1", "workflows", id]));
+        Ok(self.send::<WorkflowAnswer>(call).await?.workflow)
+    }
+
+    /// Cancels a workflow, and those of its jobs that have not ended.
+    ///
+    /// # Errors
+    /// It has ended (`conflict`), the gateway does not know it (`not_found`) or is away.
+    pub async fn cancel_workflow(&self, id: &str) -> Result<Workflow, Error> {
+        let call = Call::new(Method::DELETE, path(&["ojs", "v1", "workflows", id]));
+        match self.transport.send(&call, self.patience).await {
+            // The first request may have cancelled it although its answer was lost
+            (Err(refused @ Error::Refused { status: 409, .. }), true) => {
+                let workflow = self.workflow(id).await?;
+                if workflow.state == "cancelled" { Ok(workflow) } else { Err(refused) }
+            }
+            (answer, _) => Ok(serde_json::from_slice::<WorkflowAnswer>(&answer?)?.workflow),
+        }
     }
 
     /// A job as it is now.

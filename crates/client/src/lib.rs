@@ -48,9 +48,11 @@ mod error;
 mod job;
 mod sse;
 mod transport;
+mod workflow;
 
 pub use channel::{Event, Gap, Member, Message, Presence, Subscription};
 pub use client::Client;
 pub use delta::{DeltaError, apply_delta};
 pub use error::Error;
 pub use job::{Job, JobState, NewJob, SentSignal, Wait};
+pub use workflow::{NewWorkflow, Workflow, WorkflowMember, WorkflowStep};

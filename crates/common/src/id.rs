@@ -292,6 +292,19 @@ mod tests {
     }
 
     #[test]
+    fn workflows_in_a_workflow_have_ids_that_follow_from_it_and_differ() {
+        let (one, other) = (WorkflowId::new(), WorkflowId::new());
+        let nested = |workflow: WorkflowId| (0..1003).map(|index| workflow.nested(index)).collect::<Vec<_>>();
+        let deeper = nested(one).into_iter().flat_map(|inner| (0..3).map(move |index| inner.nested(index)));
+        let all: std::collections::HashSet<WorkflowId> =
+            deeper.chain(nested(one)).chain(nested(other)).chain([one, other]).collect();
+        assert_eq!(all.len(), 3 * 1003 + 2008);
+        let first = nested(one)[0];
+        assert_eq!((first, first.to_string().parse()), (one.nested(0), Ok(first)));
+        assert_eq!(first.to_string()[..13], one.to_string()[..13], "the same time");
+    }
+
+    #[test]
     fn a_derived_id_is_the_same_for_the_same_purpose_and_another_for_any_other() {
         let (a, b): (QueueName, QueueName) = ("a".parse().expect("a name"), "b".parse().expect("a name"));
         let id = JobId::for_purpose(1_000, &a, "x");

@@ -4,7 +4,7 @@ use common::json::{self, Object};
 use model::{
     cron::{CronDefinition, CronSchedule, expression::CronExpression},
     job::NewJob,
-    workflow::NewWorkflow,
+    workflow::{NewWorkflow, NewWorkflowMember, StoredStep},
 };
 use serde_json::value::RawValue;
 
@@ -47,10 +47,25 @@ pub(crate) fn batch(data: &[u8]) {
     }
 }
 
+/// A step that is a workflow can be read back, and made for an element.
+fn check_nested(member: &NewWorkflowMember) {
+    let step =
+        StoredStep::parse(&member.stored_text()).expect("a step that was accepted is stored so that it can be read");
+    let read = step.parse_member(NOW).expect("what was accepted is accepted again");
+    assert_eq!(read.job_count(), member.job_count(), "{}", member.json);
+    let element: &RawValue = serde_json::from_str(r#"{"k":1.0}"#).expect("JSON");
+    // The uniqueness of a job may be of what its arguments no longer are
+    let Ok(group) = step.group_of(&[element, element], NOW) else { return };
+    assert_eq!(group.job_count(), 2 * member.job_count(), "{}", member.json);
+}
+
 pub(crate) fn workflow_request(data: &[u8]) {
     if let Ok(body) = common::json_members::parse_request::<Object>(data, DEPTH_LIMIT) {
         let _ = NewWorkflow::mentions_time(&body);
-        let _ = NewWorkflow::parse(&body, 1000, NOW);
+        let Ok(workflow) = NewWorkflow::parse(&body, 1000, NOW) else { return };
+        for member in workflow.all_members().filter(|member| member.job().is_none()) {
+            check_nested(member);
+        }
     }
 }
 

@@ -94,6 +94,7 @@ script!(REDRIVE, "jobs/redrive.lua", with CLOCK, STREAM_ENTRY);
 script!(TAKE_ELEMENTS, "list_bridge/take_elements.lua", with CLOCK);
 script!(ENQUEUE_BATCH, "list_bridge/enqueue_batch.lua", with CLOCK);
 script!(CREATE_WORKFLOW, "workflows/create_workflow.lua");
+script!(RESERVE_JOBS, "workflows/reserve_jobs.lua");
 script!(NOTE_STARTED, "workflows/note_started.lua");
 script!(RECORD_MEMBER, "workflows/record_member.lua");
 script!(END_WORKFLOW, "workflows/end_workflow.lua");

@@ -97,7 +97,7 @@ impl FromStr for OnExhaustion {
 section! {
     /// Workflows, jobs that depend on each other: chains, groups, batches, DAGs.
     pub struct WorkflowSettings = "workflows" {
-        /// Jobs in one workflow, without its callbacks.
+        /// Jobs in one workflow, those of workflows in it among them, without callbacks.
         "max_jobs" => max_jobs: usize = number(1..=MAX_WORKFLOW_JOBS, 1000);
         /// Size of all results that a workflow keeps and passes on. A result beyond it is replaced by a reference to
         /// its job.

@@ -197,16 +197,16 @@ impl Scenario {
         let step = |place| json!({ "type": "w", "args": [self.plant(place)], "options": { "queue": "flow" } });
         let body = json!({ "type": "chain", "name": self.plant("name of a workflow"),
             "meta": { "m": self.plant("meta of a workflow") },
-            "steps": [step("argument of a workflow"), step("argument of a later step")] });
-        let response = self.kit.post("/ojs/v1/workflows", &body).await;
-        assert_eq!(response.status(), 201);
-        let started: Value = response.json().await.expect("JSON");
+            "steps": [step("argument of a workflow"), step("argument of a later step"), { "type": "group",
+                "name": self.plant("nested name"), "for_each": "previous", "jobs": [step("nested argument")] }] });
+        let started: Value = self.kit.post("/ojs/v1/workflows", &body).await.json().await.expect("JSON");
         let first = self.kit.fetch("flow").await.expect("a step");
         let result = json!({ "r": self.plant("result of a step") });
         self.end("ack", &first, json!({ "result": result })).await;
         let second = self.kit.fetch("flow").await.expect("the next step");
         assert_eq!((&second["parent_results"][0], &second["args"]), (&result, &body["steps"][1]["args"]));
-        self.end("ack", &second, json!({})).await;
+        self.end("ack", &second, json!({ "result": [result] })).await;
+        assert_eq!(self.kit.fetch("flow").await.expect("the nested job")["args"][1], result);
         let path = format!("/ojs/v1/workflows/{}", started["workflow"]["id"].as_str().expect("an id"));
         let shown: Value = self.kit.get(&path).await.json().await.expect("JSON");
         assert_eq!(shown["workflow"]["meta"], body["meta"], "{shown}");

@@ -227,6 +227,15 @@ async fn workers_cron_entries_workflows_and_keys_are_steered() {
     assert!(galley.run(&["workflows", "list"]).await.done().contains(&id));
     assert!(galley.run(&["workflows", "show", &id]).await.done().contains("0 of 2"));
     assert_eq!(galley.json(&["workflows", "cancel", &id, "--yes"]).await["workflow"]["state"], "cancelled");
+    let nested =
+        json!({ "type": "chain", "steps": [serde_json::from_str::<Value>(&chain).expect("JSON")] }).to_string();
+    let outer = galley.run_with_input(&["workflows", "start", "-", "--json"], &nested).await.json();
+    let inner = outer["workflow"]["members"][0]["id"].as_str().expect("an id").to_owned();
+    let id = outer["workflow"]["id"].as_str().expect("an id").to_owned();
+    assert!(galley.run(&["workflows", "show", &id]).await.done().contains(&format!("{inner}  running  chain")));
+    assert!(galley.run(&["workflows", "show", &inner]).await.done().contains(&id));
+    assert!(!galley.run(&["workflows", "list"]).await.done().contains(&inner), "what is in another one is found there");
+    galley.run(&["workflows", "cancel", &id, "--yes"]).await.done();
 
     let key = galley.run(&["keys", "create", "ci", "--scope", "jobs:write,admin:read", "--queue", "ci.*"]).await;
     assert!(key.code == 0 && key.out.starts_with("glk_") && key.out.trim().lines().count() == 1, "{}", key.err);

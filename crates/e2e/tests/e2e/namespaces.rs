@@ -108,6 +108,7 @@ impl Outside {
         let batch = json!({
             "type": "batch", "name": "acme.batch", "jobs": [step("acme.q")], "callbacks": { "on_complete": step("other.q") },
         });
+        let around = |inner: Value| json!({ "type": "group", "name": "acme.outer", "jobs": [step("acme.q"), inner] });
         let entry =
             |name: &str, queue: &str| json!({ "name": name, "expression": "0 0 1 1 *", "job_template": step(queue) });
         let to_queue = |queue: &str| json!({ "queue": { "queue": queue, "type": "a.b" } });
@@ -206,6 +207,8 @@ impl Outside {
             ("createWorkflow", post.clone(), "/ojs/v1/workflows".into(), flow("other.new", "acme.q")),
             ("createWorkflow", post.clone(), "/ojs/v1/workflows".into(), flow("acme.new", "other.q")),
             ("createWorkflow", post.clone(), "/ojs/v1/workflows".into(), batch),
+            ("createWorkflow", post.clone(), "/ojs/v1/workflows".into(), around(flow("other.new", "acme.q"))),
+            ("createWorkflow", post.clone(), "/ojs/v1/workflows".into(), around(flow("acme.new", "other.q"))),
             ("showWorkflow", get.clone(), format!("/ojs/v1/workflows/{}", self.workflow), null.clone()),
             ("cancelWorkflow", delete.clone(), format!("/ojs/v1/workflows/{}", self.workflow), null.clone()),
             ("registerCron", post.clone(), "/ojs/v1/cron".into(), entry("other.cron", "acme.q")),

@@ -2,9 +2,9 @@
 
 use std::{process::Stdio, time::Duration};
 
-use galley_client::{Client, Error, Event, JobState, NewJob, Presence};
+use galley_client::{Client, Error, Event, JobState, NewJob, NewWorkflow, Presence, WorkflowStep};
 use serde_json::{Value, json};
-use testkit::{RedisServer, ServiceProcess, TEST_TIMEOUT, binary_path};
+use testkit::{RedisServer, ServiceProcess, TEST_TIMEOUT, binary_path, eventually};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
     net::TcpListener,
@@ -215,4 +215,33 @@ async fn the_service_in_rust_does_what_its_readme_says() {
     let failed = shell(bad).await;
     assert!(failed.contains("a report has at most 100 pages"), "{failed}");
     assert!(failed.contains("conflict"), "one that has ended cannot be cancelled: {failed}");
+}
+
+#[tokio::test]
+async fn workflows_are_made_of_steps_that_are_workflows_or_for_each_element() {
+    let kit = GalleyKit::start().await;
+    let _worker = kit.start_worker(&[]).await;
+    let galley = client(&kit);
+    let job = |job_type: &str| NewJob::new(job_type, ["x"]).expect("an argument");
+    let inner = NewWorkflow::group().step(job("test.produce")).step(job("test.produce"));
+    let each = WorkflowStep::from(job("test.echo")).for_each("inner");
+    let workflow = NewWorkflow::dag().name("nested").step_after("inner", [], inner).step_after("each", ["inner"], each);
+    let started = galley.start_workflow(&workflow).await.expect("accepted");
+    let over = eventually("it has ended", || async {
+        let shown = galley.workflow(&started.id).await.expect("an answer");
+        (shown.state == "completed").then_some(shown)
+    })
+    .await;
+    let results: Vec<_> = over.members.iter().map(|member| (member.workflow, member.result.clone())).collect();
+    let expected = [json!(["x", "x"]), json!([["x", "x"], ["x", "x"]])].map(|result| (true, Some(result)));
+    assert_eq!(results, expected);
+    let shown = galley.workflow(&over.members[0].id).await.expect("it exists");
+    assert_eq!(shown.parent_workflow_id, Some(started.id));
+    let waiting = NewWorkflow::chain().step(NewWorkflow::group().step(job("nobody").queue("nobody")));
+    let waiting = galley.start_workflow(&waiting).await.expect("accepted");
+    assert_eq!(galley.cancel_workflow(&waiting.id).await.expect("cancelled").state, "cancelled");
+    let inner = galley.workflow(&waiting.members[0].id).await.expect("it exists");
+    assert_eq!(inner.state, "cancelled");
+    let refused = galley.cancel_workflow(&waiting.id).await.expect_err("it has ended");
+    assert_eq!(refused.code(), Some("conflict"));
 }

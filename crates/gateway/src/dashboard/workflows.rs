@@ -5,7 +5,7 @@ use std::fmt::Write;
 use actix_web::{HttpRequest, web};
 use askama::Template;
 use common::id::JobId;
-use model::workflow::{WorkflowJobView, WorkflowKind, WorkflowView};
+use model::workflow::{WorkflowJobView, WorkflowKind, WorkflowMemberId, WorkflowView};
 use serde_json::Value;
 
 use super::{
@@ -43,8 +43,32 @@ impl WorkflowsPage {
 }
 
 impl WorkflowPage {
+    /// Where a member leads, if there is something to show.
+    #[expect(clippy::unused_self, reason = "templates call methods")]
+    fn link(&self, member: &WorkflowJobView) -> Option<String> {
+        link_of(member)
+    }
+
+    /// Why a member could not start that is a workflow.
+    #[expect(clippy::unused_self, reason = "templates call methods")]
+    fn error(&self, member: &WorkflowJobView) -> Option<String> {
+        let error = member.nested.as_ref()?.error.as_ref()?;
+        let error: Value = serde_json::from_str(error).ok()?;
+        error["message"].as_str().map(ToOwned::to_owned)
+    }
+
     fn name(&self) -> String {
         name_of(&self.view)
+    }
+}
+
+/// The page of a member: of its job, or of the workflow that it is, once that has started.
+fn link_of(member: &WorkflowJobView) -> Option<String> {
+    match member.id {
+        WorkflowMemberId::Job(id) => Some(format!("/ui/jobs/{id}")),
+        WorkflowMemberId::Workflow(id) => {
+            member.nested.as_ref().is_some_and(|nested| nested.exists).then(|| format!("/ui/workflows/{id}"))
+        }
     }
 }
 
@@ -130,16 +154,17 @@ pub(super) fn graph(view: &WorkflowView, current: Option<JobId>) -> String {
     let mut draw = |job: &WorkflowJobView, (column, row): GridCell| {
         let (x, y) = (column * (BOX.0 + GAP.0), row * (BOX.1 + GAP.1));
         size = (size.0.max(x + BOX.0), size.1.max(y + BOX.1));
-        let state = job.state.map_or("waiting", |state| state.as_str());
-        let is_current = if current == Some(job.id) { " current" } else { "" };
+        let state = job.state.unwrap_or("waiting");
+        let is_current = if current.map(WorkflowMemberId::Job) == Some(job.id) { " current" } else { "" };
+        let is_nested = if job.nested.is_some() { " nested" } else { "" };
+        let link = link_of(job).map_or(String::new(), |link| format!(r#" href="{link}""#));
         let mut label: String = job.job_type.chars().take(20).collect();
         if job.job_type.chars().nth(20).is_some() {
             label.push('…');
         }
         let _ = write!(
             shapes,
-            r#"<a href="/ui/jobs/{}"><g class="state-{state}{is_current}"><title>{}: {state}</title><rect x="{x}" y="{y}" width="{}" height="{}" rx="6"/><text x="{}" y="{}">{}</text></g></a>"#,
-            job.id,
+            r#"<a{link}><g class="state-{state}{is_current}{is_nested}"><title>{}: {state}</title><rect x="{x}" y="{y}" width="{}" height="{}" rx="6"/><text x="{}" y="{}">{}</text></g></a>"#,
             escaped(&job.job_type),
             BOX.0,
             BOX.1,

@@ -37,7 +37,7 @@ pub(super) async fn create(
             services.jobs.estimated_now()
         };
         let mut new = NewWorkflow::parse(&members, services.settings.workflows.max_jobs, now)?;
-        check_allowed(&caller, &members, &new)?;
+        check_allowed(&caller, &new)?;
         let warnings = std::mem::take(&mut new.warnings);
         let own_id = seed.filter(|_| new.id.is_none()).map(IdempotencySeed::workflow_id);
         new.id = new.id.or(own_id);
@@ -59,14 +59,10 @@ pub(super) async fn create(
     .await
 }
 
-/// Refuses jobs of queues that the key is not for, and a name outside of its namespace.
-fn check_allowed(caller: &Caller, members: &Object<'_>, new: &NewWorkflow) -> Result<(), ApiError> {
-    let jobs = new.members.iter().chain(new.callbacks.iter().map(|(_, member)| member));
-    jobs.map(|member| &member.job.queue).try_for_each(|queue| caller.check_queue(Scope::JobsWrite, queue))?;
-    match members.get("name").and_then(|raw| serde_json::from_str::<String>(raw.get()).ok()) {
-        Some(name) => caller.check_name("workflow", &name),
-        None => Ok(()),
-    }
+/// Refuses jobs of queues that the key is not for, and names outside of its namespace, also in nested workflows.
+fn check_allowed(caller: &Caller, new: &NewWorkflow) -> Result<(), ApiError> {
+    new.jobs().into_iter().try_for_each(|job| caller.check_queue(Scope::JobsWrite, &job.queue))?;
+    new.names().into_iter().try_for_each(|name| caller.check_name("workflow", name))
 }
 
 pub(super) async fn show(services: web::Data<Services>, id: web::Path<String>) -> ApiResult {

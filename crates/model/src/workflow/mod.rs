@@ -1,25 +1,32 @@
 //! Workflows: jobs that depend on each other. A chain runs its jobs in sequence, a group in parallel. A batch is a
 //! group with callbacks. In a DAG each job names those that it depends on.
 //!
-//! Pure code: `request` checks a client's request, `steps` reads one that has steps with `depends_on`, `step_order` finds
+//! A member may be a workflow itself: one that the request describes, or a group with a job for each element of a result.
+//!
+//! Pure code: `request` checks a client's request, `nested` makes the workflows that steps are and `stored_step` is how they are stored, `steps` reads one that has steps with `depends_on`, `step_order` finds
 //! its kind, `progress` decides which jobs must exist now and the state, `view` is what clients see. The store
 //! (`store::workflows`) applies it.
 //!
 //! A job of a workflow has an index: the members count from 0 in the order of the request, the callbacks come after
 //! them.
 
+mod nested;
 mod progress;
 mod request;
 mod request_checks;
 mod step_order;
 mod steps;
+mod stored_step;
 mod view;
 
 use std::{fmt, str::FromStr};
 
+pub use nested::{elements_of, gather_results};
 pub use progress::{TerminalState, WorkflowPlan, WorkflowProgress, parents_of};
-pub use request::{NewWorkflow, NewWorkflowMember};
-pub use view::{WorkflowJobView, WorkflowView, duplicate_message};
+pub use request::{MemberWork, NewWorkflow, NewWorkflowMember};
+pub use request_checks::MAX_WORKFLOW_DEPTH;
+pub use stored_step::StoredStep;
+pub use view::{NestedView, WorkflowJobView, WorkflowMemberId, WorkflowView, duplicate_message};
 
 use common::{
     id::WorkflowId,
@@ -142,7 +149,7 @@ impl BatchCallback {
     }
 }
 
-/// A job of a workflow: `<workflow id>:<index>` in Redis.
+/// A member of a workflow: `<workflow id>:<index>` in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Membership {
     /// The workflow.
@@ -166,6 +173,38 @@ impl FromStr for Membership {
     }
 }
 
+/// The member of another workflow that a workflow is: `<workflow id>:<index>` in Redis, with `:<source>` behind it if it has a
+/// job for each element of what that member returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParentStep {
+    /// The other workflow and the index there.
+    pub membership: Membership,
+    /// The index of the member that returned the elements.
+    pub source: Option<usize>,
+}
+
+impl fmt::Display for ParentStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.membership.fmt(f)?;
+        self.source.map_or(Ok(()), |source| write!(f, ":{source}"))
+    }
+}
+
+impl FromStr for ParentStep {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let wrong =
+            || NameError::new("step", "be <workflow id>:<index> or <workflow id>:<index>:<source>", &quoted(text));
+        match text.rsplit_once(':').filter(|(front, _)| front.contains(':')) {
+            None => Ok(Self { membership: text.parse().map_err(|_| wrong())?, source: None }),
+            Some((membership, source)) => Ok(Self {
+                membership: membership.parse().map_err(|_| wrong())?,
+                source: Some(source.parse().map_err(|_| wrong())?),
+            }),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,6 +218,12 @@ mod tests {
         assert_eq!(membership.to_string().parse(), Ok(membership));
         for bad in ["", "7", "x:7", &format!("{}:", membership.workflow), &format!("{}:-1", membership.workflow)] {
             assert!(bad.parse::<Membership>().is_err(), "{bad}");
+            assert!(bad.parse::<ParentStep>().is_err(), "{bad}");
         }
+        for source in [None, Some(3)] {
+            let step = ParentStep { membership, source };
+            assert_eq!(step.to_string().parse(), Ok(step));
+        }
+        assert!(format!("{membership}:x").parse::<ParentStep>().is_err());
     }
 }

@@ -107,7 +107,8 @@ fn as_group_or_batch(steps: &[RequestedStep]) -> Option<StepOrder> {
     for (position, step) in steps.iter().enumerate().filter(|(position, _)| !members.contains(position)) {
         let callback = step.callback.unwrap_or(BatchCallback::Success);
         let is_first = callbacks.insert(callback.offset(), (callback, position)).is_none();
-        if !is_first || !step.depends_on.iter().copied().collect::<BTreeSet<_>>().eq(&members) {
+        // A callback is a job
+        if !is_first || !step.is_job() || !step.depends_on.iter().copied().collect::<BTreeSet<_>>().eq(&members) {
             return None;
         }
     }

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::{
     BatchCallback,
-    request_checks::{invalid, parse_text},
+    request_checks::{invalid, is_workflow, parse_text},
 };
 use crate::job::RequestError;
 use common::{
@@ -30,8 +30,20 @@ pub(super) struct RequestedStep {
     depends_on_json: String,
     /// When it runs after those that it depends on; none if the step does not say.
     pub(super) callback: Option<BatchCallback>,
-    /// Its job as a JSON object, with the options of the workflow.
-    pub(super) job: String,
+    /// The position of the step for each element of whose result it runs, and its id as it was sent.
+    pub(super) for_each: Option<usize>,
+    for_each_json: Option<String>,
+    /// Whether it is a workflow.
+    is_workflow: bool,
+    /// Its job as a JSON object, with the options of the workflow; or the workflow that it is.
+    pub(super) json: String,
+}
+
+impl RequestedStep {
+    /// Whether it is one job, which a callback must be.
+    pub(super) fn is_job(&self) -> bool {
+        !self.is_workflow && self.for_each.is_none()
+    }
 }
 
 /// Reads the steps.
@@ -98,14 +110,48 @@ fn parse_step(
             None => return Err(invalid(format!("{place}.depends_on must name other steps, got {}", quoted(name)))),
         }
     }
+    let for_each = step.get("for_each").map(|given| parse_for_each(given, place, &names, positions)).transpose()?;
     let options = step.get("options").map(|raw| parse_object(raw, &format!("{place}.options"))).transpose()?;
     let callback = options.as_ref().and_then(|options| options.get("callback_type"));
     let callback = callback.map(|raw| parse_callback(raw, place)).transpose()?;
     if callback.is_some() && depends_on.is_empty() {
         return Err(invalid(format!("{place}: a step with callback_type must depend on others")));
     }
-    let job = write_job(step, options.as_ref(), defaults);
-    Ok(RequestedStep { id, depends_on, depends_on_json: raw.get().to_owned(), callback, job })
+    let is_workflow = is_workflow(step);
+    let json = if is_workflow { write_workflow(step) } else { write_job(step, options.as_ref(), defaults) };
+    let for_each_json = step.get("for_each").map(|given| given.get().to_owned());
+    let depends_on_json = raw.get().to_owned();
+    let found = RequestedStep { id, depends_on, depends_on_json, callback, for_each, for_each_json, is_workflow, json };
+    if found.callback.is_some() && !found.is_job() {
+        return Err(invalid(format!("{place}: a step with callback_type must be a job, and no workflow or for_each")));
+    }
+    Ok(found)
+}
+
+/// The step for each element of whose result another one runs.
+fn parse_for_each(
+    raw: &RawValue,
+    place: &str,
+    depends_on: &[String],
+    positions: &BTreeMap<String, usize>,
+) -> Result<usize, RequestError> {
+    let name = parse_text(raw, &format!("{place}.for_each"))?;
+    let known = depends_on.iter().find(|before| **before == name).and_then(|before| positions.get(before));
+    known.copied().ok_or_else(|| {
+        invalid(format!(
+            "{place}.for_each must be one of its depends_on, the step that returns the array, got {}",
+            quoted(&name)
+        ))
+    })
+}
+
+/// The workflow that a step is, without what is about the order.
+fn write_workflow(step: &Object<'_>) -> String {
+    let mut out = ObjectWriter::default();
+    for (name, value) in step.iter().filter(|(name, _)| !["id", "depends_on", "for_each"].contains(name)) {
+        out.raw(name, value.get());
+    }
+    out.finish()
 }
 
 fn parse_callback(raw: &RawValue, place: &str) -> Result<BatchCallback, RequestError> {
@@ -121,7 +167,7 @@ fn parse_callback(raw: &RawValue, place: &str) -> Result<BatchCallback, RequestE
 /// itself. An option that is null is not set.
 fn write_job(step: &Object<'_>, options: Option<&Object<'_>>, defaults: Option<&Object<'_>>) -> String {
     let mut out = ObjectWriter::default();
-    for (name, value) in step.iter().filter(|(name, _)| !["id", "depends_on", "options"].contains(name)) {
+    for (name, value) in step.iter().filter(|(name, _)| !["id", "depends_on", "for_each", "options"].contains(name)) {
         out.raw(name, value.get());
     }
     let mut merged = ObjectWriter::default();
@@ -155,6 +201,9 @@ pub(super) fn to_json(steps: &[&RequestedStep]) -> String {
     let each = steps.iter().map(|step| {
         let mut out = ObjectWriter::default();
         out.text("id", &step.id).raw("depends_on", &step.depends_on_json);
+        if let Some(for_each) = &step.for_each_json {
+            out.raw("for_each", for_each);
+        }
         out.finish()
     });
     format!("[{}]", each.collect::<Vec<_>>().join(","))
@@ -177,7 +226,7 @@ mod tests {
     }
 
     fn types(workflow: &NewWorkflow) -> Vec<String> {
-        workflow.members.iter().map(|member| member.job.summary.job_type.to_string()).collect()
+        workflow.jobs().iter().map(|job| job.summary.job_type.to_string()).take(workflow.members.len()).collect()
     }
 
     #[test]
@@ -233,11 +282,9 @@ mod tests {
         let workflow =
             parse(&[("a", "", own), ("b", "", r#","queue":"own""#)], r#","options":{"queue":"all","priority":1}"#);
         let workflow = workflow.expect("a group");
-        let jobs: Vec<(&str, i64)> = workflow
-            .members
-            .iter()
-            .map(|member| (member.job.queue.as_str(), i64::from(member.job.priority.get())))
-            .collect();
+        let jobs = workflow.jobs();
+        let jobs: Vec<(&str, i64)> =
+            jobs.iter().map(|job| (job.queue.as_str(), i64::from(job.priority.get()))).collect();
         assert_eq!(jobs, [("all", 7), ("own", 1)]);
         assert_eq!(workflow.members[0].json, r#"{"type":"a","args":["a"],"options":{"priority":7,"queue":"all"}}"#);
     }
@@ -248,7 +295,8 @@ mod tests {
         let rest = r#","options":{"queue":"all","priority":null},"type":null,"jobs":null,"callbacks":null"#;
         let workflow = parse(&[("a", "", own), ("b", "", r#","queue":null,"options":null"#)], rest).expect("a group");
         for member in &workflow.members {
-            assert_eq!((member.job.queue.as_str(), member.job.priority.get()), ("all", 0), "{}", member.json);
+            let job = member.job().expect("a job");
+            assert_eq!((job.queue.as_str(), job.priority.get()), ("all", 0), "{}", member.json);
         }
         assert_eq!(workflow.members[0].json, r#"{"type":"a","args":["a"],"options":{"queue":"all"}}"#);
         let error = parse(&[("a", "", "")], r#","job":1"#).expect_err("unknown");

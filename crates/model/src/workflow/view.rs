@@ -1,8 +1,10 @@
 //! A workflow as clients see it: its state, its counters and all its jobs in one JSON object.
 
+use std::fmt;
+
 use serde_json::value::RawValue;
 
-use super::{BatchCallback, WorkflowKind, WorkflowState};
+use super::{BatchCallback, Membership, WorkflowKind, WorkflowState};
 use crate::job::JobState;
 use common::{
     id::{JobId, WorkflowId},
@@ -10,7 +12,36 @@ use common::{
     time::{self, Millis},
 };
 
-/// A job of a workflow and its state.
+/// The id of a member: of its job, or of the workflow that it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkflowMemberId {
+    /// A job.
+    Job(JobId),
+    /// A workflow.
+    Workflow(WorkflowId),
+}
+
+impl fmt::Display for WorkflowMemberId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Job(id) => id.fmt(f),
+            Self::Workflow(id) => id.fmt(f),
+        }
+    }
+}
+
+/// What else there is of a member that is a workflow.
+#[derive(Debug, Clone, Default)]
+pub struct NestedView {
+    /// The index of the member for each element of whose result it has a job.
+    pub for_each: Option<usize>,
+    /// Whether it can be looked up: it has started, and is not gone yet.
+    pub exists: bool,
+    /// Why it could not start, as a JSON object.
+    pub error: Option<String>,
+}
+
+/// A job of a workflow, or a workflow in it, and its state.
 #[derive(Debug, Clone)]
 pub struct WorkflowJobView {
     /// Its index.
@@ -18,17 +49,19 @@ pub struct WorkflowJobView {
     /// The callback that it is, if any.
     pub callback: Option<BatchCallback>,
     /// Its id, which it has before it starts.
-    pub id: JobId,
-    /// Its type.
+    pub id: WorkflowMemberId,
+    /// Its type, or the kind of workflow.
     pub job_type: String,
-    /// Its queue.
+    /// Its queue; empty for a workflow.
     pub queue: String,
-    /// Its state; none before it starts.
-    pub state: Option<JobState>,
+    /// Its state, that of a job or that of a workflow; none before it starts.
+    pub state: Option<&'static str>,
     /// Its result, as JSON.
     pub result: Option<String>,
     /// The id of the job that was in its way, if it was refused as a duplicate.
     pub blocked_by: Option<String>,
+    /// What else there is if it is a workflow.
+    pub nested: Option<NestedView>,
 }
 
 /// What is said about a job that was refused because there is one like it.
@@ -48,6 +81,8 @@ pub struct WorkflowView {
     pub state: WorkflowState,
     /// `name` and `meta`, as a JSON object; of a workflow by steps also `steps`, their ids and order.
     pub name_and_meta: String,
+    /// The workflow that it is a step of, and its index there.
+    pub parent: Option<Membership>,
     /// When it was created.
     pub created_at: Millis,
     /// When it finished, if it did.
@@ -69,6 +104,9 @@ impl WorkflowView {
         let mut out = ObjectWriter::default();
         out.text("id", &self.id.to_string()).text("type", self.kind.as_str()).text("state", self.state.as_str());
         let steps = self.write_name_and_meta(&mut out);
+        if let Some(Membership { workflow, index }) = self.parent {
+            out.text("parent_workflow_id", &workflow.to_string()).number("parent_workflow_index", index);
+        }
         let number = |count: usize| i128::try_from(count).unwrap_or_default();
         let [completed, failed, cancelled] = self.counts.map(number);
         if self.kind == WorkflowKind::Chain {
@@ -121,15 +159,19 @@ impl WorkflowJobView {
         let mut out = ObjectWriter::default();
         out.raw("id", step.get("id").map_or("null", RawValue::get)).text("type", &self.job_type);
         let unstarted = if over { JobState::Cancelled } else { JobState::Pending };
-        out.text("state", self.state.unwrap_or(unstarted).as_str());
+        out.text("state", self.state.unwrap_or(unstarted.as_str()));
+        let name = if self.nested.is_some() { "workflow_id" } else { "job_id" };
         match self.state {
-            Some(_) => out.text("job_id", &self.id.to_string()),
-            None => out.raw("job_id", "null"),
+            Some(_) => out.text(name, &self.id.to_string()),
+            None => out.raw(name, "null"),
         };
         if let Some(result) = &self.result {
             out.raw("result", result);
         }
         out.raw("depends_on", step.get("depends_on").map_or("[]", RawValue::get));
+        if let Some(for_each) = step.get("for_each") {
+            out.raw("for_each", for_each.get());
+        }
         out.finish()
     }
 
@@ -141,8 +183,17 @@ impl WorkflowJobView {
             None => out.number("index", i128::try_from(self.index).unwrap_or_default()),
         };
         let unstarted = if over { JobState::Cancelled.as_str() } else { "waiting" };
-        out.text("id", &self.id.to_string()).text("type", &self.job_type).text("queue", &self.queue);
-        out.text("state", self.state.map_or(unstarted, JobState::as_str));
+        out.text("id", &self.id.to_string()).text("type", &self.job_type);
+        match &self.nested {
+            None => out.text("queue", &self.queue),
+            Some(nested) => {
+                if let Some(source) = nested.for_each {
+                    out.number("for_each", i128::try_from(source).unwrap_or_default());
+                }
+                out.raw("workflow", "true")
+            }
+        };
+        out.text("state", self.state.unwrap_or(unstarted));
         if let Some(result) = &self.result {
             out.raw("result", result);
         }
@@ -150,6 +201,9 @@ impl WorkflowJobView {
             let mut error = ObjectWriter::default();
             error.text("code", "duplicate").text("message", &duplicate_message(known)).text("job_id", known);
             out.raw("error", &error.finish());
+        }
+        if let Some(error) = self.nested.as_ref().and_then(|nested| nested.error.as_ref()) {
+            out.raw("error", error);
         }
         out.finish()
     }
@@ -166,24 +220,26 @@ mod tests {
         let job = |index: u32, state, result: Option<&str>| WorkflowJobView {
             index: index as usize,
             callback: None,
-            id: id.job_id(index, &queue),
+            id: WorkflowMemberId::Job(id.job_id(index, &queue)),
             job_type: "a".into(),
             queue: "q".into(),
             state,
             result: result.map(str::to_owned),
             blocked_by: None,
+            nested: None,
         };
         let mut view = WorkflowView {
             id,
             kind: WorkflowKind::Chain,
             state: WorkflowState::Running,
             name_and_meta: r#"{"name":"n"}"#.into(),
+            parent: None,
             created_at: 0,
             ended_at: None,
             total: 2,
             counts: [1, 0, 0],
             depends_on: Vec::new(),
-            jobs: vec![job(0, Some(JobState::Completed), Some("1.0")), job(1, None, None)],
+            jobs: vec![job(0, Some("completed"), Some("1.0")), job(1, None, None)],
         };
         let json = view.to_json();
         assert!(json.contains(r#""steps_total":2,"steps_completed":1"#) && json.contains(r#""name":"n""#), "{json}");
@@ -198,9 +254,49 @@ mod tests {
         assert!(json.ends_with(&format!("{steps}}}")) && json.contains(r#","meta":{"k":1},"#), "{json}");
         view.jobs.clear();
         assert!(!view.to_json().contains(r#""steps":"#), "a list shows no steps");
-        view.jobs = vec![job(0, Some(JobState::Completed), None), job(1, None, None)];
+        view.jobs = vec![job(0, Some("completed"), None), job(1, None, None)];
         (view.state, view.ended_at) = (WorkflowState::Failed, Some(5));
         let json = view.to_json();
         assert!(json.contains(r#""state":"cancelled""#) && json.contains("completed_at"), "{json}");
+    }
+
+    #[test]
+    fn a_member_that_is_a_workflow_leads_to_it_and_back() {
+        let (id, inner) = (WorkflowId::new(), WorkflowId::new());
+        let error = r#"{"code":"not_an_array","message":"m"}"#.to_owned();
+        let mut member = WorkflowJobView {
+            index: 1,
+            callback: None,
+            id: WorkflowMemberId::Workflow(inner),
+            job_type: "group".into(),
+            queue: String::new(),
+            state: Some("running"),
+            result: None,
+            blocked_by: None,
+            nested: Some(NestedView { for_each: Some(0), exists: true, error: None }),
+        };
+        let json = member.to_json(false);
+        let expected =
+            format!(r#"{{"index":1,"id":"{inner}","type":"group","for_each":0,"workflow":true,"state":"running"}}"#);
+        assert_eq!(json, expected);
+        let step = serde_json::from_str(r#"{"id":"x","depends_on":["y"]}"#).expect("an object");
+        assert!(member.to_step_json(&step, false).contains(&format!(r#""workflow_id":"{inner}""#)));
+        member.nested = Some(NestedView { error: Some(error.clone()), ..NestedView::default() });
+        assert!(member.to_json(true).ends_with(&format!(r#""error":{error}}}"#)));
+        let view = WorkflowView {
+            id: inner,
+            kind: WorkflowKind::Group,
+            state: WorkflowState::Running,
+            name_and_meta: "{}".into(),
+            parent: Some(Membership { workflow: id, index: 1 }),
+            created_at: 0,
+            ended_at: None,
+            total: 1,
+            counts: [0, 0, 0],
+            depends_on: Vec::new(),
+            jobs: Vec::new(),
+        };
+        let json = view.to_json();
+        assert!(json.contains(&format!(r#""parent_workflow_id":"{id}","parent_workflow_index":1"#)), "{json}");
     }
 }

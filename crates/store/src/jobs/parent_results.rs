@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::{ClaimedJob, JobRecord, Jobs, LocatedJob, claim_sizes::count_claimed};
 use crate::{StoreResult, keys, sealing::Sealer};
 use common::{id::WorkflowId, settings::MAX_WORKFLOW_JOBS};
-use model::workflow::{BatchCallback, Membership, WorkflowKind, parents_of};
+use model::workflow::{BatchCallback, MAX_WORKFLOW_DEPTH, Membership, ParentStep, WorkflowKind, parents_of};
 
 /// Results that a job of a workflow can have before it, callbacks among them.
 #[expect(clippy::cast_possible_truncation, reason = "a thousand fits")]
@@ -61,11 +61,12 @@ impl Jobs {
     pub(super) async fn parent_results_bytes(&self, membership: Option<Membership>) -> StoreResult<Option<usize>> {
         let Some(Membership { workflow, index }) = membership else { return Ok(None) };
         let mut command = redis::cmd("HMGET");
-        command.arg(keys::workflow(&workflow)).arg(PARENT_FIELDS).arg(format!("u{index}")).arg("b");
+        command.arg(keys::workflow(&workflow)).arg(PARENT_FIELDS).arg(format!("u{index}")).arg(&["b", "h"]);
         let fields: Vec<Option<String>> = command.query_async(&mut self.store.redis.clone()).await?;
         let count = stored_parents(&fields, usize::try_from(index).unwrap_or(usize::MAX)).len();
-        let bytes = fields.get(3).and_then(Option::as_deref).and_then(|text| text.parse().ok());
-        Ok(Self::parent_results_size(bytes.unwrap_or(0), count))
+        let number = |at: usize| fields.get(at).and_then(Option::as_deref).and_then(|text| text.parse().ok());
+        // A job with nothing before it gets what the step gets that its workflow is
+        Ok(Self::parent_results_size(number(3).unwrap_or(0), count).or_else(|| number(4)))
     }
 
     /// About how many bytes that number of results have, with the commas, and `null` where there is none.
@@ -97,19 +98,33 @@ impl Jobs {
     }
 
     /// The results that a job of a workflow got: those before a step of a chain, those that a step of a DAG depends on, those
-    /// of all members for a callback.
+    /// of all members for a callback. One with nothing before it got those of the step that its workflow is, if it is one.
     async fn results_before(&self, workflow: WorkflowId, index: usize) -> StoreResult<Vec<Option<String>>> {
-        let (key, mut redis) = (keys::workflow(&workflow), self.store.redis.clone());
-        // One read for all kinds: a callback also reads the results of callbacks before it, and leaves them out
-        let mut command = redis::cmd("HMGET");
-        command.arg(&key).arg(PARENT_FIELDS).arg(format!("u{index}"));
-        for number in 0..index.min(MAX_RESULTS) {
-            command.arg(format!("r{number}"));
+        let (mut workflow, mut index, mut left_out) = (workflow, index, None);
+        // A workflow that is made for each element of a result is a level that the request does not have
+        for _ in 0..=2 * MAX_WORKFLOW_DEPTH {
+            let (key, mut redis) = (keys::workflow(&workflow), self.store.redis.clone());
+            // One read for all kinds: a callback also reads the results of callbacks before it, and leaves them out
+            let mut command = redis::cmd("HMGET");
+            command.arg(&key).arg(PARENT_FIELDS).arg(format!("u{index}")).arg("m");
+            for number in 0..index.min(MAX_RESULTS) {
+                command.arg(format!("r{number}"));
+            }
+            let mut fields: Vec<Option<String>> = command.query_async(&mut redis).await?;
+            let stored = fields.split_off(fields.len().min(4));
+            let parents = stored_parents(&fields, index);
+            let step = fields.get(3).and_then(Option::as_deref).and_then(|text| text.parse::<ParentStep>().ok());
+            if let Some(ParentStep { membership, source }) = step.filter(|_| parents.is_empty()) {
+                (workflow, left_out) = (membership.workflow, source);
+                index = usize::try_from(membership.index).unwrap_or(usize::MAX);
+                continue;
+            }
+            let results = open_results(self.sealer(), workflow, stored)?;
+            // Each job has its element of that one
+            let parents = parents.into_iter().filter(|parent| Some(*parent) != left_out);
+            return Ok(parents.map(|parent| results.get(parent).cloned().flatten()).collect());
         }
-        let mut fields: Vec<Option<String>> = command.query_async(&mut redis).await?;
-        let results = open_results(self.sealer(), workflow, fields.split_off(fields.len().min(3)))?;
-        let parents = stored_parents(&fields, index);
-        Ok(parents.into_iter().map(|parent| results.get(parent).cloned().flatten()).collect())
+        Ok(Vec::new())
     }
 }
 

@@ -2,24 +2,25 @@
 
 use std::time::Duration;
 
-use futures_util::{TryStreamExt, stream};
+use futures_util::{FutureExt, TryStreamExt, future::BoxFuture, stream};
 
 use super::{
     MAX_CONCURRENT_COMMANDS, Workflows,
-    record::{StartedMembers, WorkflowMember, WorkflowRecord},
+    record::{StartedMembers, StoredWork, WorkflowMember, WorkflowRecord},
 };
 use crate::{
     StoreError, StoreResult,
-    jobs::{EnqueueRefusal, Jobs, LocatedJob, MemberEnd},
+    jobs::{EnqueueRefusal, LocatedJob, MemberEnd},
     keys, script,
 };
 use common::{
     id::{JobId, WorkflowId},
     telemetry::spans,
+    time::Millis,
     trace_context::SpanReference,
 };
 use model::{
-    job::AttemptError,
+    job::{AttemptError, NewJob},
     workflow::{BatchCallback, TerminalState, WorkflowKind, WorkflowState, duplicate_message},
 };
 
@@ -33,9 +34,9 @@ const MAX_CHECK_INTERVAL: Duration = Duration::from_hours(1);
 const MAX_WORKFLOWS_PER_TICK: usize = 20;
 
 /// Whether a workflow may advance further at once.
-#[derive(PartialEq, Eq)]
 enum Advanced {
-    Done,
+    /// No; the workflow that it is a member of, if that continues now.
+    Done(Option<WorkflowId>),
     /// A job ended instead of starting.
     Again,
 }
@@ -47,20 +48,40 @@ impl Workflows {
     /// # Errors
     /// Redis is unavailable, or a job cannot be created: maintenance tries again.
     pub async fn advance(&self, id: WorkflowId) -> StoreResult<()> {
-        // Each further turn is about a job that ended in the one before, so they come to an end
-        while self.advance_once(id).await? == Advanced::Again {}
+        // One that ended leads to the one that it is a member of, and is forgotten when that has gone on
+        let (mut next, mut ended) = (Some(id), Vec::new());
+        while let Some(id) = next {
+            next = self.advance_alone(id).await?;
+            ended.extend(next.map(|_| id));
+        }
+        for id in ended {
+            self.expire_workflow(id).await?;
+        }
         Ok(())
+    }
+
+    /// Advances a workflow and those in it. Returns the one that it is a member of, if it ended and that one continues now.
+    ///
+    /// Boxed: starting a workflow that is a member advances that.
+    pub(super) fn advance_alone(&self, id: WorkflowId) -> BoxFuture<'_, StoreResult<Option<WorkflowId>>> {
+        async move {
+            // Each further turn is about a job that ended in the one before, so they come to an end
+            loop {
+                if let Advanced::Done(outer) = self.advance_once(id).await? {
+                    return Ok(outer);
+                }
+            }
+        }
+        .boxed()
     }
 
     async fn advance_once(&self, id: WorkflowId) -> StoreResult<Advanced> {
         let Some(record) = self.read_workflow(id).await? else {
-            return self.unschedule_workflow(id).await.map(|()| Advanced::Done);
+            return self.unschedule_workflow(id).await.map(|()| Advanced::Done(None));
         };
         match record.ended {
-            Some((WorkflowState::Cancelled, _)) => {
-                return self.cancel_members(&record).await.map(|()| Advanced::Done);
-            }
-            Some(_) => return self.expire_workflow(id).await.map(|()| Advanced::Done),
+            Some((WorkflowState::Cancelled, _)) => return self.cancel_members(&record).await.map(Advanced::Done),
+            Some((state, _)) => return self.leave_ended(&record, state).await,
             None => {}
         }
         let plan = record.progress.plan();
@@ -69,18 +90,20 @@ impl Workflows {
             record.unfinished_indexes().into_iter().filter(|index| !record.started.contains(*index)).collect();
         for some in missing.chunks(BATCH) {
             let bytes = self.results_bytes(&record).await?;
-            for job in self.read_members(&record, some.to_vec()).await? {
-                let parents = Jobs::parent_results_size(bytes, record.parent_count(job.index));
-                ended |= self.start_member(&record, job, parents).await?;
+            for WorkflowMember { index, work, now } in self.read_members(&record, some.to_vec()).await? {
+                ended |= match work {
+                    StoredWork::Job(job) => self.start_member(&record, index, (*job, now), bytes).await?,
+                    StoredWork::Nested(step) => self.start_nested(&record, index, (&step, now), bytes).await?,
+                };
             }
             // It may have been cancelled meanwhile by a process that did not see the new jobs
             match self.record_started_members(&record, some).await? {
                 None => {}
                 Some(WorkflowState::Cancelled) => {
-                    let Some(record) = self.read_workflow(id).await? else { return Ok(Advanced::Done) };
-                    return self.cancel_members(&record).await.map(|()| Advanced::Done);
+                    let Some(record) = self.read_workflow(id).await? else { return Ok(Advanced::Done(None)) };
+                    return self.cancel_members(&record).await.map(Advanced::Done);
                 }
-                Some(_) => return Ok(Advanced::Done),
+                Some(_) => return Ok(Advanced::Done(None)),
             }
         }
         if ended {
@@ -88,28 +111,43 @@ impl Workflows {
         }
         if plan.state == WorkflowState::Running {
             let after = self.next_check_delay(&record);
-            return self.reschedule_workflow(id, after).await.map(|()| Advanced::Done);
+            return self.reschedule_workflow(id, after).await.map(|()| Advanced::Done(None));
         }
-        if self.end_workflow(id, plan.state).await? == "done" {
-            let (kind, state) = (record.progress.kind.as_str(), plan.state.as_str());
-            metrics::counter!("galley_workflows_ended_total", "type" => kind, "state" => state).increment(1);
-            tracing::info!(workflow = %id, kind, state, "workflow is over");
-        }
-        self.expire_workflow(id).await.map(|()| Advanced::Done)
+        let state = match self.end_workflow(id, plan.state).await?.as_str() {
+            "done" => {
+                let (kind, state) = (record.progress.kind.as_str(), plan.state.as_str());
+                metrics::counter!("galley_workflows_ended_total", "type" => kind, "state" => state).increment(1);
+                tracing::info!(workflow = %id, kind, state, "workflow is over");
+                plan.state
+            }
+            "gone" => return Ok(Advanced::Done(None)),
+            // It ended in another way meanwhile
+            other => WorkflowState::from_name(other).unwrap_or(plan.state),
+        };
+        self.leave_ended(&record, state).await
     }
 
-    /// Creates a job; true if it ended instead, because another one blocks it.
+    /// Tells the workflow that an ended one is a member of, and sets its TTL, unless the other one must go on first.
+    async fn leave_ended(&self, record: &WorkflowRecord, state: WorkflowState) -> StoreResult<Advanced> {
+        let outer = self.end_step(record, state).await?;
+        if outer.is_none() {
+            self.expire_workflow(record.id).await?;
+        }
+        Ok(Advanced::Done(outer))
+    }
+
+    /// Creates a job; true if it ended instead, because another one blocks it. `bytes` is the size of all results.
     async fn start_member(
         &self,
         record: &WorkflowRecord,
-        job: WorkflowMember,
-        parent_results_bytes: Option<usize>,
+        index: usize,
+        (mut new, now): (NewJob, Millis),
+        bytes: usize,
     ) -> StoreResult<bool> {
-        let WorkflowMember { index, new_job: mut new, now } = job;
         let id = record.job_id(index, &new.queue);
         new.id = Some(id);
         new.workflow = Some(record.membership(index));
-        new.parent_results_bytes = parent_results_bytes;
+        new.parent_results_bytes = record.parent_results_size(bytes, index);
         let causes = self.attempts_before(record, index).await?;
         match self.jobs.enqueue_after(Box::new(new.clone()), (record.trace.clone(), causes), now).await? {
             Ok(_) => Ok(false),
@@ -118,14 +156,14 @@ impl Workflows {
             Err(EnqueueRefusal::Duplicate(known) | EnqueueRefusal::Ignored { id: known, .. }) => {
                 self.record_duplicate(record.id, index, known).await?;
                 new.failures.push(AttemptError::new("duplicate", "Duplicate", &duplicate_message(&known), 0, now));
-                self.cancel_member(record, WorkflowMember { index, new_job: new, now }).await?;
+                self.cancel_member(record, index, new).await?;
                 Ok(true)
             }
             // The queue got partitions after the workflow was accepted
             Err(EnqueueRefusal::WorkflowJobWithHome) => {
                 let message = "its key or uniqueness belongs to another partition than the jobs of workflows";
                 new.failures.push(AttemptError::new("partitioned", "Partitioned", message, 0, now));
-                self.cancel_member(record, WorkflowMember { index, new_job: new, now }).await?;
+                self.cancel_member(record, index, new).await?;
                 Ok(true)
             }
             Err(refused) => {
@@ -249,6 +287,9 @@ impl Workflows {
     pub async fn check_workflow(&self, id: WorkflowId) -> StoreResult<usize> {
         let mut looked_at = 0;
         if let Some(record) = self.read_workflow(id).await?.filter(|record| record.ended.is_none()) {
+            if self.is_outer_cancelled(&record).await? {
+                return self.cancel_workflow(id).await.map(|_| 1);
+            }
             for some in record.unfinished_indexes().chunks(BATCH) {
                 let jobs = self.read_members(&record, some.to_vec()).await?;
                 let checks = stream::iter(jobs.into_iter().map(Ok));
@@ -264,8 +305,9 @@ impl Workflows {
     async fn check_member(
         &self,
         record: &WorkflowRecord,
-        WorkflowMember { index, new_job: new, .. }: WorkflowMember,
+        WorkflowMember { index, work, .. }: WorkflowMember,
     ) -> StoreResult<()> {
+        let StoredWork::Job(new) = work else { return self.check_nested(record, index).await };
         let id = record.job_id(index, &new.queue);
         let membership = record.membership(index);
         match self.jobs.locate_in_queue(id, &new.queue).await? {

@@ -22,7 +22,7 @@ pub struct WorkflowCursor {
     id: WorkflowId,
 }
 
-/// Running workflows, without their jobs.
+/// Running workflows that are in no other, without their jobs.
 #[derive(Debug, Default)]
 pub struct RunningWorkflows {
     /// In the order in which they are checked next.
@@ -70,7 +70,8 @@ impl Workflows {
                     return Ok(page);
                 }
                 examined += 1;
-                if let Some(record) = record.filter(|record| record.ended.is_none())
+                // Nested ones are found through those that they are in
+                if let Some(record) = record.filter(|record| record.ended.is_none() && record.step.is_none())
                     && self.is_of(entry.id, access).await?
                 {
                     page.workflows.push(to_view(&record, Vec::new()));

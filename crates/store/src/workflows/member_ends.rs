@@ -13,10 +13,13 @@ use crate::{
     jobs::{EnqueueRefusal, Jobs, MemberEnd, NewMember, RequestClock},
     keys, script,
 };
-use common::{id::JobId, trace_context::SpanReference};
+use common::{
+    id::{JobId, WorkflowId},
+    trace_context::SpanReference,
+};
 use model::{
     job::JobState,
-    workflow::{Membership, TerminalState, WorkflowKind},
+    workflow::{Membership, TerminalState, WorkflowKind, WorkflowMemberId},
 };
 
 /// The parts of a finished job's JSON that its workflow needs.
@@ -28,25 +31,44 @@ struct RecordedEnd<'a> {
 }
 
 /// The reply of `record_member.lua`: kind, members, those that ended, the state if the workflow ended, and the next step.
-type MemberCounts = (String, usize, usize, String, Option<NextStep>);
+pub(super) type MemberCounts = (String, usize, usize, String, Option<NextStep>);
 
 /// What the next step of a chain needs: its job, the bytes of all results, the traceparent, and what is stored beside it.
-type NextStep = (String, usize, Option<String>, Option<String>);
+pub(super) type NextStep = (String, usize, Option<String>, Option<String>);
 
 /// A step that ended, and the span of its last attempt if that is recorded.
 type StepBefore = (Membership, Option<SpanReference>);
 
 /// A recorded end: none if the workflow no longer exists.
-type RecordedMember = StoreResult<Option<MemberCounts>>;
+pub(super) type RecordedMember = StoreResult<Option<MemberCounts>>;
 
-/// How a job ended, and its result, as its workflow stores them.
-struct MemberRecord {
+/// How a member ended, and its result, as its workflow stores them.
+pub(super) struct MemberRecord {
     membership: Membership,
-    job: JobId,
+    id: WorkflowMemberId,
     end: TerminalState,
     result: String,
     /// The attempt that ended it, if that is recorded.
     attempt: Option<SpanReference>,
+}
+
+impl MemberRecord {
+    /// Of a member that is a workflow.
+    pub(super) fn of_nested(membership: Membership, id: WorkflowId, end: TerminalState, result: String) -> Self {
+        Self { membership, id: WorkflowMemberId::Workflow(id), end, result, attempt: None }
+    }
+
+    /// What is stored in place of a result for which there is no room.
+    fn reference(&self) -> String {
+        let name = if matches!(self.id, WorkflowMemberId::Job(_)) { "job_id" } else { "workflow_id" };
+        format!("{{\"omitted\":true,\"{name}\":\"{}\"}}", self.id)
+    }
+}
+
+/// Whether more follows from a member's end. Most ends change nothing yet: a group continues when its last member has ended.
+pub(super) fn continues((kind, members, ended, state, _): &MemberCounts) -> bool {
+    let continues_at_each = matches!(WorkflowKind::from_name(kind), Some(WorkflowKind::Chain | WorkflowKind::Dag));
+    state.is_empty() && (continues_at_each || ended >= members)
 }
 
 /// None if the job has not ended.
@@ -55,7 +77,13 @@ fn parse_end(MemberEnd { membership, job, json, span }: MemberEnd<'_>) -> StoreR
         serde_json::from_str(json).map_err(|error| StoreError::damaged(format!("job {job} of a workflow: {error}")))?;
     let Some(end) = TerminalState::from_state(over.state) else { return Ok(None) };
     let result = over.result.filter(|_| end == TerminalState::Completed).map_or("", RawValue::get).to_owned();
-    Ok(Some(MemberRecord { membership, job, end, result, attempt: span.filter(|span| span.is_sampled()) }))
+    Ok(Some(MemberRecord {
+        membership,
+        id: WorkflowMemberId::Job(job),
+        end,
+        result,
+        attempt: span.filter(|span| span.is_sampled()),
+    }))
 }
 
 /// Records that jobs of workflows ended, and advances the workflows of which something follows.
@@ -92,11 +120,8 @@ impl Workflows {
         recorded: RecordedMember,
         is_next_started: bool,
     ) -> StoreResult<()> {
-        let Some((kind, members, ended, state, _)) = recorded? else { return Ok(()) };
-        // Most ends change nothing yet: a group continues when its last member has ended
-        let continues_at_each = matches!(WorkflowKind::from_name(&kind), Some(WorkflowKind::Chain | WorkflowKind::Dag));
-        let continues = state.is_empty() && (continues_at_each || ended >= members);
-        if is_next_started || !continues {
+        let Some(counts) = recorded? else { return Ok(()) };
+        if is_next_started || !continues(&counts) {
             return Ok(());
         }
         let advanced = self.advance(workflow).await;
@@ -120,7 +145,8 @@ impl Workflows {
         job: JobId,
         end: TerminalState,
     ) -> StoreResult<()> {
-        let record = MemberRecord { membership, job, end, result: String::new(), attempt: None };
+        let record =
+            MemberRecord { membership, id: WorkflowMemberId::Job(job), end, result: String::new(), attempt: None };
         self.record_members(&[record]).await.into_iter().try_for_each(|recorded| recorded.map(drop))
     }
 
@@ -134,15 +160,16 @@ impl Workflows {
         parsed.into_iter().map(|parsed| parsed.and_then(&mut answer)).collect()
     }
 
-    async fn record_members(&self, records: &[MemberRecord]) -> Vec<RecordedMember> {
+    pub(super) async fn record_members(&self, records: &[MemberRecord]) -> Vec<RecordedMember> {
         let limit = self.jobs.store.settings.workflows.results_limit_bytes;
-        let calls = records.iter().map(|MemberRecord { membership, job, end, result, attempt }| {
+        let calls = records.iter().map(|record| {
+            let MemberRecord { membership, end, result, attempt, .. } = record;
             let (workflow, field) = (membership.workflow.to_string(), format!("r{}", membership.index));
             let seal = |text| self.jobs.sealer().seal(&["workflow", &workflow, &field], text);
             let mut call = script::RECORD_MEMBER.prepare_invoke();
             call.key(keys::workflow(&membership.workflow)).arg(membership.index).arg(end.job_state().as_str());
             call.arg(&*if result.is_empty() { Cow::Borrowed("") } else { seal(result) });
-            call.arg(&*seal(&format!("{{\"omitted\":true,\"job_id\":\"{job}\"}}"))).arg(limit);
+            call.arg(&*seal(&record.reference())).arg(limit);
             call.arg(attempt.map_or_else(String::new, |attempt| attempt.to_string()));
             call
         });

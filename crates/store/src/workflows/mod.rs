@@ -6,11 +6,15 @@
 //! workflow's: creating it twice creates it once. It runs when the workflow is created, when one of its jobs has
 //! ended, and in maintenance, which also looks for missed ends. So an interrupted workflow always continues.
 //!
+//! A member may be a workflow itself. It has a hash of its own, in another slot, whose id is derived from the outer one's, and
+//! tells the outer one when it ends, as a job does.
+//!
 //! | file | what it does |
 //! |---|---|
 //! | `mod` | creates and shows workflows |
 //! | `record` | reads a stored workflow |
 //! | `advance` | advances a workflow as far as possible |
+//! | `nested` | starts workflows that are members, and tells the outer ones how they ended |
 //! | `member_ends` | records how jobs ended, and starts what comes next |
 //! | `cancel` | cancels workflows |
 //! | `list` | lists those that run |
@@ -19,6 +23,7 @@ mod advance;
 mod cancel;
 mod list;
 mod member_ends;
+mod nested;
 mod record;
 
 pub(crate) use member_ends::members_ended;
@@ -36,14 +41,15 @@ use crate::{
 };
 use common::{id::WorkflowId, name::QueueName, time::Millis, trace_context::TraceContext};
 use model::workflow::{
-    BatchCallback, NewWorkflow, NewWorkflowMember, TerminalState, WorkflowJobView, WorkflowKind, WorkflowProgress,
-    WorkflowState, WorkflowView,
+    BatchCallback, MemberWork, NewWorkflow, NewWorkflowMember, TerminalState, WorkflowJobView, WorkflowKind,
+    WorkflowMemberId, WorkflowProgress, WorkflowState, WorkflowView,
 };
 
 pub use cancel::CancelWorkflowError;
 pub use list::{RunningWorkflows, WorkflowCursor};
 
-use record::{WorkflowMember, WorkflowRecord};
+use nested::Nesting;
+use record::{StoredWork, WorkflowMember, WorkflowRecord, damaged};
 
 /// The field that holds `tracestate` and `baggage`, beside `c` with the `traceparent`.
 const TRACE_REST: &str = "x";
@@ -92,7 +98,7 @@ impl Workflows {
         self.reschedule_workflow(id, advance::CHECK_SOON.min(self.jobs.store.settings.workflows.check_interval))
             .await?;
         let mut call = script::CREATE_WORKFLOW.key(keys::workflow(&id));
-        let call = call.arg(record_fields(self.jobs.sealer(), id, &new, &trace, now));
+        let call = call.arg("").arg(record_fields(self.jobs.sealer(), id, (&new, None), &trace, now));
         match call.invoke_async::<i64>(&mut self.jobs.store.redis.clone()).await.map_err(StoreError::from) {
             Ok(0) => return Ok(Err(CreateWorkflowError::Duplicate(id))),
             Ok(_) => {}
@@ -119,8 +125,8 @@ impl Workflows {
         if exists {
             return Ok(Some(CreateWorkflowError::Duplicate(id)));
         }
-        let jobs = || new.members.iter().chain(new.callbacks.iter().map(|(_, member)| member));
-        let queues: BTreeSet<&QueueName> = jobs().map(|member| &member.job.queue).collect();
+        let jobs = new.jobs();
+        let queues: BTreeSet<&QueueName> = jobs.iter().map(|job| &job.queue).collect();
         let names: Vec<&str> = queues.iter().map(|queue| queue.as_str()).collect();
         let (known, count): (Vec<Option<f64>>, u64) = redis::pipe()
             .cmd("ZMSCORE")
@@ -141,8 +147,8 @@ impl Workflows {
                 EnqueueRefusal::TooManyQueues { max_queues },
             )));
         }
-        for member in jobs().filter(|member| member.job.summary.limit.is_some() || member.job.unique.is_some()) {
-            let queue = &member.job.queue;
+        for job in jobs.iter().filter(|job| job.summary.limit.is_some() || job.unique.is_some()) {
+            let queue = &job.queue;
             if self.jobs.has_key_partitions(queue).await? {
                 let refused = EnqueueRefusal::WorkflowJobWithHome;
                 return Ok(Some(CreateWorkflowError::Refused(queue.clone(), refused)));
@@ -167,11 +173,16 @@ impl Workflows {
         let planned: BTreeSet<usize> = record.progress.plan().indexes(record.member_count()).collect();
         let duplicates = self.read_duplicates(id, record.index_limit()).await?;
         let (results, record) = (self.read_results(id, record.index_limit()).await?, &record);
+        let errors = self.read_errors(record).await?;
         let shown = stream::iter(jobs.into_iter().map(Ok)).map_ok(|job| {
             let (result, exists) = (results.get(job.index).cloned().flatten(), planned.contains(&job.index));
             let blocked_by = duplicates.get(job.index).cloned().flatten();
+            let error = errors.get(&job.index).cloned();
             async move {
-                let shown = self.member_status(record, job, exists, result).await?;
+                let mut shown = self.member_status(record, job, exists, result).await?;
+                if let Some(nested) = &mut shown.nested {
+                    nested.error = error;
+                }
                 StoreResult::Ok(WorkflowJobView { blocked_by, ..shown })
             }
         });
@@ -182,52 +193,85 @@ impl Workflows {
     async fn member_status(
         &self,
         record: &WorkflowRecord,
-        WorkflowMember { index, new_job: new, .. }: WorkflowMember,
+        WorkflowMember { index, work, .. }: WorkflowMember,
         exists: bool,
         result: Option<String>,
     ) -> StoreResult<WorkflowJobView> {
+        let new = match work {
+            StoredWork::Job(new) => new,
+            StoredWork::Nested(step) => return self.nested_status(record, index, &step, result).await,
+        };
         let id = record.job_id(index, &new.queue);
         let state = match record.progress.terminal_state(index) {
-            Some(end) => Some(end.job_state()),
+            Some(end) => Some(end.job_state().as_str()),
             None if exists => {
-                self.jobs.locate_in_queue(id, &new.queue).await?.map(|located: LocatedJob| located.state())
+                self.jobs.locate_in_queue(id, &new.queue).await?.map(|located: LocatedJob| located.state().as_str())
             }
             None => None,
         };
         let callback = record.callback_at(index);
         let (job_type, queue) = (new.summary.job_type.to_string(), new.queue.to_string());
-        Ok(WorkflowJobView { index, callback, id, job_type, queue, state, result, blocked_by: None })
+        let id = WorkflowMemberId::Job(id);
+        Ok(WorkflowJobView { index, callback, id, job_type, queue, state, result, blocked_by: None, nested: None })
     }
 }
 
 impl Workflows {
-    /// The queues of a workflow's jobs; none if it does not exist.
+    /// The queues of a workflow's jobs and of those in nested workflows; none if it does not exist.
     ///
     /// # Errors
     /// Redis is unavailable or the workflow is damaged.
     pub async fn workflow_queues(&self, id: WorkflowId) -> StoreResult<Option<BTreeSet<QueueName>>> {
         let Some(record) = self.read_workflow(id).await? else { return Ok(None) };
         let members = self.read_members(&record, record.job_indexes()).await?;
-        Ok(Some(members.into_iter().map(|member| member.new_job.queue).collect()))
+        let mut queues = BTreeSet::new();
+        for member in members {
+            match member.work {
+                StoredWork::Job(job) => {
+                    queues.insert(job.queue);
+                }
+                StoredWork::Nested(step) => {
+                    let nested = step.parse_member(member.now).map_err(|error| damaged(id, &error.to_string()))?;
+                    let mut jobs = Vec::new();
+                    nested.collect_jobs(&mut jobs);
+                    queues.extend(jobs.into_iter().map(|job| job.queue.clone()));
+                }
+            }
+        }
+        Ok(Some(queues))
     }
 }
 
 /// How many jobs a workflow starts at once in each queue.
 fn count_starting_jobs(new: &NewWorkflow) -> BTreeMap<&QueueName, u64> {
+    let mut starting = BTreeMap::new();
+    collect_starting_jobs(new, &mut starting);
+    starting
+}
+
+fn collect_starting_jobs<'a>(new: &'a NewWorkflow, starting: &mut BTreeMap<&'a QueueName, u64>) {
     let starts_at_once = |index: usize| match new.kind {
         WorkflowKind::Chain => index == 0,
         WorkflowKind::Dag => new.depends_on.get(index).is_none_or(Vec::is_empty),
         WorkflowKind::Group | WorkflowKind::Batch => true,
     };
-    let mut starting = BTreeMap::new();
-    let members = new.members.iter().enumerate().filter(|(index, _)| starts_at_once(*index)).map(|(_, member)| member);
-    for member in members.filter(|member| member.job.start_at.is_none()) {
-        *starting.entry(&member.job.queue).or_default() += 1;
+    for (_, member) in new.members.iter().enumerate().filter(|(index, _)| starts_at_once(*index)) {
+        match &member.work {
+            MemberWork::Job(job) if job.start_at.is_none() => *starting.entry(&job.queue).or_default() += 1,
+            MemberWork::Workflow(inner) => collect_starting_jobs(inner, starting),
+            MemberWork::Job(_) | MemberWork::ForEach { .. } => {}
+        }
     }
-    starting
 }
 
-fn record_fields(sealer: &Sealer, id: WorkflowId, new: &NewWorkflow, trace: &TraceContext, now: Millis) -> Vec<String> {
+/// The fields of a new workflow, and of one that is a member of another.
+fn record_fields(
+    sealer: &Sealer,
+    id: WorkflowId,
+    (new, nesting): (&NewWorkflow, Option<&Nesting>),
+    trace: &TraceContext,
+    now: Millis,
+) -> Vec<String> {
     let id = id.to_string();
     let seal = |field: &str, text: &str| sealer.seal(&["workflow", &id, field], text).into_owned();
     let has = |wanted| new.callbacks.iter().any(|(callback, _)| *callback == wanted);
@@ -242,9 +286,17 @@ fn record_fields(sealer: &Sealer, id: WorkflowId, new: &NewWorkflow, trace: &Tra
     if let Some(text) = trace.stored_rest() {
         fields.extend([TRACE_REST.to_owned(), seal(TRACE_REST, &text)]);
     }
+    let nested = new.nested_indexes();
+    if !nested.is_empty() {
+        fields.extend(["w".to_owned(), write_dependencies(&nested)]);
+    }
+    if let Some(Nesting { step, root, inherited_bytes }) = nesting {
+        fields.extend(["m".to_owned(), step.to_string(), "q".to_owned(), root.to_string()]);
+        fields.extend(inherited_bytes.iter().flat_map(|bytes| ["h".to_owned(), bytes.to_string()]));
+    }
     let mut push = |index: usize, member: &NewWorkflowMember| {
         let name = format!("j{index}");
-        let stored = seal(&name, &member.json);
+        let stored = seal(&name, &member.stored_text());
         fields.extend([name, stored]);
     };
     for (index, member) in new.members.iter().enumerate() {
@@ -270,6 +322,7 @@ fn to_view(record: &WorkflowRecord, jobs: Vec<WorkflowJobView>) -> WorkflowView 
         kind: *kind,
         state,
         name_and_meta: record.name_and_meta.clone(),
+        parent: record.step.map(|step| step.membership),
         created_at: record.created_at,
         ended_at: record.ended.map(|(_, at)| at),
         total: record.member_count(),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{TRACE_REST, Workflows};
 use crate::{
     StoreError, StoreResult,
-    jobs::{RequestClock, open_results, parse_dependencies},
+    jobs::{Jobs, RequestClock, open_results, parse_dependencies},
     keys,
 };
 use common::settings::MAX_WORKFLOW_JOBS;
@@ -18,10 +18,17 @@ use common::{
 };
 use model::{
     job::{JobState, NewJob},
-    workflow::{BatchCallback, Membership, TerminalState, WorkflowKind, WorkflowProgress, WorkflowState, parents_of},
+    workflow::{
+        BatchCallback, Membership, ParentStep, StoredStep, TerminalState, WorkflowKind, WorkflowProgress,
+        WorkflowState, parents_of,
+    },
 };
 
 type MemberTexts = Vec<Option<String>>;
+
+/// The fields that never change and that every reader needs: kind, members, callbacks, creation, `name` and `meta`, trace,
+/// then of nested workflows the step that it is, members that are workflows, bytes of what it inherits, the outermost one.
+const FIXED_FIELDS: &[&str] = &["y", "t", "o", "a", "g", "c", TRACE_REST, "m", "w", "h", "q"];
 
 /// A workflow at one moment.
 pub(super) struct WorkflowRecord {
@@ -30,6 +37,14 @@ pub(super) struct WorkflowRecord {
     pub(super) name_and_meta: String,
     pub(super) created_at: Millis,
     pub(super) trace: TraceContext,
+    /// The member of another workflow that it is, if it is one.
+    pub(super) step: Option<ParentStep>,
+    /// The members that are workflows.
+    pub(super) nested: BTreeSet<usize>,
+    /// About how many bytes the results have that it gets as a step; none if it gets none.
+    pub(super) inherited_bytes: Option<usize>,
+    /// The outermost workflow that it is in; itself if it is in none.
+    pub(super) root: WorkflowId,
     /// The jobs that exist, or did.
     pub(super) started: StartedMembers,
     /// How and when it ended, if it did.
@@ -54,11 +69,17 @@ impl StartedMembers {
     }
 }
 
-/// A job of a workflow, as it would start at that time.
+/// A member of a workflow, as it would start at that time.
 pub(super) struct WorkflowMember {
     pub(super) index: usize,
-    pub(super) new_job: NewJob,
+    pub(super) work: StoredWork,
     pub(super) now: Millis,
+}
+
+/// What a member of a workflow runs.
+pub(super) enum StoredWork {
+    Job(Box<NewJob>),
+    Nested(StoredStep),
 }
 
 impl WorkflowRecord {
@@ -85,10 +106,16 @@ impl WorkflowRecord {
         plan.indexes(self.member_count()).filter(|index| self.progress.terminal_state(*index).is_none()).collect()
     }
 
-    /// How many results a job gets from those before it.
+    /// How many results a member gets from those before it.
     pub(super) fn parent_count(&self, index: usize) -> usize {
         let depends_on = self.progress.depends_on.get(index).map_or(&[][..], Vec::as_slice);
         parents_of(self.progress.kind, self.member_count(), depends_on, index).len()
+    }
+
+    /// About how many bytes the results have that a member gets, of a workflow whose results have that many. One with nothing
+    /// before it gets what the workflow got as a step.
+    pub(super) fn parent_results_size(&self, bytes: usize, index: usize) -> Option<usize> {
+        Jobs::parent_results_size(bytes, self.parent_count(index)).or(self.inherited_bytes)
     }
 
     pub(super) fn job_id(&self, index: usize, queue: &QueueName) -> JobId {
@@ -98,6 +125,11 @@ impl WorkflowRecord {
     /// Which callback the job with that index is; none for a member.
     pub(super) fn callback_at(&self, index: usize) -> Option<BatchCallback> {
         BatchCallback::ALL.into_iter().find(|callback| self.member_count() + callback.offset() == index)
+    }
+
+    /// The id of the workflow that the member with that index is.
+    pub(super) fn nested_id(&self, index: usize) -> WorkflowId {
+        self.id.nested(self.membership(index).index)
     }
 
     /// What the job with that index knows of the workflow.
@@ -110,27 +142,23 @@ impl Workflows {
     /// Reads a workflow; none if it does not exist.
     pub(super) async fn read_workflow(&self, id: WorkflowId) -> StoreResult<Option<WorkflowRecord>> {
         let (key, mut redis) = (keys::workflow(&id), self.jobs.store.redis.clone());
-        let mut command = redis::cmd("HMGET");
-        let fixed: MemberTexts =
-            command.arg(&key).arg(&["y", "t", "o", "a", "g", "c", TRACE_REST]).query_async(&mut redis).await?;
-        let [Some(kind), Some(total), Some(callbacks), Some(created_at), Some(about), traceparent, trace_rest] =
-            &fixed[..]
+        let fixed: MemberTexts = redis::cmd("HMGET").arg(&key).arg(FIXED_FIELDS).query_async(&mut redis).await?;
+        let [
+            Some(kind),
+            Some(total),
+            Some(callbacks),
+            Some(created_at),
+            Some(about),
+            traceparent,
+            trace_rest,
+            nesting @ ..,
+        ] = &fixed[..]
         else {
             return if fixed.iter().all(Option::is_none) { Ok(None) } else { Err(damaged(id, "lacks fields")) };
         };
-        let kind = WorkflowKind::from_name(kind).ok_or_else(|| damaged(id, "is of no known kind"))?;
-        let total: usize = total
-            .parse()
-            .ok()
-            .filter(|total| (1..=MAX_WORKFLOW_JOBS).contains(&(*total as u64)))
-            .ok_or_else(|| damaged(id, "has a bad number of jobs"))?;
-        let present: Vec<BatchCallback> = BatchCallback::ALL
-            .into_iter()
-            .zip(callbacks.bytes())
-            .filter(|(_, digit)| *digit == b'1')
-            .map(|(c, _)| c)
-            .collect();
-        let mut progress = WorkflowProgress::new(kind, total, &present);
+        let mut progress = parse_progress(id, kind, total, callbacks)?;
+        let (kind, total) = (progress.kind, progress.members.len());
+        let (step, nested, inherited_bytes, root) = parse_nesting(id, nesting)?;
         if kind == WorkflowKind::Dag {
             progress.depends_on = self.read_dependencies(id, total).await?;
         }
@@ -158,6 +186,10 @@ impl Workflows {
         }
         Ok(Some(WorkflowRecord {
             id,
+            step,
+            nested,
+            inherited_bytes,
+            root,
             name_and_meta: self.jobs.sealer().open(&["workflow", &id.to_string(), "g"], about.clone())?,
             created_at: created_at.parse().unwrap_or_default(),
             trace: self.open_trace(id, traceparent.as_deref(), trace_rest.clone())?,
@@ -191,7 +223,7 @@ impl Workflows {
         Ok(TraceContext::from_stored(traceparent, rest.map(open).transpose()?.as_deref()))
     }
 
-    /// Reads jobs of a workflow.
+    /// Reads members of a workflow.
     pub(super) async fn read_members(
         &self,
         record: &WorkflowRecord,
@@ -210,8 +242,14 @@ impl Workflows {
         let mut clock = RequestClock::new(&self.jobs);
         for (index, text) in indexes.into_iter().zip(texts) {
             let text = text.ok_or_else(|| damaged(record.id, "lacks a job"))?;
-            let (new_job, now) = self.parse_member(record.id, index, text, &mut clock).await?;
-            jobs.push(WorkflowMember { index, new_job, now });
+            if record.nested.contains(&index) {
+                let text = self.open_member(record.id, index, text)?;
+                let step = StoredStep::parse(&text).map_err(|error| damaged(record.id, &error))?;
+                jobs.push(WorkflowMember { index, work: StoredWork::Nested(step), now: self.jobs.estimated_now() });
+                continue;
+            }
+            let (job, now) = self.parse_member(record.id, index, text, &mut clock).await?;
+            jobs.push(WorkflowMember { index, work: StoredWork::Job(Box::new(job)), now });
         }
         Ok(jobs)
     }
@@ -224,11 +262,15 @@ impl Workflows {
         stored: String,
         clock: &mut RequestClock<'_>,
     ) -> StoreResult<(NewJob, Millis)> {
-        let text = self.jobs.sealer().open(&["workflow", &id.to_string(), &format!("j{index}")], stored)?;
+        let text = self.open_member(id, index, stored)?;
         let body = Object::of_stored(&text).map_err(|error| damaged(id, &error.to_string()))?;
         let now = clock.now_for(&body).await?;
         let new = NewJob::parse(&body, now).map_err(|error| damaged(id, &error.to_string()))?;
         Ok((new, now))
+    }
+
+    fn open_member(&self, id: WorkflowId, index: usize, stored: String) -> StoreResult<String> {
+        self.jobs.sealer().open(&["workflow", &id.to_string(), &format!("j{index}")], stored)
     }
 
     /// The results of the jobs before an index; none for jobs without one.
@@ -242,7 +284,12 @@ impl Workflows {
         self.read_indexed(id, 'd', before).await
     }
 
-    async fn read_indexed(&self, id: WorkflowId, field: char, before: usize) -> StoreResult<Vec<Option<String>>> {
+    pub(super) async fn read_indexed(
+        &self,
+        id: WorkflowId,
+        field: char,
+        before: usize,
+    ) -> StoreResult<Vec<Option<String>>> {
         let mut command = redis::cmd("HMGET");
         command.arg(keys::workflow(&id));
         for index in 0..before {
@@ -252,6 +299,32 @@ impl Workflows {
     }
 }
 
-fn damaged(id: WorkflowId, what: &str) -> StoreError {
+/// The progress of a workflow with these fields, before anything in it has ended.
+fn parse_progress(id: WorkflowId, kind: &str, total: &str, callbacks: &str) -> StoreResult<WorkflowProgress> {
+    let kind = WorkflowKind::from_name(kind).ok_or_else(|| damaged(id, "is of no known kind"))?;
+    let total: usize = total
+        .parse()
+        .ok()
+        .filter(|total| (1..=MAX_WORKFLOW_JOBS).contains(&(*total as u64)))
+        .ok_or_else(|| damaged(id, "has a bad number of jobs"))?;
+    let callbacks = BatchCallback::ALL.into_iter().zip(callbacks.bytes()).filter(|(_, digit)| *digit == b'1');
+    let present: Vec<BatchCallback> = callbacks.map(|(callback, _)| callback).collect();
+    Ok(WorkflowProgress::new(kind, total, &present))
+}
+
+/// The member that a workflow is, the members of it that are workflows, what it inherits, and the outermost one.
+type NestingFields = (Option<ParentStep>, BTreeSet<usize>, Option<usize>, WorkflowId);
+
+fn parse_nesting(id: WorkflowId, fields: &[Option<String>]) -> StoreResult<NestingFields> {
+    let [step, nested, inherited, root] = fields else { return Err(damaged(id, "lacks fields")) };
+    let step = step.as_deref().map(str::parse::<ParentStep>).transpose();
+    let nested = parse_dependencies(nested.as_deref().unwrap_or_default());
+    let nested = nested.ok_or_else(|| damaged(id, "has bad nested workflows"))?;
+    let inherited_bytes = inherited.as_deref().and_then(|text| text.parse().ok());
+    let root = root.as_deref().and_then(|text| text.parse().ok()).unwrap_or(id);
+    Ok((step.map_err(|_| damaged(id, "has a bad parent"))?, nested.into_iter().collect(), inherited_bytes, root))
+}
+
+pub(super) fn damaged(id: WorkflowId, what: &str) -> StoreError {
     StoreError::damaged(format!("workflow {id}: {what}"))
 }

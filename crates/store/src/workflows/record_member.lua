@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Records how a job of a workflow ended. The first record of a job stays.
+-- Records how a member of a workflow ended, a job or a workflow. The first record of a member stays.
 -- KEYS: 1 workflow
 -- ARGV: 1 index, 2 state, 3 result or "", 4 result to store instead if there is no room, 5 max bytes of all results,
 -- 6 traceparent of the attempt that ended it, if that is recorded, or ""
 -- Returns {kind, members, members that ended, state if the workflow ended or "", what the next step of a chain needs:
--- {its job, bytes of all results, traceparent or nil, what is stored beside it or nil}, or nil if it must not start now}, or {} when the workflow or the
--- job does not exist.
+-- {its job, bytes of all results, traceparent or nil, what is stored beside it or nil}, or nil if it must not start now or is
+-- a workflow}, or {} when the workflow or the job does not exist.
 -- May run twice: the second run changes nothing, and leaves the next step to whatever reads the workflow.
 local workflow = KEYS[1]
 local index, state, result, short_result, max_result_bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
@@ -13,11 +13,12 @@ local attempt = ARGV[6]
 
 local next_index = string.format('%.0f', tonumber(index) + 1)
 local known = redis.call(
-  'HMGET', workflow, 'y', 't', 'j' .. index, 'e' .. index, 'k', 's', 'b', 'n', 'c', 'j' .. next_index, 'x'
+  'HMGET', workflow, 'y', 't', 'j' .. index, 'e' .. index, 'k', 's', 'b', 'n', 'c', 'j' .. next_index, 'x', 'w'
 )
 local kind, members, job, recorded = known[1], tonumber(known[2] or ''), known[3], known[4]
 local ended, end_state, result_bytes = tonumber(known[5] or '0'), known[6] or '', tonumber(known[7] or '0')
 local started, traceparent, next_job, trace_rest = known[8], known[9], known[10], known[11]
+local nested = known[12]
 if not kind or not members or not job then return {} end
 if recorded then return { kind, members, ended, end_state, false } end
 
@@ -43,5 +44,6 @@ if result ~= '' then
 end
 redis.call('HSET', workflow, unpack(changes))
 -- Otherwise it exists, or did
-local is_next = kind == 'chain' and state == 'completed' and end_state == '' and started == next_index and next_job
+local is_nested = nested and (',' .. nested .. ','):find(',' .. next_index .. ',', 1, true)
+local is_next = kind == 'chain' and not is_nested and state == 'completed' and end_state == '' and started == next_index and next_job
 return { kind, members, ended, end_state, is_next and { next_job, result_bytes, traceparent, trace_rest } }

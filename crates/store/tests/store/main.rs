@@ -74,4 +74,6 @@ mod workflow_dags;
 mod workflow_duplicates;
 mod workflow_faults;
 mod workflow_list;
+mod workflow_nested;
+mod workflow_nested_faults;
 mod workflows;
