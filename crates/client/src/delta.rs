@@ -11,7 +11,7 @@ pub struct DeltaError(&'static str);
 
 const CUT_OFF: DeltaError = DeltaError("it is cut off");
 
-/// The text that `delta` is the difference of from `base`, in the format of Fossil: for what reads streams and WebSockets by
+/// The text that `delta` is the difference of from `base`, in the format of Fossil: for what reads event streams by
 /// itself. A [`Subscription`](crate::Subscription) does it where [`deltas`](crate::Subscription::deltas) asked for differences.
 ///
 /// # Errors

@@ -166,8 +166,9 @@ fn push_literal(delta: &mut String, text: &str) {
     }
 }
 
+/// Of a number of 32 bits.
 fn digits(number: usize) -> usize {
-    (1..).find(|digits| number >> (6 * digits) == 0).unwrap_or_default()
+    (1..6).find(|digits| number >> (6 * digits) == 0).unwrap_or(6)
 }
 
 fn push_number(delta: &mut String, number: usize) {
