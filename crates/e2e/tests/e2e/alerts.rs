@@ -289,7 +289,7 @@ async fn alone_every_panel_of_the_dashboards_shows_something_where_services_work
     let Some(prometheus) = Prometheus::start(&services).await else { return };
     let deliver = json!({ "queue": { "queue": "from-news", "type": "test.echo" } });
     put(&kit, "news", &json!({ "channels": ["news"], "deliver": deliver })).await;
-    let _reader = ChannelEventsClient::open(kit.gateway.url("/v1/channels/news/stream"), None).await;
+    let _reader = ChannelEventsClient::open(kit.gateway.url("/v1/channels/news/stream?member=ada"), None).await;
     let cron =
         json!({ "name": "often", "expression": "* * * * * *", "job_template": { "type": "test.noop", "args": [] } });
     let registered = kit.post("/ojs/v1/cron", &cron).await;

@@ -57,12 +57,13 @@ pub(super) fn parse_text(raw: &RawValue, name: &str) -> Result<String, RequestEr
 /// The step of a chain that `for_each` means: the one before.
 pub(super) fn parse_previous(raw: &RawValue, place: &str, index: usize) -> Result<usize, RequestError> {
     let name = parse_text(raw, &format!("{place}.for_each"))?;
-    let before = index.checked_sub(1).filter(|_| name == "previous");
-    before.ok_or_else(|| {
-        let got = quoted(raw.get());
-        let why = "of a chain must be \"previous\", the step before it, and be in none but the first step";
-        invalid(format!("{place}.for_each {why}, got {got}; in a \"dag\" it is the id of a step"))
-    })
+    if name != "previous" {
+        let why = "must be \"previous\" in a chain, the step before it, or the id of a step in a \"dag\"";
+        return Err(invalid(format!("{place}.for_each {why}, got {}", quoted(&name))));
+    }
+    index
+        .checked_sub(1)
+        .ok_or_else(|| invalid(format!("{place}.for_each: no step is before the first step of a chain")))
 }
 
 /// Refuses members of other names. Those that are null count as absent.

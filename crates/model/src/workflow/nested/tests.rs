@@ -99,11 +99,11 @@ fn what_cannot_be_nested_is_refused_with_what_is_allowed() {
             ),
             "a workflow can have at most 6 jobs, those of workflows in it among them, got 10".to_owned(),
         ),
-        (step(r#""for_each":"x""#), "steps[1].for_each of a chain must be \"previous\"".to_owned()),
+        (step(r#""for_each":"x""#), "steps[1].for_each must be \"previous\" in a chain".to_owned()),
         (step(r#""for_each":7"#), "steps[1].for_each must be a string".to_owned()),
         (
             r#"{"type":"chain","steps":[{"type":"b","args":[],"for_each":"previous"}]}"#.to_owned(),
-            "steps[0].for_each of a chain must be".to_owned(),
+            "steps[0].for_each: no step is before the first step of a chain".to_owned(),
         ),
         (dag(r#""depends_on":["a"],"for_each":"b""#), "steps[1].for_each must be one of its depends_on".to_owned()),
         (dag(r#""depends_on":[],"for_each":"a""#), "steps[1].for_each must be one of its depends_on".to_owned()),
