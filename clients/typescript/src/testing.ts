@@ -1,9 +1,10 @@
 /** A gateway in memory, for tests of programs that enqueue jobs: no server, no waiting. */
 
 import { GalleyError } from "./errors.js";
+import { FakeWorkflows } from "./fakeWorkflows.js";
 import type { Call, Sender, Stream } from "./http.js";
 import { checkNames } from "./names.js";
-import type { AnyTasks, Job, LogLine, NewJob, TaskMap, TaskResult, TaskType } from "./types.js";
+import type { AnyTasks, Job, LogLine, NewJob, NewWorkflow, TaskMap, TaskResult, TaskType } from "./types.js";
 import { uuid } from "./uuid.js";
 import type { Worker } from "./worker.js";
 
@@ -19,7 +20,7 @@ export interface EnqueuedFilter<Args> {
 /**
  * What a client enqueued and published, kept in memory: `Client.fake` and `Client.inline` make one.
  *
- * It knows jobs, many at once, look-ups, logs, cancelling, retrying and publishing. An attempt that fails is followed by the
+ * It knows jobs, many at once, look-ups, logs, cancelling, retrying, workflows and publishing. An attempt that fails is followed by the
  * next one at once. Delays do not count: `drain` runs scheduled jobs too.
  */
 export class FakeGateway<Tasks extends TaskMap<Tasks> = AnyTasks> implements Sender {
@@ -27,6 +28,7 @@ export class FakeGateway<Tasks extends TaskMap<Tasks> = AnyTasks> implements Sen
   readonly messages: { channel: string; data: unknown }[] = [];
   private readonly stored = new Map<string, Job>();
   private readonly lines = new Map<string, LogLine[]>();
+  private readonly workflows = new FakeWorkflows((job) => this.store(job));
 
   /** @internal */
   constructor(
@@ -86,7 +88,9 @@ export class FakeGateway<Tasks extends TaskMap<Tasks> = AnyTasks> implements Sen
   /** What the client calls. */
   async call<T>(call: Call): Promise<T> {
     const { answer, started = [] } = this.answer(call);
-    if (this.isInline) for (const job of started.filter(isWaiting)) await this.run(job);
+    const waiting = this.isInline ? [...started] : [];
+    // Those that a job of a workflow starts come behind
+    for (const job of waiting) if (isWaiting(job)) waiting.push(...(await this.run(job)));
     return copied(answer) as T;
   }
 
@@ -103,6 +107,11 @@ export class FakeGateway<Tasks extends TaskMap<Tasks> = AnyTasks> implements Sen
     if (first === "v1") {
       if (method !== "POST" || resource === undefined) throw cannot(`${method} ${path}`);
       return { answer: this.publish(resource, call) };
+    }
+    if (resource === "workflows" && verb === undefined) {
+      if (id === "" && method === "POST") return this.workflows.start(copied(call.body) as NewWorkflow);
+      if (id !== "" && method === "DELETE") return this.workflows.cancel(id);
+      if (id !== "") return { answer: this.workflows.show(id) };
     }
     if (resource !== "jobs") throw cannot(`${method} ${path}`);
     if (id === "") {
@@ -122,6 +131,7 @@ export class FakeGateway<Tasks extends TaskMap<Tasks> = AnyTasks> implements Sen
     if (method === "DELETE") {
       need(job, "available", "scheduled", "pending");
       job.state = "cancelled";
+      return { answer: { job }, started: this.workflows.after(job) };
     }
     return { answer: { job } };
   }
@@ -177,8 +187,8 @@ export class FakeGateway<Tasks extends TaskMap<Tasks> = AnyTasks> implements Sen
     return job;
   }
 
-  /** Runs a job to its end. */
-  private async run(job: Job): Promise<void> {
+  /** Runs a job to its end. Gives those that start then. */
+  private async run(job: Job): Promise<Job[]> {
     const { worker } = this;
     if (worker === undefined) throw new Error("a test mode without a worker runs no jobs");
     const lines = this.lines.get(job.id) ?? [];
@@ -208,6 +218,7 @@ export class FakeGateway<Tasks extends TaskMap<Tasks> = AnyTasks> implements Sen
         job.state = retryable === false || job.attempt >= job.max_attempts ? "discarded" : "available";
       }
     }
+    return this.workflows.after(job);
   }
 }
 
