@@ -294,7 +294,7 @@ async fn workflows_that_cannot_be_nested_are_refused_and_nothing_is_written() {
             json!({ "type": "group", "jobs": [good, inner(&[&good, &good])] }),
             "at most 2 jobs, those of workflows in it among them, got 3",
         ),
-        (inner(&[&good, &each("split")]), "steps[1].for_each of a chain must be \"previous\""),
+        (inner(&[&good, &each("split")]), "steps[1].for_each must be \"previous\" in a chain"),
         (
             json!({ "type": "group", "jobs": [each("previous")] }),
             "jobs[0]: for_each is for the steps of a \"chain\" or a \"dag\"",
