@@ -185,11 +185,8 @@ impl RedisDeployment {
 impl SentinelSet {
     async fn replace_primary(&mut self, away: Duration, when_killed: impl FnOnce()) {
         self.primary.ask::<()>(&pause_writes()).await;
-        let written = offset(&self.primary.ask(&replication()).await, "master_repl_offset");
-        eventually("the replica has everything", || async {
-            (offset(&self.replica.ask(&replication()).await, "slave_repl_offset") >= written).then_some(())
-        })
-        .await;
+        let written = self.primary.ask(&replication()).await;
+        wait_until_replicated(&written, async || self.replica.ask(&replication()).await).await;
         self.primary.kill();
         when_killed();
         self.sentinels.set_down_after(SOON_DOWN).await;
@@ -211,11 +208,8 @@ impl ClusterProcesses {
     async fn replace_primary(&mut self, primary: usize, away: Duration, when_killed: impl FnOnce()) {
         let replica = self.replica_of(primary).await;
         self.ask::<()>(primary, &pause_writes()).await;
-        let written = offset(&self.ask(primary, &replication()).await, "master_repl_offset");
-        eventually("the replica has everything", || async {
-            (offset(&self.ask(replica, &replication()).await, "slave_repl_offset") >= written).then_some(())
-        })
-        .await;
+        let written = self.ask(primary, &replication()).await;
+        wait_until_replicated(&written, async || self.ask(replica, &replication()).await).await;
         self.kill(primary);
         when_killed();
         self.promote(replica).await;
@@ -239,6 +233,11 @@ fn replication() -> Cmd {
     command
 }
 
-fn offset(info: &InfoDict, name: &str) -> Option<u64> {
-    info.get(name)
+/// Waits until a replica has everything that its primary had when it was asked.
+async fn wait_until_replicated(written: &InfoDict, ask_replica: impl AsyncFn() -> InfoDict) {
+    let written: Option<u64> = written.get("master_repl_offset");
+    eventually("the replica has everything", || async {
+        (ask_replica().await.get("slave_repl_offset") >= written).then_some(())
+    })
+    .await;
 }

@@ -73,13 +73,23 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::channels::page_budget::{PageBudget, PageItem, RECLAIM_AFTER};
+    use crate::channels::page_budget::{HeldPage, PageBudget, PageItem, RECLAIM_AFTER};
 
     fn messages(lease: &PageLease, count: usize) -> VecDeque<Arc<EncodedMessage>> {
         let shared = SharedEvents::default();
         let name = "a".parse().expect("a name");
         let at = |number| Position { epoch: 1, sequence: number };
         (0..count as u64).map(|number| Arc::new(shared.encode(&name, at(number), lease, || "{}".to_owned()))).collect()
+    }
+
+    /// A page of one message, and that message.
+    async fn page_of_one(budget: &Arc<PageBudget>) -> (Arc<HeldPage>, Arc<EncodedMessage>) {
+        let lease = budget.reserve(100).await;
+        let held = messages(&lease, 1);
+        drop(lease);
+        let page = budget.hold(held.into_iter());
+        let PageItem::Message(message) = page.next() else { panic!("it has a message") };
+        (page, message)
     }
 
     #[tokio::test(start_paused = true)]
@@ -110,11 +120,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_being_sent_uses_its_memory_until_it_is_sent() {
         let budget = Arc::new(PageBudget::new(1));
-        let lease = budget.reserve(100).await;
-        let held = messages(&lease, 1);
-        drop(lease);
-        let page = budget.hold(held.into_iter());
-        let PageItem::Message(message) = page.next() else { panic!("it has a message") };
+        let (page, message) = page_of_one(&budget).await;
         drop(page);
         let event = message.event_without_id();
         drop(message);
@@ -128,11 +134,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_stalled_reader_keeps_for_the_next_difference_is_taken_from_it_too() {
         let budget = Arc::new(PageBudget::new(1));
-        let lease = budget.reserve(100).await;
-        let held = messages(&lease, 1);
-        drop(lease);
-        let page = budget.hold(held.into_iter());
-        let PageItem::Message(message) = page.next() else { panic!("it has a message") };
+        let (page, message) = page_of_one(&budget).await;
         page.keep_base(&message);
         let (kept, other) = (Position { epoch: 1, sequence: 0 }, Position { epoch: 1, sequence: 1 });
         drop(message);

@@ -1,8 +1,8 @@
 //! Sharded topics of a cluster: a connection to each primary that has the slot of a wanted one. What is published there reaches
 //! these subscribers and the replicas of the node, and not every node of the cluster.
 //!
-//! A node ends the subscriptions of a slot that leaves it, says `MOVED` when it is asked for one of another node, and breaks its
-//! connections when it dies. After each of these the topic is subscribed to again where its slot is then, after a moment that
+//! When a slot moves away, its node ends the subscriptions of that slot. A node answers `MOVED` to a subscription of another node's
+//! slot, and its connections break when it dies. After each of these the topic is subscribed to again where its slot is then, after a moment that
 //! differs from process to process, and its subscribers are told: what was published meanwhile they missed.
 
 use std::{
@@ -33,7 +33,7 @@ const TOPICS_PER_PIPELINE: usize = 1000;
 /// The shortest and the longest pause before topics follow their slots.
 const PAUSES: std::ops::Range<u64> = 5..50;
 
-/// Maintains the connections until `stop` is cancelled. Each is asked for a sign of life every `interval`.
+/// Maintains the connections until `stop` is cancelled. Each sends `PING` every `interval`.
 pub(super) async fn run(
     cluster: Arc<Cluster>,
     notifier: Arc<NotifierInner>,
